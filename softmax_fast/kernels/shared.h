@@ -1,0 +1,145 @@
+/* What every instruction set's instance shares beside the interface: constants and scalar helpers. */
+#ifndef SF_SHARED_H
+#define SF_SHARED_H
+
+#include "kernels.h"
+#include "target.h"
+
+#define SF_SQRT_HALF_BITS 0x3fe6a09e667f3bcdu
+#define SF_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define SF_MAX(a, b) ((a) > (b) ? (a) : (b))
+
+#define SF_PASTE3_(a, b, c) a##_##b##_##c
+#define SF_PASTE3(a, b, c) SF_PASTE3_(a, b, c)
+#define SF_PASTE2_(a, b) a##_##b
+#define SF_PASTE2(a, b) SF_PASTE2_(a, b)
+
+#define SF_STRINGIFY_(a) #a
+#define SF_STRINGIFY(a) SF_STRINGIFY_(a)
+
+enum {
+    SF_BLOCK_BYTES = 8192,       /* x and exp(x) of one block share the L1 data cache */
+    SF_SHORT_ROW = 96,           /* up to here several rows are computed side by side */
+    SF_PANEL_BYTES = 4194304,    /* most that a transposed panel of rows may take */
+    SF_STREAM_ROW_BYTES = 1048576 /* the longest row kept in scratch before it is streamed out */
+};
+
+/* Scratch holds, in this order: a panel when rows are not contiguous, four numbers for each block of
+ * a row, and the exponentials of one row that will be streamed. */
+#define SF_ROUND_UP(bytes) (((bytes) + 63) / 64 * 64)
+#define SF_PANEL_SCRATCH(n, item) \
+    SF_ROUND_UP((n) <= SF_PANEL_BYTES / (item) ? SF_MIN(64 / (item) * (n) * (item), SF_PANEL_BYTES) : 0)
+#define SF_BLOCK_SCRATCH(n, item) \
+    SF_ROUND_UP(((n) / (SF_BLOCK_BYTES / (item)) + 1) * 4 * (ptrdiff_t)sizeof(double))
+
+/* log2(e)/T as hi + lo, to some 100 bits. */
+typedef struct { double hi, lo, inverse; } sf_scale;
+
+/* The exact product a * b = *high + *low (Veltkamp, Dekker), without a fused multiply-add. */
+static inline void sf_two_product(double a, double b, double *high, double *low)
+{
+    const double splitter = 134217729.0; /* 2^27 + 1 */
+    double ta = splitter * a, tb = splitter * b;
+    double a1 = ta - (ta - a), b1 = tb - (tb - b);
+    double a2 = a - a1, b2 = b - b1;
+    *high = a * b;
+    *low = ((a1 * b1 - *high) + a1 * b2 + a2 * b1) + a2 * b2;
+}
+
+/* largest bounds hi: a smaller temperature acts like the smallest that keeps hi finite. */
+static inline sf_scale sf_make_scale(double temperature, double largest)
+{
+    const double log2e_hi = 1.4426950408889634, log2e_lo = 2.0355273740931033e-17;
+    sf_scale scale = {log2e_hi, log2e_lo, 1.0};
+    if (temperature != 1.0) {
+        scale.inverse = 1.0 / temperature;
+        scale.hi = log2e_hi / temperature;
+        scale.lo = 0.0;
+        if (scale.hi > largest) {
+            scale.hi = largest;
+        } else if (scale.hi > 1e-250 && scale.hi < 1e250) {
+            double high, low;
+            sf_two_product(scale.hi, temperature, &high, &low);
+            scale.lo = ((log2e_hi - high) - low + log2e_lo) / temperature;
+        }
+        if (scale.inverse > largest)
+            scale.inverse = largest;
+    }
+    return scale;
+}
+
+static inline float sf_float_from_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* A half's fields moved into a float's; 2^112 puts the exponent right, subnormals included. */
+static inline float sf_float_from_half(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = (uint32_t)(half & 0x7fff) << 13;
+    if (magnitude >= 0x0f800000u) /* infinity or NaN */
+        return sf_float_from_bits(sign | (magnitude + 0x70000000u));
+    return sf_float_from_bits(sign | 0x3f800000u)
+         * (sf_float_from_bits(magnitude) * 5.192296858534828e33f);
+}
+
+static inline float sf_float_from_bfloat(uint16_t bits)
+{
+    return sf_float_from_bits((uint32_t)bits << 16);
+}
+
+static inline ptrdiff_t sf_input_offset(const sf_rows *rows, const sf_input *in, ptrdiff_t row)
+{
+    return row / rows->inner * in->outer_stride + row % rows->inner * in->row_stride;
+}
+
+static inline ptrdiff_t sf_output_offset(const sf_rows *rows, ptrdiff_t row)
+{
+    const sf_output *out = &rows->out;
+    return row / rows->inner * out->outer_stride + row % rows->inner * out->row_stride;
+}
+
+static inline double sf_temperature(const sf_rows *rows, ptrdiff_t row)
+{
+    return rows->temperature[row * rows->temperature_step];
+}
+
+static inline int sf_is_label_target(const sf_targets *t) { return t->labels32 || t->labels64; }
+
+static inline int64_t sf_label(const sf_targets *t, ptrdiff_t row)
+{
+    return t->labels32 ? t->labels32[row] : t->labels64[row];
+}
+
+static inline double sf_sample_weight(const sf_targets *t, ptrdiff_t row)
+{
+    return t->sample_weight ? t->sample_weight[row] : 1.0;
+}
+
+/* Whether a row counts; a bad label is noted, and its row does not. */
+static inline int sf_row_counts(const sf_targets *t, ptrdiff_t row, ptrdiff_t n_classes,
+                                sf_result *result)
+{
+    if (!sf_is_label_target(t))
+        return 1;
+    int64_t label = sf_label(t, row);
+    if (t->has_ignore_index && label == t->ignore_index)
+        return 0;
+    if (label >= 0 && label < n_classes)
+        return 1;
+    if (result->bad_label_row < 0)
+        result->bad_label_row = row;
+    return 0;
+}
+
+static inline double sf_lanes_total(double *lanes, int n)
+{
+    for (int half = n / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+#endif

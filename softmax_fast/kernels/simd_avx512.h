@@ -1,0 +1,209 @@
+/* The vocabulary of simd_generic.h with AVX-512 (F, BW, DQ, VL): 16 floats or 8 doubles. */
+#ifndef SF_SIMD_AVX512_H
+#define SF_SIMD_AVX512_H
+
+#include "kernels.h"
+
+#define LANES_f32 16
+#define LANES_f64 8
+#define UNIT_f32 4
+#define UNIT_f64 2
+
+typedef __m512 v_f32;
+typedef __m512d v_f64;
+typedef struct { __m512d low, high; } w_f32;
+
+SF_INLINE __mmask16 first_lanes_f32(ptrdiff_t n) { return (__mmask16)((1u << n) - 1); }
+SF_INLINE __mmask8 first_lanes_f64(ptrdiff_t n) { return (__mmask8)((1u << n) - 1); }
+
+SF_INLINE v_f32 v_set1_f32(float a) { return _mm512_set1_ps(a); }
+SF_INLINE v_f32 v_load_f32(const float *p) { return _mm512_loadu_ps(p); }
+SF_INLINE void v_store_f32(float *p, v_f32 a) { _mm512_storeu_ps(p, a); }
+SF_INLINE void v_stream_f32(float *p, v_f32 a) { _mm512_stream_ps(p, a); }
+SF_INLINE v_f32 v_load_first_f32(const float *p, ptrdiff_t n, float fill)
+{
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first_lanes_f32(n), p);
+}
+SF_INLINE void v_store_first_f32(float *p, v_f32 a, ptrdiff_t n)
+{
+    _mm512_mask_storeu_ps(p, first_lanes_f32(n), a);
+}
+SF_INLINE v_f32 v_add_f32(v_f32 a, v_f32 b) { return _mm512_add_ps(a, b); }
+SF_INLINE v_f32 v_sub_f32(v_f32 a, v_f32 b) { return _mm512_sub_ps(a, b); }
+SF_INLINE v_f32 v_mul_f32(v_f32 a, v_f32 b) { return _mm512_mul_ps(a, b); }
+SF_INLINE v_f32 v_div_f32(v_f32 a, v_f32 b) { return _mm512_div_ps(a, b); }
+SF_INLINE v_f32 v_fma_f32(v_f32 a, v_f32 b, v_f32 c) { return _mm512_fmadd_ps(a, b, c); }
+SF_INLINE v_f32 v_max_f32(v_f32 a, v_f32 b) { return _mm512_max_ps(a, b); }
+SF_INLINE float v_hmax_f32(v_f32 a)
+{
+    a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0x4e));
+    a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0xb1));
+    a = _mm512_max_ps(a, _mm512_shuffle_ps(a, a, 0x4e));
+    a = _mm512_max_ps(a, _mm512_shuffle_ps(a, a, 0xb1));
+    return _mm512_cvtss_f32(a);
+}
+SF_INLINE v_f32 v_pow2_f32(v_f32 z)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(z), 23));
+}
+SF_INLINE unsigned v_equal_bits_f32(v_f32 a, v_f32 b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+}
+SF_INLINE v_f32 v_zero_where_zero_f32(v_f32 test, v_f32 a)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_NEQ_UQ), a);
+}
+SF_INLINE v_f32 v_one_where_zero_f32(v_f32 test)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_EQ_OQ),
+                               _mm512_set1_ps(1.0f));
+}
+SF_INLINE v_f32 v_fraction_f32(v_f32 d, v_f32 hi, v_f32 lo, v_f32 n)
+{
+    return _mm512_fmadd_ps(d, lo, _mm512_fmsub_ps(d, hi, n));
+}
+
+/* Rows i, i + 4, i + 8 and i + 12 share a register, so that 4 x 4 transposes within 128 bits put
+ * the rows in order. */
+SF_INLINE void v_transpose_4x4_f32(v_f32 *r)
+{
+    __m512 low_01 = _mm512_unpacklo_ps(r[0], r[1]), high_01 = _mm512_unpackhi_ps(r[0], r[1]);
+    __m512 low_23 = _mm512_unpacklo_ps(r[2], r[3]), high_23 = _mm512_unpackhi_ps(r[2], r[3]);
+    r[0] = _mm512_shuffle_ps(low_01, low_23, 0x44);
+    r[1] = _mm512_shuffle_ps(low_01, low_23, 0xee);
+    r[2] = _mm512_shuffle_ps(high_01, high_23, 0x44);
+    r[3] = _mm512_shuffle_ps(high_01, high_23, 0xee);
+}
+SF_INLINE void v_load_unit_f32(const float *p, ptrdiff_t stride, v_f32 *columns)
+{
+    for (int i = 0; i < 4; i++) {
+        __m512 r = _mm512_castps128_ps512(_mm_loadu_ps(p + i * stride));
+        r = _mm512_insertf32x4(r, _mm_loadu_ps(p + (i + 4) * stride), 1);
+        r = _mm512_insertf32x4(r, _mm_loadu_ps(p + (i + 8) * stride), 2);
+        columns[i] = _mm512_insertf32x4(r, _mm_loadu_ps(p + (i + 12) * stride), 3);
+    }
+    v_transpose_4x4_f32(columns);
+}
+SF_INLINE void v_store_unit_f32(float *p, ptrdiff_t stride, const v_f32 *columns)
+{
+    v_f32 r[4] = {columns[0], columns[1], columns[2], columns[3]};
+    v_transpose_4x4_f32(r);
+    for (int i = 0; i < 4; i++) {
+        _mm_storeu_ps(p + i * stride, _mm512_castps512_ps128(r[i]));
+        _mm_storeu_ps(p + (i + 4) * stride, _mm512_extractf32x4_ps(r[i], 1));
+        _mm_storeu_ps(p + (i + 8) * stride, _mm512_extractf32x4_ps(r[i], 2));
+        _mm_storeu_ps(p + (i + 12) * stride, _mm512_extractf32x4_ps(r[i], 3));
+    }
+}
+
+SF_INLINE w_f32 w_zero_f32(void)
+{
+    w_f32 w = {_mm512_setzero_pd(), _mm512_setzero_pd()};
+    return w;
+}
+SF_INLINE w_f32 w_add_f32(w_f32 w, v_f32 a)
+{
+    w.low = _mm512_add_pd(w.low, _mm512_cvtps_pd(_mm512_castps512_ps256(a)));
+    w.high = _mm512_add_pd(w.high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)));
+    return w;
+}
+SF_INLINE void w_store_f32(double *p, w_f32 w)
+{
+    _mm512_storeu_pd(p, w.low);
+    _mm512_storeu_pd(p + 8, w.high);
+}
+
+SF_INLINE v_f64 v_set1_f64(double a) { return _mm512_set1_pd(a); }
+SF_INLINE v_f64 v_load_f64(const double *p) { return _mm512_loadu_pd(p); }
+SF_INLINE void v_store_f64(double *p, v_f64 a) { _mm512_storeu_pd(p, a); }
+SF_INLINE void v_stream_f64(double *p, v_f64 a) { _mm512_stream_pd(p, a); }
+SF_INLINE v_f64 v_load_first_f64(const double *p, ptrdiff_t n, double fill)
+{
+    return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), first_lanes_f64(n), p);
+}
+SF_INLINE void v_store_first_f64(double *p, v_f64 a, ptrdiff_t n)
+{
+    _mm512_mask_storeu_pd(p, first_lanes_f64(n), a);
+}
+SF_INLINE v_f64 v_add_f64(v_f64 a, v_f64 b) { return _mm512_add_pd(a, b); }
+SF_INLINE v_f64 v_sub_f64(v_f64 a, v_f64 b) { return _mm512_sub_pd(a, b); }
+SF_INLINE v_f64 v_mul_f64(v_f64 a, v_f64 b) { return _mm512_mul_pd(a, b); }
+SF_INLINE v_f64 v_div_f64(v_f64 a, v_f64 b) { return _mm512_div_pd(a, b); }
+SF_INLINE v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return _mm512_fmadd_pd(a, b, c); }
+SF_INLINE v_f64 v_max_f64(v_f64 a, v_f64 b) { return _mm512_max_pd(a, b); }
+SF_INLINE double v_hmax_f64(v_f64 a)
+{
+    a = _mm512_max_pd(a, _mm512_shuffle_f64x2(a, a, 0x4e));
+    a = _mm512_max_pd(a, _mm512_shuffle_f64x2(a, a, 0xb1));
+    a = _mm512_max_pd(a, _mm512_shuffle_pd(a, a, 0x55));
+    return _mm512_cvtsd_f64(a);
+}
+SF_INLINE v_f64 v_pow2_f64(v_f64 z)
+{
+    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(z), 52));
+}
+SF_INLINE unsigned v_equal_bits_f64(v_f64 a, v_f64 b)
+{
+    return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ);
+}
+SF_INLINE v_f64 v_zero_where_zero_f64(v_f64 test, v_f64 a)
+{
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_NEQ_UQ), a);
+}
+SF_INLINE v_f64 v_one_where_zero_f64(v_f64 test)
+{
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_EQ_OQ),
+                               _mm512_set1_pd(1.0));
+}
+SF_INLINE v_f64 v_fraction_f64(v_f64 d, v_f64 hi, v_f64 lo, v_f64 n)
+{
+    return _mm512_fmadd_pd(d, lo, _mm512_fmsub_pd(d, hi, n));
+}
+SF_INLINE v_f64 load_4_pairs(const double *p, ptrdiff_t stride)
+{
+    __m512d r = _mm512_castpd128_pd512(_mm_loadu_pd(p));
+    r = _mm512_insertf64x2(r, _mm_loadu_pd(p + 2 * stride), 1);
+    r = _mm512_insertf64x2(r, _mm_loadu_pd(p + 4 * stride), 2);
+    return _mm512_insertf64x2(r, _mm_loadu_pd(p + 6 * stride), 3);
+}
+SF_INLINE void store_4_pairs(double *p, ptrdiff_t stride, v_f64 r)
+{
+    _mm_storeu_pd(p, _mm512_castpd512_pd128(r));
+    _mm_storeu_pd(p + 2 * stride, _mm512_extractf64x2_pd(r, 1));
+    _mm_storeu_pd(p + 4 * stride, _mm512_extractf64x2_pd(r, 2));
+    _mm_storeu_pd(p + 6 * stride, _mm512_extractf64x2_pd(r, 3));
+}
+SF_INLINE void v_load_unit_f64(const double *p, ptrdiff_t stride, v_f64 *columns)
+{
+    __m512d even = load_4_pairs(p, stride), odd = load_4_pairs(p + stride, stride);
+    columns[0] = _mm512_unpacklo_pd(even, odd);
+    columns[1] = _mm512_unpackhi_pd(even, odd);
+}
+SF_INLINE void v_store_unit_f64(double *p, ptrdiff_t stride, const v_f64 *columns)
+{
+    store_4_pairs(p, stride, _mm512_unpacklo_pd(columns[0], columns[1]));
+    store_4_pairs(p + stride, stride, _mm512_unpackhi_pd(columns[0], columns[1]));
+}
+SF_INLINE v_f64 v_split_f64(v_f64 u, v_f64 *mantissa)
+{
+    const __m512i sqrt_half = _mm512_set1_epi64((long long)SF_SQRT_HALF_BITS);
+    __m512i bits = _mm512_add_epi64(
+        _mm512_castpd_si512(u),
+        _mm512_set1_epi64((long long)(0x3ff0000000000000u - SF_SQRT_HALF_BITS)));
+    __m512i exponent = _mm512_sub_epi64(_mm512_srli_epi64(bits, 52), _mm512_set1_epi64(1023));
+    bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xfffffffffffff));
+    *mantissa = _mm512_castsi512_pd(_mm512_add_epi64(bits, sqrt_half));
+    return _mm512_cvtepi64_pd(exponent);
+}
+
+SF_INLINE void v_widen_f16(const uint16_t *p, float *out, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + i))));
+    for (; i < n; i++)
+        out[i] = sf_float_from_half(p[i]);
+}
+
+#endif
