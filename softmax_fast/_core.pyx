@@ -418,7 +418,7 @@ def softmax_loss(x, str kind, targets, weight, sample_weight, ignore_index, doub
         for row in range(job.n_rows):
             job.kernels.finish_loss(&job.rows, &t.targets, row, 1, &row_max[row], &row_rest[row],
                                     &result)
-    return result.loss.sum + result.loss.lost, result.weight.sum + result.weight.lost, result.bad_label_row
+    return sf_sum_value(result.loss), sf_sum_value(result.weight), result.bad_label_row
 
 
 def softmax_loss_grad(x, str kind, grad, double scale, targets, weight, sample_weight, ignore_index,
@@ -434,7 +434,7 @@ def softmax_loss_grad(x, str kind, grad, double scale, targets, weight, sample_w
     w.targets = &t.targets
     w.on_losses = job.kernels.softmax_loss_grad
     run(&w, job, n_threads, &result)
-    return result.loss.sum + result.loss.lost, result.weight.sum + result.weight.lost, result.bad_label_row
+    return sf_sum_value(result.loss), sf_sum_value(result.weight), result.bad_label_row
 
 
 def target_weight_sum(targets, Py_ssize_t n_classes, weight, sample_weight, ignore_index):
@@ -461,7 +461,7 @@ def target_weight_sum(targets, Py_ssize_t n_classes, weight, sample_weight, igno
             if s.class_weight:
                 w = w * s.class_weight[label]
             sf_sum_add(&total, w)
-    return total.sum + total.lost, bad_row
+    return sf_sum_value(total), bad_row
 
 
 def cross_entropy(p, str kind, targets, weight, sample_weight, ignore_index, row_losses, int n_threads):
@@ -474,7 +474,7 @@ def cross_entropy(p, str kind, targets, weight, sample_weight, ignore_index, row
     w.targets = &t.targets
     w.on_losses = job.kernels.cross_entropy
     run(&w, job, n_threads, &result)
-    return (result.loss.sum + result.loss.lost, result.weight.sum + result.weight.lost,
+    return (sf_sum_value(result.loss), sf_sum_value(result.weight),
             result.bad_label_row, result.bad_value_row)
 
 
@@ -575,7 +575,7 @@ cdef object run_binary(x, str kind, targets, sample_weight, losses, int n_thread
         for block in range(n_blocks):
             fold(&total, &results[block])
         free(results)
-    return total.loss.sum + total.loss.lost, total.weight.sum + total.weight.lost, total.bad_value_row
+    return sf_sum_value(total.loss), sf_sum_value(total.weight), total.bad_value_row
 
 
 def binary_cross_entropy(p, str kind, t, sample_weight, losses, int n_threads):
@@ -743,9 +743,9 @@ def softmax_loss_simple(logits, targets, temperature, ignore_index, reduction):
     result = simple_loss(&rows, &t, scratch)
     if result.bad_label_row >= 0:
         return NotImplemented
-    value = result.loss.sum + result.loss.lost
+    value = sf_sum_value(result.loss)
     if reduction == "mean":
-        value = value / (result.weight.sum + result.weight.lost)
+        value = value / (sf_sum_value(result.weight))
     return value
 
 

@@ -98,4 +98,5 @@ cdef extern from "kernels.h" nogil:
     Py_ssize_t sf_cache_size(int level) noexcept nogil
     size_t sf_scratch_bytes(const sf_rows *rows, Py_ssize_t item_size) noexcept nogil
     void sf_sum_add(sf_sum *total, double value) noexcept nogil
-    void sf_sum_merge(sf_sum *total, sf_sum part) noexcept nogil
+    void sf_sum_merge(sf_sum *total, sf_sum part) noexcept
+    double sf_sum_value(sf_sum total) noexcept

@@ -127,21 +127,3 @@ size_t sf_scratch_bytes(const sf_rows *rows, ptrdiff_t item_size)
         bytes += SF_ROUND_UP(n * item_size);
     return (size_t)bytes;
 }
-
-void sf_sum_add(sf_sum *total, double value)
-{
-    /* Neumaier's form of compensated summation; an infinity or NaN must not become NaN - NaN. */
-    double sum = total->sum + value;
-    if (isfinite(sum))
-        total->lost += fabs(total->sum) >= fabs(value) ? (total->sum - sum) + value
-                                                       : (value - sum) + total->sum;
-    else
-        total->lost = 0.0;
-    total->sum = sum;
-}
-
-void sf_sum_merge(sf_sum *total, sf_sum part)
-{
-    sf_sum_add(total, part.sum);
-    total->lost += part.lost;
-}

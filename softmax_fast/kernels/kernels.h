@@ -66,6 +66,26 @@ typedef struct {
 /* A sum in double with what its roundings lost: the value is sum + lost. */
 typedef struct { double sum, lost; } sf_sum;
 
+/* Knuth's two-sum: exact, whichever addend is larger. */
+static inline void sf_sum_add(sf_sum *total, double value)
+{
+    double sum = total->sum + value, added = sum - total->sum;
+    total->lost += (total->sum - (sum - added)) + (value - added);
+    total->sum = sum;
+}
+
+static inline void sf_sum_merge(sf_sum *total, sf_sum part)
+{
+    sf_sum_add(total, part.sum);
+    total->lost += part.lost;
+}
+
+/* Infinite and NaN sums have lost nothing that means anything. */
+static inline double sf_sum_value(sf_sum total)
+{
+    return isfinite(total.sum) ? total.sum + total.lost : total.sum;
+}
+
 typedef struct {
     sf_sum loss, weight;
     ptrdiff_t bad_label_row, bad_value_row; /* the first row at fault, or -1 */
@@ -135,8 +155,6 @@ const char *sf_isa_built(int i);                    /* best first; NULL past the
 ptrdiff_t sf_cache_size(int level);                /* bytes of data cache, 0: unknown */
 size_t sf_scratch_bytes(const sf_rows *rows, ptrdiff_t item_size);
 
-void sf_sum_add(sf_sum *total, double value);
-void sf_sum_merge(sf_sum *total, sf_sum part);
 
 #ifdef __cplusplus
 }

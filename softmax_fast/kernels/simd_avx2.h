@@ -11,7 +11,6 @@
 
 typedef __m256 v_f32;
 typedef __m256d v_f64;
-typedef struct { __m256d low, high; } w_f32;
 
 static const SF_ALIGNED(32) int32_t first_lanes_mask[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
 
@@ -113,22 +112,6 @@ SF_INLINE void v_store_unit_f32(float *p, ptrdiff_t stride, const v_f32 *columns
     }
 }
 
-SF_INLINE w_f32 w_zero_f32(void)
-{
-    w_f32 w = {_mm256_setzero_pd(), _mm256_setzero_pd()};
-    return w;
-}
-SF_INLINE w_f32 w_add_f32(w_f32 w, v_f32 a)
-{
-    w.low = _mm256_add_pd(w.low, _mm256_cvtps_pd(_mm256_castps256_ps128(a)));
-    w.high = _mm256_add_pd(w.high, _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));
-    return w;
-}
-SF_INLINE void w_store_f32(double *p, w_f32 w)
-{
-    _mm256_storeu_pd(p, w.low);
-    _mm256_storeu_pd(p + 4, w.high);
-}
 
 SF_INLINE v_f64 v_set1_f64(double a) { return _mm256_set1_pd(a); }
 SF_INLINE v_f64 v_load_f64(const double *p) { return _mm256_loadu_pd(p); }

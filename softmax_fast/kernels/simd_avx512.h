@@ -11,7 +11,6 @@
 
 typedef __m512 v_f32;
 typedef __m512d v_f64;
-typedef struct { __m512d low, high; } w_f32;
 
 SF_INLINE __mmask16 first_lanes_f32(ptrdiff_t n) { return (__mmask16)((1u << n) - 1); }
 SF_INLINE __mmask8 first_lanes_f64(ptrdiff_t n) { return (__mmask8)((1u << n) - 1); }
@@ -97,22 +96,6 @@ SF_INLINE void v_store_unit_f32(float *p, ptrdiff_t stride, const v_f32 *columns
     }
 }
 
-SF_INLINE w_f32 w_zero_f32(void)
-{
-    w_f32 w = {_mm512_setzero_pd(), _mm512_setzero_pd()};
-    return w;
-}
-SF_INLINE w_f32 w_add_f32(w_f32 w, v_f32 a)
-{
-    w.low = _mm512_add_pd(w.low, _mm512_cvtps_pd(_mm512_castps512_ps256(a)));
-    w.high = _mm512_add_pd(w.high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)));
-    return w;
-}
-SF_INLINE void w_store_f32(double *p, w_f32 w)
-{
-    _mm512_storeu_pd(p, w.low);
-    _mm512_storeu_pd(p + 8, w.high);
-}
 
 SF_INLINE v_f64 v_set1_f64(double a) { return _mm512_set1_pd(a); }
 SF_INLINE v_f64 v_load_f64(const double *p) { return _mm512_loadu_pd(p); }

@@ -2,7 +2,6 @@
  * A vector is a short array, so that a compiler may use whatever the base architecture has.
  *
  * f32, f64: v_* are vectors of that type, LANES_* entries each.
- * w_f32    : running sums in double.
  * UNIT_*   : columns that a transposing load or store moves at once (16 bytes).
  * v_max    : b where either operand is NaN, so v_max(x, running) drops a NaN and
  *            v_max(limit, x) keeps it.
@@ -20,7 +19,6 @@
 
 typedef struct { float lane[LANES_f32]; } v_f32;
 typedef struct { double lane[LANES_f64]; } v_f64;
-typedef struct { double lane[LANES_f32]; } w_f32;
 
 #define FOR_LANES(S) for (int i = 0; i < LANES_##S; i++)
 
@@ -89,10 +87,6 @@ SF_INLINE v_f64 v_fraction_f64(v_f64 d, v_f64 hi, v_f64 lo, v_f64 n)
     }
     return d;
 }
-
-SF_INLINE w_f32 w_zero_f32(void) { w_f32 w; FOR_LANES(f32) w.lane[i] = 0; return w; }
-SF_INLINE w_f32 w_add_f32(w_f32 w, v_f32 a) { FOR_LANES(f32) w.lane[i] += a.lane[i]; return w; }
-SF_INLINE void w_store_f32(double *p, w_f32 w) { memcpy(p, &w, sizeof w); }
 
 /* The exponent k and the mantissa f in [sqrt(1/2), sqrt(2)) of u >= 1/2: u = f * 2**k. */
 SF_INLINE v_f64 v_split_f64(v_f64 u, v_f64 *mantissa)
