@@ -8,6 +8,7 @@ classes last.  Below the entry points nothing touches a Python object.
 
 cimport cython
 cimport numpy as cnp
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cython.parallel cimport prange
 from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
@@ -575,7 +576,10 @@ cdef object run_binary(x, str kind, targets, sample_weight, losses, int n_thread
         for block in range(n_blocks):
             fold(&total, &results[block])
         free(results)
-    return sf_sum_value(total.loss), sf_sum_value(total.weight), total.bad_value_row
+    block = total.bad_value_row
+    if block < 0 or 0 <= total.bad_label_row < block:
+        block = total.bad_label_row
+    return sf_sum_value(total.loss), sf_sum_value(total.weight), block
 
 
 def binary_cross_entropy(p, str kind, t, sample_weight, losses, int n_threads):
@@ -716,14 +720,18 @@ def softmax_loss_simple(logits, targets, temperature, ignore_index, reduction):
     cdef sf_result result
     cdef double scratch[128]
     cdef double value
-    cdef int number
+    cdef int number, overflow
+    cdef long long ignored
     if (not simple_rows(&rows, logits, -1, temperature, &value) or cnp.PyArray_NDIM(logits) != 2
             or not cnp.PyArray_CheckExact(targets) or cnp.PyArray_NDIM(targets) != 1
             or cnp.PyArray_DIM(targets, 0) != rows.inner or type(ignore_index) is not int
             or not cnp.PyArray_IS_C_CONTIGUOUS(targets) or not cnp.PyArray_ISALIGNED(targets)
             or not cnp.PyArray_ISNOTSWAPPED(targets)):
         return NotImplemented
-    if reduction != "mean" and reduction != "sum":
+    if type(reduction) is not str or reduction not in ("mean", "sum"):
+        return NotImplemented
+    ignored = PyLong_AsLongLongAndOverflow(ignore_index, &overflow)
+    if overflow:
         return NotImplemented
     number = cnp.PyArray_TYPE(targets)
     t.labels32 = NULL
@@ -736,7 +744,7 @@ def softmax_loss_simple(logits, targets, temperature, ignore_index, reduction):
         return NotImplemented
     t.class_weight = t.sample_weight = NULL
     t.has_ignore_index = True
-    t.ignore_index = ignore_index
+    t.ignore_index = ignored
     t.label_smoothing = 0.0
     t.row_losses = NULL
     t.gradient_scale = 1.0

@@ -9,6 +9,7 @@
 #endif
 #endif
 #if defined(__linux__) || defined(__APPLE__)
+#include <stdio.h>
 #include <unistd.h>
 #endif
 
@@ -106,15 +107,55 @@ const char *sf_isa_built(int i)
     return i < count ? tables_best_first[i]->isa : NULL;
 }
 
+#if defined(__linux__)
+
+/* sysconf multiplies the last cache of some virtual machines; what the kernel lists is right. */
+static ptrdiff_t listed_cache_size(int level)
+{
+    for (int index = 0; index < 8; index++) {
+        char path[80], type[16] = "";
+        int listed = 0;
+        long kibibytes = 0;
+        FILE *file;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/level", index);
+        if (!(file = fopen(path, "r")))
+            break;
+        if (fscanf(file, "%d", &listed) != 1)
+            listed = 0;
+        fclose(file);
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/type", index);
+        if ((file = fopen(path, "r"))) {
+            if (fscanf(file, "%15s", type) != 1)
+                type[0] = 0;
+            fclose(file);
+        }
+        if (listed != level || !strcmp(type, "Instruction"))
+            continue;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", index);
+        if ((file = fopen(path, "r"))) {
+            if (fscanf(file, "%ldK", &kibibytes) != 1)
+                kibibytes = 0;
+            fclose(file);
+        }
+        return (ptrdiff_t)kibibytes * 1024;
+    }
+    return 0;
+}
+
+#endif
+
 ptrdiff_t sf_cache_size(int level)
 {
     long bytes = 0;
-#if defined(_SC_LEVEL1_DCACHE_SIZE)
-    bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE
-                  : level == 2 ? _SC_LEVEL2_CACHE_SIZE : _SC_LEVEL3_CACHE_SIZE);
-#else
-    (void)level;
+#if defined(__linux__)
+    bytes = listed_cache_size(level);
 #endif
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+    if (bytes <= 0)
+        bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE
+                      : level == 2 ? _SC_LEVEL2_CACHE_SIZE : _SC_LEVEL3_CACHE_SIZE);
+#endif
+    (void)level;
     return bytes > 0 ? (ptrdiff_t)bytes : 0;
 }
 

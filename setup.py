@@ -1,0 +1,136 @@
+"""Build of the one compiled module; everything else is declared in pyproject.toml.
+
+Environment:
+
+CC
+    The C compiler.
+SOFTMAX_FAST_NO_OPENMP=1
+    Build without threads.
+SOFTMAX_FAST_SANITIZE=address,undefined
+    Instrument the module with these sanitizers of GCC or clang.
+"""
+
+import os
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from glob import glob
+from pathlib import Path
+
+import numpy
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+
+PACKAGE = "softmax_fast"
+KERNELS = f"{PACKAGE}/kernels"
+
+# No flag of the fast-math family and no -march: the kernels need exact IEEE arithmetic, and carry
+# their instruction sets in target regions of the source. -g0 because many Pythons were built with -g
+# and pass it on, which makes the module seven times as large.
+UNIX_FLAGS = ["-O3", "-g0", "-std=c11", "-ffp-contract=off", "-fvisibility=hidden"]
+MSVC_FLAGS = ["/O2", "/std:c11"]
+
+OPENMP_PROBE = """
+#include <omp.h>
+int main(void)
+{
+    int sum = 0;
+#pragma omp parallel for reduction(+ : sum)
+    for (int i = 0; i < 64; i++)
+        sum += omp_get_max_threads() > 0;
+    return sum != 64;
+}
+"""
+
+
+class BuildExt(build_ext):
+    """Adds the flags of the compiler that was found, and OpenMP where it compiles and links."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        # The compiler and the options above may differ from those of the last build, and no
+        # timestamp shows it.
+        self.force = True
+
+    def build_extensions(self):
+        msvc = self.compiler.compiler_type == "msvc"
+        compile_flags = list(MSVC_FLAGS if msvc else UNIX_FLAGS)
+        link_flags = []
+
+        if os.environ.get("SOFTMAX_FAST_NO_OPENMP", "0") not in ("", "0"):
+            print(f"{PACKAGE}: building without threads (SOFTMAX_FAST_NO_OPENMP is set)")
+        else:
+            openmp = self.find_openmp(msvc)
+            if openmp is None:
+                compiler = "cl" if msvc else self.compiler.compiler[0]
+                print(f"{PACKAGE}: building without threads ({compiler} finds no working OpenMP)")
+            else:
+                compile_flags += openmp[0]
+                link_flags += openmp[1]
+                print(f"{PACKAGE}: building with OpenMP ({' '.join(openmp[0])})")
+
+        sanitizers = os.environ.get("SOFTMAX_FAST_SANITIZE")
+        if sanitizers:
+            compile_flags += [f"-fsanitize={sanitizers}", "-g", "-fno-omit-frame-pointer"]
+            link_flags += [f"-fsanitize={sanitizers}"]
+
+        for extension in self.extensions:
+            extension.extra_compile_args = compile_flags
+            extension.extra_link_args = link_flags
+        self.compile_in_parallel()
+        super().build_extensions()
+
+    def compile_in_parallel(self):
+        """Let the compiler work on several files at once; the kernels take a while each."""
+        compile_files = self.compiler.compile
+
+        def compile_each(sources, **options):
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects = pool.map(lambda source: compile_files([source], **options), sources)
+                return [path for paths in objects for path in paths]
+
+        self.compiler.compile = compile_each
+
+    def find_openmp(self, msvc):
+        """The first (compile flags, link flags) with which an OpenMP program builds, or None."""
+        if msvc:
+            candidates = [(["/openmp"], [])]
+        else:
+            candidates = [(["-fopenmp"], ["-fopenmp"])]
+            if sys.platform == "darwin":
+                candidates.append((["-Xpreprocessor", "-fopenmp"], ["-lomp"]))
+        for compile_flags, link_flags in candidates:
+            with tempfile.TemporaryDirectory() as folder:
+                source = Path(folder, "openmp_probe.c")
+                source.write_text(OPENMP_PROBE)
+                try:
+                    objects = self.compiler.compile(
+                        [str(source)], output_dir=folder, extra_postargs=compile_flags
+                    )
+                    self.compiler.link_executable(
+                        objects, "openmp_probe", output_dir=folder, extra_postargs=link_flags
+                    )
+                except (CompileError, LinkError):
+                    continue
+            return compile_flags, link_flags
+        return None
+
+
+core = Extension(
+    f"{PACKAGE}._core",
+    sources=[f"{PACKAGE}/_core.pyx", *sorted(glob(f"{KERNELS}/*.c"))],
+    include_dirs=[KERNELS, numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    depends=sorted(glob(f"{KERNELS}/*.h") + glob(f"{KERNELS}/*.inc") + glob(f"{PACKAGE}/*.pxd")),
+)
+core.cython_directives = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "freethreading_compatible": True,
+}
+
+setup(ext_modules=[core], cmdclass={"build_ext": BuildExt})

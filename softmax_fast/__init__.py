@@ -1,0 +1,33 @@
+"""Fast, exact softmax and cross-entropy loss for NumPy arrays on the CPU."""
+
+from ._config import show_config
+from ._threads import get_num_threads, set_num_threads
+from ._version import __version__
+from .functional import log_softmax, logsumexp, selected_log_probs, softmax
+from .linear import LinearGrads, linear_softmax_loss, linear_softmax_loss_and_grad
+from .losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    softmax_loss,
+    softmax_loss_and_grad,
+)
+
+__all__ = [
+    "LinearGrads",
+    "__version__",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "get_num_threads",
+    "linear_softmax_loss",
+    "linear_softmax_loss_and_grad",
+    "log_softmax",
+    "logsumexp",
+    "selected_log_probs",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+    "softmax_loss",
+    "softmax_loss_and_grad",
+]

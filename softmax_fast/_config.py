@@ -1,0 +1,75 @@
+"""What this copy of the library was built with, and what it chose on this machine."""
+
+import platform
+
+import numpy as np
+
+from . import _arguments, _core, _threads
+from ._version import __version__
+
+
+def show_config(mode="stdout"):
+    """Show the build and the choices made on this machine.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}, optional
+        Print the configuration, or return it, as `numpy.show_config` does.
+
+    Returns
+    -------
+    dict or None
+        For ``mode="dicts"``, nested dicts of the version, the instruction sets (built into the
+        module, supported by this CPU, in use), the OpenMP runtime or None, the number of threads,
+        the compiler, the Python and NumPy versions, and the cache sizes in bytes.
+
+    Raises
+    ------
+    ValueError
+        If ``mode`` is neither.
+
+    Notes
+    -----
+    The environment variable ``SOFTMAX_FAST_ISA``, read at import, selects a lower instruction set.
+
+    Examples
+    --------
+    >>> import softmax_fast
+    >>> config = softmax_fast.show_config(mode="dicts")
+    >>> config["instruction set"]["in use"] in config["instruction set"]["built"]
+    True
+    """
+    if _arguments.show_config_mode(mode) == "dicts":
+        return _config()
+    print("\n".join(_lines(_config())))
+    return None
+
+
+def _config():
+    return {
+        "softmax_fast": __version__,
+        "instruction set": {
+            "in use": _core.isa(),
+            "supported": list(_core.isas_supported()),
+            "built": list(_core.isas_built()),
+        },
+        "threads": {
+            "OpenMP": _core.openmp(),
+            "number": _threads.get_num_threads(),
+        },
+        "compiler": _core.compiler(),
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cache sizes": dict(_core.cache_sizes()),
+    }
+
+
+def _lines(value, indent=""):
+    for key, entry in value.items():
+        if isinstance(entry, dict):
+            yield f"{indent}{key}:"
+            yield from _lines(entry, indent + "  ")
+        else:
+            text = ", ".join(entry) if isinstance(entry, list) else entry
+            yield f"{indent}{key}: {'none' if text is None else text}"

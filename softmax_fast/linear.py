@@ -1,0 +1,574 @@
+"""Softmax loss of a fully connected layer, tile by tile, without the logits of all rows."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _arguments, _core, _fused, _layout, _threads
+
+BUFFER_BYTES = 32 << 20
+"""Bytes of working memory of `linear_softmax_loss` and `linear_softmax_loss_and_grad`, about.
+
+Half holds a tile of logits, a quarter each tiles of features and of weights. Read at each call; set
+``softmax_fast.linear.BUFFER_BYTES`` to change it. Where one row of logits or features does not fit
+its share, the buffer is that row. Results may differ in their last bits between sizes.
+"""
+
+# Rows in a tile: enough to hide the reading of the weights behind the products.
+_TILE_ROWS = 1024
+# With tiles of at least this many whole rows, each logit is computed once for the gradient.
+_FEWEST_WHOLE_ROWS = 256
+# Rows whose float32 gradients are summed as such before the sum goes on in float64.
+_BIAS_ROWS = 32
+
+
+class LinearGrads(NamedTuple):
+    """Gradients of `linear_softmax_loss`, each of the shape of its argument."""
+
+    features: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray | None
+
+
+def linear_softmax_loss(
+    features,
+    weights,
+    targets,
+    *,
+    bias=None,
+    temperature=1.0,
+    weight=None,
+    sample_weight=None,
+    ignore_index=-100,
+    label_smoothing=0.0,
+    reduction="mean",
+    out=None,
+    n_threads=None,
+):
+    r"""Softmax loss of ``features @ weights.T + bias``, without holding these logits.
+
+    Parameters
+    ----------
+    features : array_like, shape (N, D)
+        Input of the layer: float16, bfloat16 (of the package ``ml_dtypes``), float32, float64, an
+        integer dtype or bool.
+    weights : array_like, shape (C, D)
+        Weights of the layer. They and ``bias`` are of the dtype of ``features``, where float16,
+        bfloat16 and float32 count as one, and so do float64, integers and bool.
+    targets : array_like, shape (N,) or (N, C)
+        Class indices of an integer dtype, or class probabilities of a floating dtype.
+    bias : array_like, shape (C,), optional
+        Bias of the layer.
+    temperature : float or array_like of shape (N,), optional
+        T, finite and > 0, that the logits are divided by.
+    weight : array_like, shape (C,), optional
+        Weight of each class in the loss, finite and >= 0.
+    sample_weight, ignore_index, label_smoothing, reduction, out
+        As for `softmax_loss`; the rows have the shape (N,).
+    n_threads : int, optional
+        At most this many threads for the part that is not the product; the product's are those of
+        NumPy's BLAS.
+
+    Returns
+    -------
+    numpy.float64 or ndarray
+        As of `softmax_loss`; the dtype for "none" is float32 for float16, bfloat16 and float32
+        features, float64 otherwise.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is not accepted, or those of ``features``, ``weights`` and ``bias`` differ.
+    IndexError, ValueError
+        As `softmax_loss`.
+
+    See Also
+    --------
+    linear_softmax_loss_and_grad, softmax_loss
+
+    Notes
+    -----
+    The loss is that of `softmax_loss` with logits :math:`x = F W^T + b`. Rows go through in tiles;
+    where C is large so do classes, with a running maximum m and sum s of exponentials [1]_ that
+    merge as
+
+    .. math:: (m, s) = \Bigl(\max(m_1, m_2),\;
+              s_1 e^{(m_1 - m) / T} + s_2 e^{(m_2 - m) / T}\Bigr)
+
+    and the products by NumPy's BLAS into reused buffers. The memory beside the arguments is about
+    `softmax_fast.linear.BUFFER_BYTES`, whatever N and C. Rows with the label ``ignore_index`` are
+    left out of the products. The result depends on N, C, D and the BLAS, not on ``n_threads``.
+
+    References
+    ----------
+    .. [1] M. Milakov, N. Gimelshein, "Online normalizer calculation for softmax" (2018),
+       :arxiv:`1805.02867`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softmax_fast import linear_softmax_loss, softmax_loss
+    >>> rng = np.random.default_rng(0)
+    >>> features, weights = rng.normal(size=(6, 4)), rng.normal(size=(3, 4))
+    >>> targets = [0, 1, 2, 0, 1, 2]
+    >>> loss = linear_softmax_loss(features, weights, targets)
+    >>> bool(np.isclose(loss, softmax_loss(features @ weights.T, targets)))
+    True
+    """
+    layer, terms, checked, n_threads = _checked(
+        features,
+        weights,
+        targets,
+        bias,
+        out,
+        n_threads,
+        temperature=temperature,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+    )
+    loss = _Evaluation(layer, terms, checked, n_threads)
+    loss.run()
+    return loss.reduced(out)
+
+
+def linear_softmax_loss_and_grad(
+    features,
+    weights,
+    targets,
+    *,
+    bias=None,
+    temperature=1.0,
+    weight=None,
+    sample_weight=None,
+    ignore_index=-100,
+    label_smoothing=0.0,
+    reduction="mean",
+    out=None,
+    n_threads=None,
+):
+    r"""Softmax loss of ``features @ weights.T + bias``, and its gradients.
+
+    Parameters
+    ----------
+    features, weights, targets, bias, temperature, weight, sample_weight, ignore_index, \
+    label_smoothing, out, n_threads
+        As for `linear_softmax_loss`.
+    reduction : {"mean", "sum", "none"}, optional
+        The gradients are scaled as the loss is: by the denominator of the mean, or by 1 for "sum"
+        and "none".
+
+    Returns
+    -------
+    loss : numpy.float64 or ndarray
+        As of `linear_softmax_loss`.
+    grads : LinearGrads
+        Named tuple ``(features, weights, bias)`` of new arrays of the shapes (N, D), (C, D), (C,),
+        float32 or float64 as the loss for "none"; ``bias`` is None without a bias. The gradient of
+        an ignored row's features is exactly 0, and the row counts for nothing in the others even
+        if it holds NaN.
+
+    Raises
+    ------
+    TypeError, IndexError, ValueError
+        As `linear_softmax_loss`.
+
+    See Also
+    --------
+    linear_softmax_loss, softmax_loss_and_grad
+
+    Notes
+    -----
+    With G the gradient of `softmax_loss` with respect to the logits, (N, C),
+
+    .. math:: \frac{\partial L}{\partial F} = G W, \quad
+              \frac{\partial L}{\partial W} = G^T F, \quad
+              \frac{\partial L}{\partial b} = \sum_i G_i
+
+    tile by tile, with the memory of `linear_softmax_loss` and that of the results. Where C is large
+    the logits are computed twice, for the sums and for G, as in [1]_.
+
+    References
+    ----------
+    .. [1] E. Wijmans et al., "Cut your losses in large-vocabulary language models" (2024),
+       :arxiv:`2411.09009`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softmax_fast import linear_softmax_loss_and_grad
+    >>> features, weights = np.eye(2), np.zeros((2, 2))
+    >>> loss, grads = linear_softmax_loss_and_grad(features, weights, [0, 1])
+    >>> float(loss.round(6))
+    0.693147
+    >>> print(grads.weights)
+    [[-0.25  0.25]
+     [ 0.25 -0.25]]
+    >>> grads.bias is None
+    True
+    """
+    layer, terms, checked, n_threads = _checked(
+        features,
+        weights,
+        targets,
+        bias,
+        out,
+        n_threads,
+        temperature=temperature,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+    )
+    grads = LinearGrads(
+        np.zeros(layer.features.array.shape, layer.dtype),
+        np.zeros(layer.weights.array.shape, layer.dtype),
+        None if layer.bias is None else np.zeros(layer.bias.shape, np.float64),
+    )
+    loss = _Evaluation(layer, terms, checked, n_threads, grads)
+    loss.run()
+    if layer.bias is not None:
+        with np.errstate(all="ignore"):
+            grads = grads._replace(bias=grads.bias.astype(layer.dtype, copy=False))
+    return loss.reduced(out), grads
+
+
+def _checked(features, weights, targets, bias, out, n_threads, **options):
+    layer = _arguments.layer(features, weights, bias)
+    shape = n_rows, n_classes = layer.features.array.shape[0], layer.weights.array.shape[0]
+    terms = _fused.terms(targets, (n_rows,), shape, n_classes, **options)
+    n_threads = _arguments.threads(n_threads)
+    inputs = {
+        "features": layer.features.array,
+        "weights": layer.weights.array,
+        "bias": layer.bias,
+        **terms.arrays,
+    }
+    checked = _fused.output(out, terms.reduction, (n_rows,), layer.dtype, inputs)
+    return layer, terms, checked, n_threads
+
+
+class _Evaluation:
+    """One evaluation of the loss, and of the gradients when ``grads`` holds their zeroed arrays."""
+
+    def __init__(self, layer, terms, checked, n_threads, grads=None):
+        self.layer, self.terms, self.grads = layer, terms, grads
+        self.checked, self.n_threads = checked, n_threads
+        self.n_rows, self.n_features = layer.features.array.shape
+        self.n_classes = terms.n_classes
+        self.weight_sum = _fused.denominator(terms, self.n_rows)
+        mean = terms.reduction == "mean"
+        self.scale = _fused.inverse(self.weight_sum) if mean else 1.0
+        self.loss_sum = 0.0
+        self.row_losses = _fused.row_buffer(checked, terms.reduction, (self.n_rows,), layer.dtype)
+        self.kind = "f32" if layer.dtype == np.float32 else "f64"
+
+    def reduced(self, out):
+        return _fused.reduced(
+            self.terms.reduction,
+            self.loss_sum,
+            self.weight_sum,
+            self.row_losses,
+            (self.n_rows,),
+            out,
+            self.checked,
+        )
+
+    def run(self):
+        rows = self._rows_to_read()
+        if self.row_losses is not None and len(rows) < self.n_rows:
+            self.row_losses[...] = 0
+        if not len(rows):
+            return
+        self._plan(copies_features=len(rows) < self.n_rows)
+        with np.errstate(all="ignore"):
+            for start in range(0, len(rows), self.tile_rows):
+                self._tile(rows[start : start + self.tile_rows], first=start == 0)
+
+    def _rows_to_read(self):
+        """Numbers of the rows that are not ignored: a range when that is all of them."""
+        if self.terms.has_labels and self.terms.ignore_index is not None:
+            read = self.terms.targets.codes != self.terms.ignore_index
+            if not read.all():
+                return np.flatnonzero(read)
+        return range(self.n_rows)
+
+    def _plan(self, copies_features):
+        """Choose the tiles; `BUFFER_BYTES` says how the memory is shared out."""
+        budget = max(1, BUFFER_BYTES // self.layer.dtype.itemsize)
+        row_share = max(1, budget // 4 // max(1, self.n_features))
+        rows = min(self.n_rows, _TILE_ROWS)
+        if self.grads or copies_features or not _is_product_ready(self.layer.features):
+            rows = min(rows, row_share)
+        logits_share = budget // 2
+        fits = logits_share // self.n_classes
+        if rows <= fits:
+            classes = self.n_classes
+        elif fits >= _FEWEST_WHOLE_ROWS or not self.terms.has_labels:
+            rows, classes = max(1, fits), self.n_classes
+        else:
+            classes = max(1, logits_share // rows)
+        self.tile_rows, self.tile_classes = rows, classes
+        self.weight_step = min(classes, row_share)
+        self.logits_buffer = np.empty(rows * classes, self.layer.dtype)
+        self.scratch_buffer = np.empty(0, self.layer.dtype)
+        self.smoothing = None
+        self.threads = _threads.resolve(self.n_threads, rows * classes)
+
+    def _tile(self, numbers, first):
+        rows = numbers
+        if isinstance(numbers, range):
+            rows = slice(numbers.start, numbers.stop)
+        features = _product_ready(self.layer.features, rows)
+        terms = _of_rows(self.terms, rows)
+        losses = d_features = None
+        if self.row_losses is not None:
+            losses = np.empty(len(features), self.layer.dtype)
+        if self.grads:
+            d_features = np.empty(features.shape, self.layer.dtype)
+        work = self._whole_rows if self.tile_classes == self.n_classes else self._class_tiles
+        work(features, terms, losses, d_features, first)
+        if losses is not None:
+            self.row_losses[rows] = losses
+        if self.grads:
+            self.grads.features[rows] = d_features
+
+    def _whole_rows(self, features, terms, losses, d_features, first):
+        logits = self._logits(features, 0, self.n_classes)
+        x = _layout.Source(logits, self.kind)
+        if self.grads:
+            loss_sum, _ = _fused.loss_and_grad_sums(
+                x, 1, terms, self.scale, logits, losses, self.threads
+            )
+            self._add_gradients(d_features, logits, features, 0, first)
+        else:
+            loss_sum, _ = _fused.loss_sums(x, 1, terms, losses, self.threads)
+        self.loss_sum += loss_sum
+
+    def _class_tiles(self, features, terms, losses, d_features, first):
+        """The rows of a tile, of all classes, from tiles of a part of the classes (labels only)."""
+        labels, temperature = terms.targets.codes, terms.temperature
+        stats = _RowStats(len(features))
+        label_logits = np.empty(len(features))
+        spans = range(0, self.n_classes, self.tile_classes)
+        for start in spans:
+            logits = self._logits(features, start, start + self.tile_classes)
+            stats.merge(self._row_stats(logits, temperature), temperature)
+            inside = _inside(labels, start, logits)
+            label_logits[inside] = logits[inside, labels[inside] - start]
+
+        parts = self._row_parts(features, terms, stats, label_logits)
+        self.loss_sum += float(parts.losses.sum())
+        if losses is not None:
+            losses[...] = parts.losses
+        if not self.grads:
+            return
+        for start in spans:
+            grad = self._logits(features, start, start + self.tile_classes)
+            self._exponentials(grad, stats.maximum, parts.scale, temperature)
+            if parts.smoothing is not None:
+                _subtract_outer(grad, parts.smoothing, self._class_weights(start, grad))
+            inside = _inside(labels, start, grad)
+            grad[inside, labels[inside] - start] = parts.label_grads[inside]
+            self._add_gradients(d_features, grad, features, start, first)
+
+    def _row_parts(self, features, terms, stats, label_logits):
+        """Loss and parts of the gradient of rows, by the formulas of `softmax_loss`, in float64."""
+        temperature, alpha = terms.temperature, terms.label_smoothing
+        log_sum = np.log1p(stats.rest)
+        log_p = (label_logits - stats.maximum) / temperature - log_sum
+        log_p[~np.isfinite(stats.maximum)] = np.nan
+        v = 1.0 if terms.sample_weight is None else terms.sample_weight
+        label_weight = 1.0 if terms.weight is None else terms.weight[terms.targets.codes]
+        on_label = np.broadcast_to((1 - alpha) * v * label_weight, log_p.shape)
+        losses = -_weighted(on_label, log_p)
+        total, on_class = on_label, 0.0
+        smoothing = None
+        if alpha:
+            weight_sum, weighted_logits = self._weighted_logits(features)
+            on_class = alpha / self.n_classes * v
+            spread = weight_sum * log_sum + (weight_sum * stats.maximum - weighted_logits) / (
+                temperature
+            )
+            losses = losses + _weighted(np.broadcast_to(on_class, log_p.shape), spread)
+            total = on_label + on_class * weight_sum
+            smoothing = np.broadcast_to(on_class * self.scale / temperature, log_p.shape)
+        # d/dx = (total·p − target) / T, at the label without cancellation for p near 1.
+        off_label = total - on_label - on_class * label_weight
+        label_grads = (total * np.expm1(log_p) + off_label) * self.scale / temperature
+        scale = total * self.scale / temperature / (1 + stats.rest)
+        scale = np.where(np.isfinite(stats.maximum), scale, np.nan)
+        return _RowParts(losses, np.ascontiguousarray(scale), label_grads, smoothing)
+
+    def _weighted_logits(self, features):
+        """Σ w, and Σ w·logits of rows, where w > 0, as one product: F (Σ w W) + Σ w b."""
+        if self.smoothing is None:
+            vector, offset, total = np.zeros(self.n_features), 0.0, 0.0
+            step = max(1, self.weight_step // 4)
+            for start in range(0, self.n_classes, step):
+                stop = min(start + step, self.n_classes)
+                w = np.ones(stop - start)
+                if self.terms.weight is not None:
+                    w = self.terms.weight[start:stop]
+                used = w > 0
+                rows = start + np.flatnonzero(used)
+                part = _layout.Source(self.layer.weights.array[rows], self.layer.weights.kind)
+                vector += w[used] @ part.widened(np.float64)
+                if self.layer.bias is not None:
+                    offset += float(w[used] @ self.layer.bias[rows])
+                total += float(w.sum())
+            self.smoothing = vector, offset, total
+        vector, offset, total = self.smoothing
+        return total, features @ vector + offset
+
+    def _class_weights(self, start, logits):
+        if self.terms.weight is None:
+            return np.ones(logits.shape[1])
+        return self.terms.weight[start : start + logits.shape[1]]
+
+    def _logits(self, features, start, stop):
+        """features @ weights[start:stop].T + bias[start:stop], in the one buffer for logits."""
+        stop = min(stop, self.n_classes)
+        shape = len(features), stop - start
+        logits = self.logits_buffer[: math.prod(shape)].reshape(shape)
+        for first, last, weights in self._weight_tiles(start, stop):
+            part = logits[:, first - start : last - start]
+            np.matmul(features, weights.T, out=part)
+            if self.layer.bias is not None:
+                part += self.layer.bias[first:last]
+        return logits
+
+    def _weight_tiles(self, start, stop):
+        """Weights of the classes as BLAS takes them: one view, or copies of some classes each."""
+        ready = _is_product_ready(self.layer.weights)
+        step = stop - start if ready else self.weight_step
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            yield first, last, _product_ready(self.layer.weights, slice(first, last))
+
+    def _add_gradients(self, d_features, grad, features, start, first):
+        """Add what the classes of one tile of logit gradients contribute to the three gradients."""
+        stop = start + grad.shape[1]
+        for low, high, weights in self._weight_tiles(start, stop):
+            part = grad[:, low - start : high - start]
+            if low == 0:
+                np.matmul(part, weights, out=d_features)
+            else:
+                d_features += np.matmul(part, weights, out=self._scratch(d_features.shape))
+        for low in range(start, stop, self.weight_step):
+            part = grad[:, low - start : low - start + self.weight_step]
+            d_weights = self.grads.weights[low : low + part.shape[1]]
+            if first:
+                np.matmul(part.T, features, out=d_weights)
+            else:
+                d_weights += np.matmul(part.T, features, out=self._scratch(d_weights.shape))
+        if self.grads.bias is not None:
+            for row in range(0, len(grad), _BIAS_ROWS):
+                self.grads.bias[start:stop] += grad[row : row + _BIAS_ROWS].sum(axis=0)
+
+    def _scratch(self, shape):
+        """A buffer for a product that is added to a gradient."""
+        size = math.prod(shape)
+        if self.scratch_buffer.size < size:
+            self.scratch_buffer = np.empty(size, self.layer.dtype)
+        return self.scratch_buffer[:size].reshape(shape)
+
+    def _row_stats(self, logits, temperature):
+        maximum, rest = np.empty(len(logits)), np.empty(len(logits))
+        x = _layout.Source(logits, self.kind)
+        for block in _layout.row_blocks(x, 1, temperature, row_writes=(maximum, rest)):
+            row_temperature = _layout.rows_of(temperature, block.rows)
+            _core.row_stats(block.x, block.kind, row_temperature, *block.row_writes, self.threads)
+        return maximum, rest
+
+    def _exponentials(self, logits, shift, scale, temperature):
+        """Overwrite logits by scale · exp((logits - shift) / T)."""
+        x = _layout.Source(logits, self.kind)
+        for block in _layout.row_blocks(x, 1, temperature, writes=(logits,)):
+            _core.exponentials(
+                block.x,
+                block.kind,
+                shift[block.rows],
+                scale[block.rows],
+                _layout.rows_of(temperature, block.rows),
+                block.writes[0],
+                self.threads,
+            )
+
+
+class _RowParts(NamedTuple):
+    """Per row: the loss; factor of the exponentials; gradient at the label; share of each class."""
+
+    losses: np.ndarray
+    scale: np.ndarray
+    label_grads: np.ndarray
+    smoothing: np.ndarray | None
+
+
+class _RowStats:
+    """Running maximum m of rows and rest = Σ exp((x - m)/T) - 1; -inf and -1 over nothing."""
+
+    def __init__(self, n_rows):
+        self.maximum = np.full(n_rows, -np.inf)
+        self.rest = np.full(n_rows, -1.0)
+
+    def merge(self, other, temperature):
+        maximum, rest = other
+        gap = np.where(maximum == self.maximum, 0.0, np.abs(maximum - self.maximum))
+        fade = np.exp(-gap / temperature)
+        self.rest = np.where(
+            self.maximum >= maximum,
+            self.rest + (1 + rest) * fade,
+            rest + (1 + self.rest) * fade,
+        )
+        self.maximum = np.maximum(self.maximum, maximum)
+
+
+def _of_rows(terms, rows):
+    """The terms of some rows, none of which is ignored."""
+    if terms.has_labels:
+        targets = terms.targets._replace(codes=terms.targets.codes[rows])
+    else:
+        targets = terms.targets._replace(array=terms.targets.array[rows])
+    return terms._replace(
+        targets=targets,
+        sample_weight=None if terms.sample_weight is None else terms.sample_weight[rows],
+        temperature=_layout.rows_of(terms.temperature, rows),
+        ignore_index=None if terms.has_labels else terms.ignore_index,
+    )
+
+
+def _is_product_ready(source):
+    """Whether BLAS takes the matrix as it is: of full width, with contiguous rows or columns."""
+    if source.is_half:
+        return False
+    (n, m), (row, column) = source.array.shape, source.array.strides
+    size = source.array.itemsize
+    return (column == size and row >= m * size) or (row == size and column >= n * size)
+
+
+def _product_ready(source, rows):
+    """Some rows of a matrix as BLAS takes them."""
+    part = source._replace(array=source.array[rows])
+    return part.array if _is_product_ready(source) else part.widened(source.result_dtype)
+
+
+def _inside(labels, start, logits):
+    return np.flatnonzero((labels >= start) & (labels < start + logits.shape[1]))
+
+
+def _weighted(weight, value):
+    """``weight * value``, and 0 where a weight of 0 meets an infinity."""
+    return np.where((weight == 0) & np.isinf(value), 0.0, weight * value)
+
+
+def _subtract_outer(grad, rows, classes):
+    """``grad -= outer(rows, classes)`` by a few rows at a time."""
+    step = 32
+    for start in range(0, len(grad), step):
+        part = slice(start, start + step)
+        grad[part] -= np.multiply.outer(rows[part], classes).astype(grad.dtype, copy=False)
