@@ -1,0 +1,948 @@
+"""The command line against float64 NumPy, on good files, damaged files and interrupted runs."""
+
+import errno
+import importlib.metadata
+import io
+import itertools
+import json
+import math
+import os
+import pickle
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.lib import format as npy
+
+import softmax_fast
+from softmax_fast import cli
+from softmax_fast._files import InputError, index_blocks
+
+DATA = Path(__file__).parent / "data"
+DIGITS = (str(DATA / "digits_logits.npy"), str(DATA / "digits_labels.npy"))
+POSIX = os.name == "posix"
+
+
+# ---- the reference
+
+
+def reference_log_softmax(logits, temperature=1.0, axis=-1):
+    x = np.asarray(logits, dtype=np.float64) / temperature
+    with np.errstate(all="ignore"):
+        x = x - x.max(axis=axis, keepdims=True)
+        return x - np.log(np.exp(x).sum(axis=axis, keepdims=True))
+
+
+def reference(logits, labels, temperature=1.0):
+    """What `evaluate` prints, worked out row by row."""
+    log_p = reference_log_softmax(logits, temperature)
+    rows = range(len(labels))
+    losses = [-float(log_p[i, labels[i]]) for i in rows]
+    n = len(losses)
+    mean = math.fsum(losses) / n
+    variance = math.fsum((loss - mean) ** 2 for loss in losses) / (n - 1) if n > 1 else math.nan
+    # A stable sort puts the lower of two equal classes first.
+    order = np.argsort(-np.asarray(logits, dtype=np.float64), axis=1, kind="stable")
+    rank = [int(np.flatnonzero(order[i] == labels[i])[0]) for i in rows]
+    bins = [[0, 0.0] for _ in range(15)]
+    for i in rows:
+        confidence = math.exp(max(log_p[i]))
+        b = bins[min(14, max(0, math.ceil(confidence * 15) - 1))]
+        b[0] += rank[i] == 0
+        b[1] += confidence
+    return {
+        "mean_loss": mean,
+        "standard_error": math.sqrt(variance / n),
+        "perplexity": math.exp(mean),
+        "accuracy": sum(r == 0 for r in rank) / n,
+        "top5_accuracy": sum(r < 5 for r in rank) / n,
+        "expected_calibration_error": sum(abs(right - total) for right, total in bins) / n,
+        "rows": n,
+        "classes": log_p.shape[1],
+    }
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the command line in this process; returns exit code, standard output and error."""
+
+    def call(*arguments):
+        code = cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def evaluate(run):
+    """The numbers of ``evaluate --json``."""
+
+    def call(*arguments):
+        code, out, err = run("evaluate", *arguments, "--json")
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    return call
+
+
+@pytest.fixture
+def run_fresh(tmp_path):
+    """Run a program in a process of its own, which may die."""
+
+    def call(program):
+        folder = Path(softmax_fast.__file__).parent.parent
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return call
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(name, array):
+        path = tmp_path / name
+        np.save(path, array)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def classifier():
+    """Logits and labels of a made-up classifier that is right two times in three."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 12, 500)
+    logits = rng.normal(size=(500, 12)).astype(np.float32) * 2
+    logits[np.arange(500), labels] += 3 * (rng.random(500) < 0.7)
+    return logits, labels
+
+
+def assert_agrees(results, expected, tolerance=1e-6):
+    for key, value in expected.items():
+        assert results[key] == pytest.approx(value, rel=tolerance, abs=1e-9), key
+
+
+def assert_one_line(err):
+    assert err.startswith("softmax-fast: error: ")
+    assert err.endswith("\n") and err.count("\n") == 1
+
+
+# ---- evaluate
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+def test_digits_agree_with_float64(evaluate, temperature):
+    results = evaluate(*DIGITS, "--temperature", temperature)
+    logits, labels = np.load(DIGITS[0]), np.load(DIGITS[1])
+    assert_agrees(results, reference(logits, labels, temperature))
+    assert results["temperature"] == temperature
+    assert results["ignored_rows"] == results["not_finite_rows"] == 0
+    assert results["first_not_finite_row"] is None
+    assert results["rows_per_second"] == pytest.approx(899 / results["seconds"])
+    assert results["elements_per_second"] == pytest.approx(8990 / results["seconds"])
+
+
+def test_digits_table(run):
+    code, out, err = run("evaluate", *DIGITS)
+    assert (code, err) == (0, "")
+    table = {line[:19].strip(): line[19:].split() for line in out.splitlines()}
+    expected = reference(np.load(DIGITS[0]), np.load(DIGITS[1]))
+    for label, key, digits in (
+        ("mean loss", "mean_loss", 6),
+        ("standard error", "standard_error", 3),
+        ("perplexity", "perplexity", 6),
+        ("accuracy", "accuracy", 6),
+        ("top-5 accuracy", "top5_accuracy", 6),
+        ("calibration error", "expected_calibration_error", 4),
+    ):
+        assert float(table[label][0]) == pytest.approx(expected[key], rel=0.6 * 10 ** (1 - digits))
+    assert table["rows"] == ["899"]
+    assert table["classes"] == ["10"]
+    assert table["throughput"][2::3] == ["rows/s,", "elements/s"]
+
+
+def test_the_mean_is_that_of_softmax_loss(evaluate, save, classifier):
+    logits, labels = classifier[0].astype(np.float64), classifier[1]
+    results = evaluate(save("x.npy", logits), save("y.npy", labels))
+    assert results["mean_loss"] == pytest.approx(
+        softmax_fast.softmax_loss(logits, labels), rel=1e-14
+    )
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f2", ">f4", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_logit_dtypes_and_orders(evaluate, save, classifier, dtype, order):
+    logits, labels = classifier
+    logits = np.asarray(logits, dtype=dtype, order=order)
+    results = evaluate(save("x.npy", logits), save("y.npy", labels))
+    assert_agrees(results, reference(logits, labels))
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", ">i4", "u1", "u2", "u4", "u8"])
+def test_label_dtypes(evaluate, save, classifier, dtype):
+    logits, labels = classifier
+    results = evaluate(save("x.npy", logits), save("y.npy", labels.astype(dtype)))
+    assert_agrees(results, reference(logits, labels))
+
+
+@pytest.mark.parametrize("elements", [1, 12, 100, 1000])
+def test_chunks_do_not_change_the_numbers(evaluate, save, classifier, monkeypatch, elements):
+    logits, labels = classifier
+    files = save("x.npy", logits.astype(np.float64)), save("y.npy", labels)
+    whole = evaluate(*files)
+    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(cli, "LABELS_PER_BLOCK", elements)
+    assert_agrees(evaluate(*files), {key: whole[key] for key in reference(logits, labels)}, 1e-13)
+
+
+def test_more_rows_than_a_chunk_holds(evaluate, save):
+    n = cli.CHUNK_ELEMENTS // 100 + 1000
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 100, n)
+    logits = rng.standard_normal(size=(n, 100), dtype=np.float32)
+    results = evaluate(save("x.npy", logits), save("y.npy", labels))
+    losses = -reference_log_softmax(logits)[np.arange(n), labels]
+    assert results["mean_loss"] == pytest.approx(losses.mean(), rel=1e-7)
+    assert results["standard_error"] == pytest.approx(losses.std(ddof=1) / n**0.5, rel=1e-6)
+    assert results["accuracy"] == np.mean(logits.argmax(axis=1) == labels)
+
+
+def test_the_standard_error_keeps_its_digits_beside_a_large_mean(evaluate, save, monkeypatch):
+    logits = np.zeros((400, 3))
+    logits[:, 1] = 1e8 + np.arange(400) % 5  # losses 1e8 … 1e8 + 4
+    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 30)
+    results = evaluate(save("x.npy", logits), save("y.npy", np.zeros(400, int)))
+    expected = np.std(np.arange(400) % 5, ddof=1) / 20
+    assert results["standard_error"] == pytest.approx(expected, rel=1e-9)
+    assert results["perplexity"] is None  # exp(1e8) is infinite, which JSON cannot say
+
+
+def test_ignored_rows_are_not_counted(evaluate, save, classifier):
+    logits, labels = classifier
+    labels = labels.copy()
+    labels[::3] = -100
+    logits[::3] = np.nan
+    counted = labels >= 0
+    results = evaluate(save("x.npy", logits), save("y.npy", labels))
+    assert_agrees(results, reference(logits[counted], labels[counted]))
+    assert results["ignored_rows"] == np.count_nonzero(~counted)
+    assert results["not_finite_rows"] == 0
+
+
+def test_an_ignore_index_that_is_a_class(evaluate, save, classifier):
+    logits, labels = classifier
+    results = evaluate(save("x.npy", logits), save("y.npy", labels), "--ignore-index", 0)
+    assert_agrees(results, reference(logits[labels != 0], labels[labels != 0]))
+
+
+def test_no_ignore_index(run, save, classifier):
+    logits, labels = classifier
+    labels[7] = -100
+    code, out, err = run(
+        "evaluate", save("x.npy", logits), save("y.npy", labels), "--ignore-index", "none"
+    )
+    assert (code, out) == (2, "")
+    assert "row 7 (the first is 0) has label -100, expected 0 to 11\n" in err
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("elements", [12, 40, 1 << 20])
+def test_more_dimensions_than_two(evaluate, save, classifier, monkeypatch, order, elements):
+    logits, labels = classifier
+    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", elements)
+    results = evaluate(
+        save("x.npy", np.asarray(logits.reshape(5, 4, 25, 12), order=order)),
+        save("y.npy", np.asarray(labels.reshape(5, 4, 25), order=order)),
+    )
+    assert_agrees(results, reference(logits, labels))
+
+
+def test_unaligned_data(evaluate, save, tmp_path, classifier):
+    logits, labels = classifier
+    header = repr({"descr": "<f4", "fortran_order": False, "shape": logits.shape}).encode() + b"\n"
+    path = tmp_path / "x.npy"
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + logits.tobytes()
+    assert (len(data) - logits.nbytes) % 4 != 0
+    path.write_bytes(data)
+    assert_agrees(evaluate(path, save("y.npy", labels)), reference(logits, labels))
+
+
+def test_one_row_has_no_standard_error(evaluate, save):
+    results = evaluate(save("x.npy", np.zeros((1, 4))), save("y.npy", np.array([0])))
+    assert results["mean_loss"] == pytest.approx(math.log(4))
+    assert results["standard_error"] is None
+
+
+def test_equal_logits_are_ranked_as_argmax_does(evaluate, save):
+    """A classifier that says nothing does not get every row right."""
+    labels = np.arange(20).repeat(3)
+    results = evaluate(save("x.npy", np.zeros((60, 20))), save("y.npy", labels))
+    assert results["accuracy"] == 1 / 20
+    assert results["top5_accuracy"] == 5 / 20
+
+
+@given(
+    values=st.lists(st.lists(st.integers(-3, 3), min_size=8, max_size=8), min_size=1, max_size=20),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=50, deadline=None)
+def test_within_top_is_a_stable_sort(values, seed):
+    from softmax_fast._evaluation import within_top
+
+    logits = np.array(values, dtype=np.float32)
+    labels = np.random.default_rng(seed).integers(0, 8, len(values))
+    order = np.argsort(-logits, axis=1, kind="stable")
+    for k in (1, 3, 5, 8, 9):
+        expected = (order[:, :k] == labels[:, np.newaxis]).any(axis=1)
+        np.testing.assert_array_equal(within_top(k, logits, labels), expected)
+
+
+def test_a_row_with_nan_is_wrong_and_said(run, evaluate, save, classifier):
+    logits, labels = classifier
+    right = np.flatnonzero(logits.argmax(axis=1) == labels)
+    logits[right[3], (labels[right[3]] + 1) % 12] = np.nan
+    logits[right[5], labels[right[5]]] = np.nan
+    files = save("x.npy", logits), save("y.npy", labels)
+    results = evaluate(*files)
+    assert results["accuracy"] == (len(right) - 2) / 500
+    assert results["mean_loss"] is None
+    assert results["expected_calibration_error"] is None
+    assert results["not_finite_rows"] == 2
+    assert results["first_not_finite_row"] == right[3]
+    code, out, err = run("evaluate", *files)
+    assert (code, err) == (0, "")
+    assert "mean loss          nan\n" in out
+    assert f"loss not finite    2 rows, the first is row {right[3]}\n" in out
+
+
+def test_an_impossible_label_makes_the_loss_infinite(run, save, classifier):
+    logits, labels = classifier
+    logits[9, labels[9]] = -np.inf
+    code, out, _ = run("evaluate", save("x.npy", logits), save("y.npy", labels))
+    assert code == 0
+    assert "mean loss          inf\n" in out
+    assert "loss not finite    1 rows, the first is row 9\n" in out
+    assert "calibration error  nan" not in out
+
+
+def test_thread_count_does_not_change_the_numbers(evaluate):
+    one, two = (evaluate(*DIGITS, "--n-threads", n) for n in (1, 2))
+    for key in reference(np.load(DIGITS[0]), np.load(DIGITS[1])):
+        assert one[key] == two[key]
+
+
+# ---- .npz
+
+
+def test_npz_members(evaluate, tmp_path, classifier):
+    logits, labels = classifier
+    expected = reference(logits, labels)
+    path, single = tmp_path / "both.npz", tmp_path / "single.npz"
+    np.savez_compressed(path, extra=np.zeros(3), logits=logits, labels=labels, x=logits, y=labels)
+    np.savez(single, anything=logits)
+    assert_agrees(evaluate(path, path), expected)
+    assert_agrees(evaluate(f"{path}:x", f"{path}:y"), expected)
+    assert_agrees(evaluate(f"{path}:x.npy", f"{path}:y.npy"), expected)
+    assert_agrees(evaluate(single, f"{path}:y"), expected)
+
+
+def test_npz_errors(run, tmp_path, classifier):
+    logits, labels = classifier
+    path, empty = tmp_path / "both.npz", tmp_path / "empty.npz"
+    np.savez(path, a=logits, b=labels)
+    np.savez(empty)
+    for argument, message in (
+        (path, f"holds several arrays (a, b), name one as {path}:NAME"),
+        (f"{path}:c", "has no member 'c', only a, b"),
+        (empty, "holds no arrays"),
+        (f"{DIGITS[0]}:a", "is a .npy file, it has no member 'a'"),
+        (tmp_path / "none.npz:a", "No such file or directory"),
+    ):
+        code, out, err = run("evaluate", argument, DIGITS[1])
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert message in err
+
+
+def test_damaged_npz(run, tmp_path, classifier):
+    whole = io.BytesIO()
+    np.savez_compressed(whole, logits=classifier[0])
+    whole = whole.getvalue()
+    path = tmp_path / "x.npz"
+    for damaged in (whole[:-30], whole[:200], whole[:400] + bytes(50) + whole[450:]):
+        path.write_bytes(damaged)
+        code, out, err = run("evaluate", path, DIGITS[1])
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert "is a damaged .npz file" in err
+
+
+def test_npz_member_that_promises_more_than_it_holds(run, tmp_path):
+    member = io.BytesIO()
+    npy.write_array_header_1_0(
+        member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 10)}
+    )
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("logits.npy", member.getvalue() + bytes(1000))
+    code, _, err = run("evaluate", path, DIGITS[1])
+    assert code == 2
+    assert_one_line(err)
+    assert "is truncated" in err
+
+
+# ---- bad input
+
+
+def test_bad_arguments(run):
+    for arguments, message in (
+        ([], "expected a command (see softmax-fast --help)"),
+        (["train"], "invalid choice: 'train'"),
+        (["evaluate"], "the following arguments are required: LOGITS, TARGETS"),
+        (["evaluate", *DIGITS, "--speed"], "unrecognized arguments: --speed"),
+        (["evaluate", *DIGITS, "--ignore-index", "x"], "expected an integer or none, got 'x'"),
+        (["softmax", DIGITS[0]], "the following arguments are required: -o/--output"),
+        (["softmax", DIGITS[0], "-o", "x.npy", "--axis", "a"], "invalid int value: 'a'"),
+        *(
+            (
+                ["evaluate", *DIGITS, f"--temperature={t}"],
+                f"expected a finite number > 0, got '{t}'",
+            )
+            for t in ("0", "-1", "nan", "inf", "1e999", "warm", "")
+        ),
+        *(
+            (["evaluate", *DIGITS, f"--n-threads={n}"], f"expected an integer >= 1, got '{n}'")
+            for n in ("0", "-1", "1.5", "many")
+        ),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert message in err
+
+
+def test_missing_and_special_files(run, tmp_path):
+    special = [
+        (tmp_path / "none.npy", "No such file or directory"),
+        (tmp_path, "not a regular file"),
+    ]
+    if POSIX:
+        os.mkfifo(tmp_path / "pipe")
+        special.append((tmp_path / "pipe", "not a regular file"))
+        special.append(("/dev/null", "not a regular file"))
+    for path, message in special:
+        for arguments in (["evaluate", path, DIGITS[1]], ["evaluate", DIGITS[0], path]):
+            code, out, err = run(*arguments)
+            assert (code, out) == (2, "")
+            assert_one_line(err)
+            assert str(path) in err and message in err
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 4), np.int32), "has dtype int32, expected float16, float32 or float64"),
+        (np.zeros((3, 4), np.complex64), "has dtype complex64"),
+        (np.zeros((3, 4), bool), "has dtype bool"),
+        (np.zeros((3, 4), "U3"), "has dtype <U3"),
+        (np.zeros((3, 4), "V2"), "has dtype |V2"),
+        (np.zeros((3, 4), [("a", "f4")]), "has dtype [('a', '<f4')]"),
+        (np.zeros(3), "has shape (3,), expected (rows, classes)"),
+        (np.zeros(()), "has shape (), expected (rows, classes)"),
+        (np.zeros((3, 0)), "has shape (3, 0), expected (rows, classes)"),
+        (np.zeros((0, 3)), "has no rows"),
+    ],
+)
+def test_wrong_logits(run, save, array, message):
+    code, out, err = run("evaluate", save("x.npy", array), DIGITS[1])
+    assert (code, out) == (2, "")
+    assert_one_line(err)
+    assert "x.npy: " in err and message in err
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(3), "has dtype float64, expected integer class labels"),
+        (np.zeros(3, bool), "has dtype bool, expected integer class labels"),
+        (np.zeros(4, int), "has shape (4,), expected (3,) for logits of shape (3, 4)"),
+        (np.zeros((3, 1), int), "has shape (3, 1), expected (3,)"),
+        (np.full(3, -100), "every label is -100, which is ignored"),
+        (np.array([0, 4, 9]), "row 1 (the first is 0) has label 4, expected 0 to 3 or -100"),
+        (np.array([0, 1, -1]), "row 2 (the first is 0) has label -1, expected 0 to 3"),
+        (np.array([0, 1, 255], np.uint8), "row 2 (the first is 0) has label 255"),
+        (
+            np.array([0, 2**64 - 100, 0], np.uint64),
+            "row 1 (the first is 0) has label 18446744073709551516",
+        ),
+        (np.array([-(2**63), 0, 0]), "row 0 (the first is 0) has label -9223372036854775808"),
+    ],
+)
+def test_wrong_labels(run, save, array, message):
+    code, out, err = run("evaluate", save("x.npy", np.zeros((3, 4))), save("y.npy", array))
+    assert (code, out) == (2, "")
+    assert_one_line(err)
+    assert "y.npy: " in err and message in err
+
+
+def test_the_bad_label_is_counted_over_the_whole_file(run, save, monkeypatch):
+    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr(cli, "LABELS_PER_BLOCK", 64)
+    labels = np.zeros((50, 20), np.int16)
+    labels[37, 11] = 10
+    labels[45, 3] = -7
+    code, _, err = run(
+        "evaluate", save("x.npy", np.zeros((50, 20, 10), np.float32)), save("y.npy", labels)
+    )
+    assert code == 2
+    assert "row 751 (the first is 0) has label 10, expected 0 to 9" in err
+
+
+class Grenade:
+    def __reduce__(self):
+        return os.mkdir, ("unpickled",)
+
+
+def damaged_npy_files():
+    whole = io.BytesIO()
+    np.save(whole, np.zeros((899, 10), np.float32))
+    whole = whole.getvalue()
+
+    def with_header(text, version=1, claim=None):
+        length = len(text) if claim is None else claim
+        return (
+            b"\x93NUMPY"
+            + bytes([version, 0])
+            + struct.pack("<H" if version == 1 else "<I", length)
+            + text
+            + bytes(100)
+        )
+
+    def header(**changes):
+        entries = {"descr": "<f4", "fortran_order": False, "shape": (3, 4)} | changes
+        return with_header(repr(entries).encode() + b"\n")
+
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([Grenade()]), allow_pickle=True)
+    return {
+        "empty": (b"", "is empty"),
+        "one byte": (b"\x93", "is neither a .npy nor an .npz file"),
+        "text": (b"0.1 0.2 0.7\n", "is neither a .npy nor an .npz file"),
+        "pickle": (pickle.dumps(Grenade()), "is neither a .npy nor an .npz file"),
+        "objects": (pickled.getvalue(), "holds Python objects, which are never loaded"),
+        "magic alone": (whole[:6], "has a damaged .npy header"),
+        "version alone": (whole[:8], "has a damaged .npy header"),
+        "half a header": (whole[:40], "has a damaged .npy header"),
+        "no data": (whole[:128], "is truncated, it holds 0 of 35960 bytes of data"),
+        "half the data": (whole[:10128], "is truncated, it holds 10000 of 35960 bytes of data"),
+        "unknown version": (b"\x93NUMPY\x09\x00" + whole[8:], "has a damaged .npy header"),
+        "huge header": (
+            with_header(b" " * 70_000, 2),
+            "has a header of 70000 bytes, more than 10000",
+        ),
+        "header that claims 4 GiB": (
+            with_header(b"{}", 2, claim=2**32 - 1),
+            "has a header of 4294967295 bytes",
+        ),
+        "nested header": (with_header(b"(" * 9000), "has a damaged .npy header"),
+        "program as header": (
+            with_header(b"__import__('os').getcwd()"),
+            "has a damaged .npy header",
+        ),
+        "negative shape": (header(shape=(-3, 4)), "has a damaged .npy header"),
+        "fractional shape": (header(shape=(3.0, 4)), "has a damaged .npy header"),
+        "enormous shape": (header(shape=(2**62, 2**62)), "is truncated, it holds 100 of"),
+        "unknown dtype": (header(descr="<q9"), "has a damaged .npy header"),
+        "dtype of no size": (header(descr="<U0"), "has a damaged .npy header"),
+        "object dtype": (header(descr="|O"), "holds Python objects, which are never loaded"),
+        "objects in a record": (
+            header(descr=[("a", "|O")]),
+            "holds Python objects, which are never loaded",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", damaged_npy_files())
+def test_damaged_npy(run, tmp_path, monkeypatch, name):
+    content, message = damaged_npy_files()[name]
+    path = tmp_path / "x.npy"
+    path.write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["evaluate", path, DIGITS[1]],
+        ["evaluate", DIGITS[0], path],
+        ["softmax", path, "-o", tmp_path / "out.npy"],
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert str(path) in err and message in err
+    assert os.listdir(tmp_path) == ["x.npy"]  # nothing was unpickled or written
+
+
+def test_every_truncation_is_noticed(run, tmp_path):
+    whole = io.BytesIO()
+    np.save(whole, np.zeros((4, 3), np.float32))
+    whole = whole.getvalue()
+    path = tmp_path / "x.npy"
+    labels = tmp_path / "y.npy"
+    np.save(labels, np.zeros(4, int))
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        code, _, err = run("evaluate", path, labels)
+        assert code == 2
+        assert_one_line(err)
+
+
+# ---- softmax, log-softmax
+
+FUNCTIONS = {"softmax": softmax_fast.softmax, "log-softmax": softmax_fast.log_softmax}
+
+
+@pytest.mark.parametrize("command", FUNCTIONS)
+@pytest.mark.parametrize("axis", [None, 0, 1, -1, -3])
+@pytest.mark.parametrize("elements", [1, 30, 1 << 20])
+def test_written_file(run, save, tmp_path, monkeypatch, command, axis, elements):
+    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(cli, "LEAST_NEIGHBOURS", 2)
+    x = np.random.default_rng(3).normal(size=(5, 6, 7)).astype(np.float32) * 4
+    path, out = save("x.npy", x), tmp_path / "out.npy"
+    options = [] if axis is None else [f"--axis={axis}"]
+    assert run(command, path, "-o", out, "--temperature", "1.5", *options) == (0, "", "")
+    result = np.load(out)
+    axis = -1 if axis is None else axis
+    assert result.dtype == np.float32 and result.flags.c_contiguous
+    expected = reference_log_softmax(x, 1.5, axis)
+    expected = np.exp(expected) if command == "softmax" else expected
+    np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-7)
+    direct = FUNCTIONS[command](x, axis, temperature=1.5)
+    assert result.tobytes() == direct.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_written_dtype(run, save, tmp_path, dtype, order):
+    x = np.asarray(np.random.default_rng(4).normal(size=(40, 9)), dtype=dtype, order=order)
+    out = tmp_path / "out.npy"
+    assert run("softmax", save("x.npy", x), "-o", out) == (0, "", "")
+    result = np.load(out)
+    assert result.dtype == (np.float64 if x.dtype.itemsize == 8 else np.float32)
+    np.testing.assert_allclose(result, np.exp(reference_log_softmax(x)), rtol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0,), (3,), (2, 0, 3)])
+def test_written_empty_and_one_dimensional(run, save, tmp_path, shape):
+    out = tmp_path / "out.npy"
+    assert run("log-softmax", save("x.npy", np.zeros(shape)), "-o", out) == (0, "", "")
+    np.testing.assert_array_equal(np.load(out), softmax_fast.log_softmax(np.zeros(shape)))
+
+
+def test_output_may_be_the_input(run, save, tmp_path):
+    x = np.random.default_rng(5).normal(size=(30, 4))
+    path = save("x.npy", x)
+    assert run("softmax", path, "-o", path) == (0, "", "")
+    np.testing.assert_array_equal(np.load(path), softmax_fast.softmax(x))
+    assert os.listdir(tmp_path) == ["x.npy"]
+
+
+def test_npz_input(run, tmp_path):
+    x = np.random.default_rng(6).normal(size=(30, 4))
+    np.savez(tmp_path / "x.npz", a=x, b=x)
+    assert run("softmax", f"{tmp_path}/x.npz:b", "-o", tmp_path / "out.npy") == (0, "", "")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), softmax_fast.softmax(x))
+
+
+@pytest.mark.skipif(not POSIX, reason="permissions and links of POSIX")
+def test_links_and_permissions_stay(run, tmp_path):
+    target, link, fresh = tmp_path / "target.npy", tmp_path / "link.npy", tmp_path / "fresh.npy"
+    target.write_bytes(b"old")
+    target.chmod(0o604)
+    link.symlink_to("target.npy")
+    old_mask = os.umask(0o027)
+    try:
+        assert run("softmax", DIGITS[0], "-o", link) == (0, "", "")
+        assert run("softmax", DIGITS[0], "-o", fresh) == (0, "", "")
+    finally:
+        os.umask(old_mask)
+    assert link.is_symlink()
+    assert target.read_bytes() == fresh.read_bytes()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o604
+    assert stat.S_IMODE(fresh.stat().st_mode) == 0o640
+
+
+def test_bad_outputs(run, tmp_path):
+    cases = [
+        ([DIGITS[0], "-o", tmp_path], "exists and is not a regular file"),
+        ([DIGITS[0], "-o", tmp_path / "none" / "x.npy"], "No such file or directory"),
+        ([DIGITS[0], "-o", tmp_path / "x.npz"], "the output is a .npy file"),
+        ([DIGITS[0], "-o", tmp_path / "x.npy", "--axis", "2"], "axis 2 is out of range for 2"),
+        ([DIGITS[0], "-o", tmp_path / "x.npy", "--axis", "-3"], "axis -3 is out of range for 2"),
+        ([DIGITS[1], "-o", tmp_path / "x.npy"], "has dtype int64"),
+    ]
+    if POSIX:
+        cases.append(([DIGITS[0], "-o", "/dev/null"], "exists and is not a regular file"))
+    for arguments, message in cases:
+        code, out, err = run("softmax", *arguments)
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert message in err
+    assert os.listdir(tmp_path) == []
+
+
+# ---- interrupted
+
+
+@pytest.fixture(params=["unnamed", "named"])
+def temporary_kind(request, monkeypatch):
+    """Both ways to write beside: a file without a name (Linux) and one with a temporary name."""
+    if request.param == "named":
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    elif not hasattr(os, "O_TMPFILE"):
+        pytest.skip("no unnamed files here")
+
+
+@pytest.fixture
+def default_signals():
+    """Let SIGTERM and SIGHUP act as usual, also under nohup; they do so again afterwards."""
+    if not POSIX:
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    yield
+    after = [
+        signal.signal(number, handler) for number, handler in zip(numbers, before, strict=True)
+    ]
+    assert after == [signal.SIG_DFL, signal.SIG_DFL]
+
+
+def fail_in_the_middle(monkeypatch, failure):
+    calls = itertools.count(1)
+
+    def softmax(*arguments, **options):
+        if next(calls) == 3:
+            failure()
+        return softmax_fast.softmax(*arguments, **options)
+
+    monkeypatch.setattr(cli, "softmax", softmax)
+    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 100)
+
+
+def raising(exception):
+    def failure():
+        raise exception
+
+    return failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (raising(KeyboardInterrupt()), (130, "", "")),
+        pytest.param(
+            lambda: os.kill(os.getpid(), signal.SIGTERM),
+            (143, "", ""),
+            marks=pytest.mark.skipif(not POSIX, reason="signals of POSIX"),
+        ),
+        pytest.param(
+            lambda: os.kill(os.getpid(), signal.SIGHUP),
+            (129, "", ""),
+            marks=pytest.mark.skipif(not POSIX, reason="signals of POSIX"),
+        ),
+        (
+            raising(OSError(errno.ENOSPC, "No space left on device")),
+            (2, "", "softmax-fast: error: {out}: No space left on device\n"),
+        ),
+        (
+            raising(MemoryError()),
+            (2, "", "softmax-fast: error: {input}: rows along axis 1 do not fit into memory\n"),
+        ),
+    ],
+    ids=["interrupt", "SIGTERM", "SIGHUP", "disk full", "memory"],
+)
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_failure_leaves_no_trace(
+    run, tmp_path, monkeypatch, temporary_kind, default_signals, failure, expected, exists
+):
+    out = tmp_path / "out.npy"
+    if exists:
+        out.write_bytes(b"old")
+    fail_in_the_middle(monkeypatch, failure)
+    code, stdout, stderr = run("softmax", DIGITS[0], "-o", out)
+    assert (code, stdout) == expected[:2]
+    assert stderr == expected[2].format(out=out, input=DIGITS[0])
+    assert os.listdir(tmp_path) == (["out.npy"] if exists else [])
+    if exists:
+        assert out.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not POSIX, reason="signals of POSIX")
+def test_an_ignored_signal_stays_ignored(run, tmp_path, monkeypatch, default_signals):
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    fail_in_the_middle(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    assert run("softmax", DIGITS[0], "-o", tmp_path / "out.npy") == (0, "", "")
+    assert signal.signal(signal.SIGHUP, signal.SIG_DFL) == signal.SIG_IGN
+
+
+def test_an_unexpected_error_leaves_no_trace_either(tmp_path, monkeypatch, temporary_kind):
+    fail_in_the_middle(monkeypatch, raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["softmax", DIGITS[0], "-o", str(tmp_path / "out.npy")])
+    assert os.listdir(tmp_path) == []
+
+
+def test_success_by_a_temporary_name(run, tmp_path, temporary_kind):
+    out = tmp_path / "out.npy"
+    assert run("softmax", DIGITS[0], "-o", out) == (0, "", "")
+    assert os.listdir(tmp_path) == ["out.npy"]
+    np.testing.assert_array_equal(np.load(out), softmax_fast.softmax(np.load(DIGITS[0])))
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="no unnamed files here")
+def test_a_killed_process_leaves_no_trace(run_fresh, tmp_path):
+    program = f"""
+        import os, signal
+        from softmax_fast import cli
+        cli.softmax = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+        cli.main(["softmax", {DIGITS[0]!r}, "-o", {str(tmp_path / "out.npy")!r}])
+    """
+    assert run_fresh(program).returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not POSIX, reason="limits of POSIX")
+def test_a_full_disk(run_fresh, tmp_path):
+    """The limit on a file's size stands in for the end of the disk."""
+    program = f"""
+        import resource, sys
+        from softmax_fast import cli
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        sys.exit(cli.main(["softmax", {DIGITS[0]!r}, "-o", {str(tmp_path / "out.npy")!r}]))
+    """
+    done = run_fresh(program)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"softmax-fast: error: {tmp_path / 'out.npy'}: File too large\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_interrupted_evaluation_is_quiet(run, monkeypatch):
+    monkeypatch.setattr(
+        "softmax_fast._evaluation.softmax_loss", lambda *a, **k: raising(KeyboardInterrupt())()
+    )
+    assert run("evaluate", *DIGITS) == (130, "", "")
+
+
+# ---- the rest
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("seconds_a_chunk", [0.001, 0.6])
+def test_progress_bar(monkeypatch, seconds_a_chunk):
+    clock = itertools.count()
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock) * seconds_a_chunk)
+    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 1000)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert cli.main(["evaluate", *DIGITS]) == 0
+    text = terminal.getvalue()
+    if seconds_a_chunk < 0.1:
+        assert text == ""
+    else:
+        assert "\r[######........................]  22%  4 s left" in text
+        assert text.endswith("\r\x1b[K")  # the line is wiped
+
+
+def test_no_progress_bar_in_a_file(run, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock) * 10.0)
+    assert run("evaluate", *DIGITS)[2] == ""
+
+
+def test_info_prints_the_configuration(run, capsys):
+    softmax_fast.show_config()
+    expected = capsys.readouterr().out
+    assert run("info") == (0, expected, "")
+
+
+def test_help_and_version(capsys):
+    for arguments, expected in (
+        (["--version"], f"softmax-fast {softmax_fast.__version__}\n"),
+        (["--help"], "example: softmax-fast evaluate logits.npy labels.npy"),
+        (["evaluate", "--help"], "example: softmax-fast evaluate"),
+        (["softmax", "--help"], "example: softmax-fast softmax"),
+        (["log-softmax", "--help"], "example: softmax-fast log-softmax"),
+        (["info", "--help"], "show_config()"),
+    ):
+        with pytest.raises(SystemExit) as exit:
+            cli.main(arguments)
+        assert exit.value.code == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_run_as_a_module(run_fresh):
+    program = f"""
+        import runpy, sys
+        sys.argv = ["softmax-fast", "evaluate", *{DIGITS!r}]
+        runpy.run_module("softmax_fast", run_name="__main__")
+    """
+    done = run_fresh(program)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mean loss          0.233643\n" in done.stdout
+
+
+def test_the_installed_command_is_this_one():
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="softmax-fast")
+    assert command.load() is cli.main
+
+
+@pytest.mark.skipif(not POSIX, reason="pipes of POSIX")
+def test_a_reader_that_goes_away(run_fresh):
+    program = f"""
+        import os, sys
+        from softmax_fast import cli
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 1)
+        sys.exit(cli.main(["evaluate", *{DIGITS!r}]))
+    """
+    done = run_fresh(program)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@given(
+    shape=st.lists(st.integers(0, 5), min_size=0, max_size=4).map(tuple), most=st.integers(0, 40)
+)
+@settings(max_examples=200, deadline=None)
+def test_index_blocks_cover_the_array_in_order(shape, most):
+    entries = np.arange(math.prod(shape)).reshape(shape)
+    blocks = [entries[index].ravel().tolist() for index in index_blocks(shape, most)]
+    assert all(1 <= len(block) <= max(1, most) for block in blocks)
+    assert sum(blocks, []) == entries.ravel().tolist()
+
+
+def test_input_error_is_one_line_whatever_the_file_is_called(run, tmp_path):
+    code, _, err = run("evaluate", tmp_path / "two\nlines.npy", DIGITS[1])
+    assert code == 2
+    assert_one_line(err)
+    assert issubclass(InputError, Exception)

@@ -1,0 +1,197 @@
+"""The result of a row is the same to the last bit whatever surrounds it; so is the mean."""
+
+import numpy as np
+import oracle
+import pytest
+from cases import FEW, MEANS, ROW_FUNCTIONS, problem, row_temperatures, shared_problem
+
+import softmax_fast as sf
+
+every_row_function = pytest.mark.parametrize("name", ROW_FUNCTIONS)
+every_mean = pytest.mark.parametrize("name", MEANS)
+
+# Large enough for two and more threads: many short rows, few long ones, and one that is split
+SHAPES = [(20_000, 10), (600, 257), (9, 20_003), (1, 300_001)]
+
+
+@every_row_function
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows_do_not_depend_on_the_number_of_threads(name, shape, isa, dtype):
+    x, y, t = shared_problem(shape, dtype)
+    expected = ROW_FUNCTIONS[name](x, y, t, n_threads=1)
+    for n_threads in (2, 3, 8):
+        got = ROW_FUNCTIONS[name](x, y, t, n_threads=n_threads)
+        oracle.assert_same_bits(got, expected, f"{name}, {n_threads} threads")
+
+
+@every_mean
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_means_do_not_depend_on_the_number_of_threads(name, shape, isa, dtype):
+    x, y, t = shared_problem(shape, dtype)
+    expected = MEANS[name](x, y, t, n_threads=1)
+    for n_threads in (2, 3, 5, 8):
+        assert MEANS[name](x, y, t, n_threads=n_threads) == expected, f"{n_threads} threads"
+        total = MEANS[name](x, y, t, n_threads=n_threads, reduction="sum")
+        assert total == MEANS[name](x, y, t, n_threads=1, reduction="sum")
+
+
+@every_mean
+def test_repetitions_give_one_mean(name):
+    x, y, t = problem((5000, 33), np.float32)
+    assert len({float(MEANS[name](x, y, t, n_threads=2)) for _ in range(30)}) == 1
+
+
+@every_row_function
+@pytest.mark.parametrize("n_classes", FEW)
+def test_rows_do_not_depend_on_the_rest_of_the_batch(name, n_classes, isa, dtype):
+    x, y, t = problem((70, n_classes), dtype)
+    expected = ROW_FUNCTIONS[name](x, y, t)
+    for start, stop in [(i, i + 1) for i in (0, 1, 8, 33, 69)] + [
+        (0, 7),
+        (7, 16),
+        (3, 70),
+        (64, 70),
+    ]:
+        part = slice(start, stop)
+        got = ROW_FUNCTIONS[name](x[part], y[part], t[part])
+        oracle.assert_same_bits(got, expected[part], f"{name}, rows {start}:{stop}")
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 10, 16])
+def test_rows_of_a_large_batch_equal_rows_alone(n_classes, isa, dtype):
+    # the kernels of many short rows and of a single one must agree
+    x, y, t = problem((3001, n_classes), dtype)
+    for name, function in ROW_FUNCTIONS.items():
+        expected = function(x, y, t)
+        for row in (0, 1, 63, 64, 1500, 2999, 3000):
+            part = slice(row, row + 1)
+            oracle.assert_same_bits(
+                function(x[part], y[part], t[part]), expected[part], f"{name}, {row}"
+            )
+
+
+@every_row_function
+@pytest.mark.parametrize("n_classes", FEW)
+def test_rows_do_not_depend_on_their_place_in_memory(name, n_classes, isa, dtype):
+    x, y, t = problem((9, n_classes), dtype)
+    expected = ROW_FUNCTIONS[name](x, y, t)
+    for offset in range(16):
+        moved = np.zeros(x.size + 16, dtype)[offset : offset + x.size].reshape(x.shape)
+        moved[...] = x
+        oracle.assert_same_bits(
+            ROW_FUNCTIONS[name](moved, y, t), expected, f"{name}, offset {offset}"
+        )
+
+
+@pytest.mark.parametrize("n_classes", FEW)
+def test_results_do_not_depend_on_the_place_of_the_output(n_classes, isa, dtype):
+    x, y, _ = problem((9, n_classes), dtype)
+    softmax, log_softmax = sf.softmax(x), sf.log_softmax(x)
+    grad = sf.softmax_loss_and_grad(x, y)[1]
+    for offset in range(16):
+        out = np.zeros(x.size + 16, dtype)[offset : offset + x.size].reshape(x.shape)
+        oracle.assert_same_bits(sf.softmax(x, out=out), softmax)
+        oracle.assert_same_bits(sf.log_softmax(x, out=out), log_softmax)
+        oracle.assert_same_bits(sf.softmax_loss_and_grad(x, y, grad_out=out)[1], grad)
+
+
+def layouts(x):
+    """The same values with other row strides and other class strides."""
+    n, c = x.shape
+    for pad in (1, 3, 16):
+        wide = np.zeros((n, c + pad), x.dtype)
+        wide[:, :c] = x
+        yield f"{pad} more a row", wide[:, :c]
+    spread = np.zeros((n, 3 * c), x.dtype)
+    spread[:, 1::3] = x
+    yield "class stride 3", spread[:, 1::3]
+    yield "Fortran order", np.asfortranarray(x)
+    yield "negative strides", x[::-1, ::-1].copy()[::-1, ::-1]
+
+
+@every_row_function
+@pytest.mark.parametrize("shape", [(70, 3), (40, 33), (9, 2053)], ids=str)
+def test_rows_do_not_depend_on_strides(name, shape, isa, dtype, n_threads):
+    x, y, t = shared_problem(shape, dtype)
+    expected = ROW_FUNCTIONS[name](x, y, t)
+    for layout, view in layouts(x):
+        got = ROW_FUNCTIONS[name](view, y, t, n_threads=n_threads)
+        oracle.assert_same_bits(got, expected, f"{name}, {layout}")
+
+
+@every_mean
+@pytest.mark.parametrize("shape", [(700, 3), (40, 33), (9, 2053)], ids=str)
+def test_means_do_not_depend_on_strides(name, shape, isa, dtype, n_threads):
+    x, y, t = shared_problem(shape, dtype)
+    expected = MEANS[name](x, y, t)
+    for layout, view in layouts(x):
+        assert MEANS[name](view, y, t, n_threads=n_threads) == expected, layout
+
+
+@pytest.mark.parametrize("shape", [(70, 3), (9, 2053), (1, 300_001), (3000, 700)], ids=str)
+def test_fresh_given_and_in_place_outputs_hold_the_same_bits(shape, isa, dtype, n_threads):
+    x, y, _ = shared_problem(shape, dtype)
+    for function in (sf.softmax, sf.log_softmax):
+        expected = function(x, n_threads=n_threads)
+        given = np.full_like(x, 7)
+        oracle.assert_same_bits(function(x, out=given, n_threads=n_threads), expected, "given out")
+        place = x.copy()
+        oracle.assert_same_bits(
+            function(place, out=place, n_threads=n_threads), expected, "in place"
+        )
+    expected = sf.softmax_loss_and_grad(x, y, n_threads=n_threads)[1]
+    place = x.copy()
+    sf.softmax_loss_and_grad(place, y, grad_out=place, n_threads=n_threads)
+    oracle.assert_same_bits(place, expected, "gradient in place")
+
+
+def test_rows_of_an_array_larger_than_the_cache_equal_rows_alone(isa):
+    # where the output is written past the cache, streaming stores must not change a value
+    x, _, _ = problem((4096, 2500), np.float32)
+    for function in (sf.softmax, sf.log_softmax):
+        whole = function(x)
+        for row in (0, 17, 4095):
+            oracle.assert_same_bits(function(x[row]), whole[row], function.__name__)
+
+
+@pytest.mark.parametrize("shape", [(70, 3), (40, 33), (9, 2053)], ids=str)
+def test_the_same_bits_along_every_axis(shape, isa, dtype):
+    x, y, t = shared_problem(shape, dtype)
+    across = np.ascontiguousarray(x.T)
+    oracle.assert_same_bits(sf.softmax(across, 0), sf.softmax(x).T)
+    oracle.assert_same_bits(sf.log_softmax(across, 0), sf.log_softmax(x).T)
+    oracle.assert_same_bits(sf.logsumexp(across, 0), sf.logsumexp(x))
+    for targets, turned in ((y, y), (t, t.T)):
+        loss, grad = sf.softmax_loss_and_grad(x, targets)
+        other, other_grad = sf.softmax_loss_and_grad(across, turned, axis=0)
+        assert other == loss and sf.softmax_loss(across, turned, axis=0) == sf.softmax_loss(
+            x, targets
+        )
+        oracle.assert_same_bits(other_grad, grad.T)
+
+
+def test_temperatures_of_other_rows_do_not_matter(isa, dtype):
+    x, y, _ = problem((50, 33), dtype)
+    temperature = row_temperatures(50)
+    whole = sf.softmax(x, temperature=temperature)
+    loss = sf.softmax_loss(x, y, temperature=temperature, reduction="none")
+    for row in range(0, 50, 7):
+        oracle.assert_same_bits(sf.softmax(x[row], temperature=temperature[row]), whole[row])
+        alone = sf.softmax_loss(x[row], y[row], temperature=temperature[row], reduction="none")
+        oracle.assert_same_bits(alone, loss[row])
+
+
+def test_calls_with_and_without_defaults_spelt_out_agree(isa, dtype):
+    # the short way in for simple calls and the long way must give the same bits
+    for shape in ((1, 10), (32, 10), (3, 2053)):
+        x, y, _ = shared_problem(shape, dtype)
+        for function in (sf.softmax, sf.log_softmax, sf.logsumexp):
+            quick = function(x)
+            oracle.assert_same_bits(function(x[None])[0], quick)
+            oracle.assert_same_bits(function(x, temperature=np.ones(len(x)), n_threads=2), quick)
+        for reduction in ("mean", "sum", "none"):
+            quick = sf.softmax_loss(x, y, reduction=reduction)
+            plain = sf.softmax_loss(
+                x, y, reduction=reduction, sample_weight=np.ones(len(x)), weight=np.ones(x.shape[1])
+            )
+            oracle.assert_same_bits(plain, quick, reduction)

@@ -1,0 +1,369 @@
+"""Each bad argument raises its own exception, which says which argument, what came and what was expected."""
+
+import re
+
+import numpy as np
+import pytest
+from numpy.exceptions import AxisError
+
+import softmax_fast as sf
+
+X = np.zeros((4, 6))
+Y = np.array([0, 1, 2, 3])
+T = np.full((4, 6), 0.25)
+
+ROWWISE = {
+    "softmax": lambda **k: sf.softmax(X, **k),
+    "log_softmax": lambda **k: sf.log_softmax(X, **k),
+    "logsumexp": lambda **k: sf.logsumexp(X, **k),
+}
+LOSSES = {
+    "softmax_loss": lambda **k: sf.softmax_loss(X, Y, **k),
+    "softmax_loss_and_grad": lambda **k: sf.softmax_loss_and_grad(X, Y, **k),
+    "linear_softmax_loss": lambda **k: sf.linear_softmax_loss(X, np.zeros((6, 6)), Y, **k),
+    "linear_softmax_loss_and_grad": lambda **k: sf.linear_softmax_loss_and_grad(
+        X, np.zeros((6, 6)), Y, **k
+    ),
+}
+CROSS = {"cross_entropy": lambda **k: sf.cross_entropy(T, Y, **k)}
+BINARY = {
+    "binary_cross_entropy": lambda **k: sf.binary_cross_entropy(T, T, **k),
+    "binary_cross_entropy_with_logits": lambda **k: sf.binary_cross_entropy_with_logits(X, T, **k),
+}
+SELECTED = {"selected_log_probs": lambda **k: sf.selected_log_probs(X, Y, **k)}
+EVERYTHING = ROWWISE | LOSSES | CROSS | BINARY | SELECTED
+WITH_TEMPERATURE = [n for n in EVERYTHING if n not in ("cross_entropy", "binary_cross_entropy")]
+WITH_AXIS = [*ROWWISE, "softmax_loss", "softmax_loss_and_grad", "cross_entropy"]
+WITH_LABELS = [*LOSSES, *CROSS]
+
+
+def refused(call, error, *words):
+    """``call`` raises ``error`` with every word (a regular expression) in its message."""
+    with pytest.raises(error) as raised:
+        call()
+    message = str(raised.value)
+    for word in words:
+        assert re.search(word, message), f"no {word!r} in: {message}"
+
+
+@pytest.mark.parametrize("name", WITH_AXIS)
+@pytest.mark.parametrize("axis", [2, -3, 100])
+def test_axis_out_of_range(name, axis):
+    refused(lambda: EVERYTHING[name](axis=axis), AxisError, str(axis), "2")
+
+
+@pytest.mark.parametrize("name", WITH_AXIS)
+@pytest.mark.parametrize("axis", [None, 0.0, "0", (0, 1)])
+def test_axis_that_is_no_integer(name, axis):
+    refused(lambda: EVERYTHING[name](axis=axis), TypeError, "axis", re.escape(repr(axis)))
+
+
+@pytest.mark.parametrize("name", WITH_TEMPERATURE)
+@pytest.mark.parametrize("temperature", [0, 0.0, -1, -0.0, np.nan, np.inf, -np.inf])
+def test_temperature_that_is_not_finite_and_positive(name, temperature):
+    refused(lambda: EVERYTHING[name](temperature=temperature), ValueError, "temperature")
+
+
+@pytest.mark.parametrize("name", WITH_TEMPERATURE)
+@pytest.mark.parametrize(
+    "temperature", ["1", None, 1j, [1, 2], np.ones((4, 6, 1)), [1, 1, 0, 1], [1, 1, np.nan, 1]]
+)
+def test_temperature_that_is_no_number_or_does_not_fit_the_rows(name, temperature):
+    refused(lambda: EVERYTHING[name](temperature=temperature), ValueError, "temperature")
+
+
+def test_temperature_messages_say_what_came_and_what_was_expected():
+    refused(lambda: sf.softmax(X, temperature=-2.5), ValueError, r"-2\.5", "> 0")
+    refused(lambda: sf.softmax(X, temperature=[1, 2]), ValueError, r"\(2,\)", r"\(4,\)")
+    refused(lambda: sf.softmax(X, temperature=[1, 1, -3, 1]), ValueError, r"-3", r"\[2\]", "> 0")
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("n_threads", [0, -1, 1.5, "2", True])
+def test_n_threads_that_is_no_positive_integer(name, n_threads):
+    refused(
+        lambda: EVERYTHING[name](n_threads=n_threads),
+        ValueError,
+        "n_threads",
+        re.escape(repr(n_threads)),
+        "1",
+    )
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *CROSS, *BINARY])
+@pytest.mark.parametrize("reduction", ["max", "", None, 1, "MEAN"])
+def test_unknown_reduction_names_the_three(name, reduction):
+    refused(
+        lambda: EVERYTHING[name](reduction=reduction),
+        ValueError,
+        "reduction",
+        "mean",
+        "sum",
+        "none",
+        re.escape(repr(reduction)),
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, np.nan, np.inf, "0.1", None])
+def test_label_smoothing_outside_the_unit_interval(name, alpha):
+    refused(lambda: EVERYTHING[name](label_smoothing=alpha), ValueError, "label_smoothing", "0.*1")
+
+
+@pytest.mark.parametrize("name", WITH_LABELS)
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        ([1.0, -1, 1, 1, 1, 1], [r"-1", r"\[1\]"]),
+        ([1.0, 1, 1, np.nan, 1, 1], ["nan"]),
+        ([1.0, 1, 1, 1, 1, np.inf], ["inf"]),
+        ([1.0, 1], [r"\(2,\)", r"\(6,\)"]),
+        (1.0, [r"\(6,\)"]),
+        (np.ones((6, 1)), [r"\(6, 1\)", r"\(6,\)"]),
+    ],
+)
+def test_class_weights(name, weight, words):
+    refused(lambda: EVERYTHING[name](weight=weight), ValueError, "weight", *words)
+
+
+@pytest.mark.parametrize("name", [*WITH_LABELS])
+@pytest.mark.parametrize(
+    ("sample_weight", "words"),
+    [
+        ([1.0, -1, 1, 1], [r"-1", r"\[1\]"]),
+        ([1.0, 1, 1, np.nan], ["nan"]),
+        ([1.0, 1, 1, np.inf], ["inf"]),
+        ([1.0, 1], [r"\(2,\)", r"\(4,\)"]),
+        (np.ones((4, 1)), [r"\(4, 1\)", r"\(4,\)"]),
+    ],
+)
+def test_sample_weights(name, sample_weight, words):
+    refused(
+        lambda: EVERYTHING[name](sample_weight=sample_weight), ValueError, "sample_weight", *words
+    )
+
+
+@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("sample_weight", [-1.0, np.nan, np.inf, np.ones(5), np.ones((1, 4, 6))])
+def test_sample_weights_of_binary_losses(name, sample_weight):
+    weight = np.full((4, 6), sample_weight) if np.ndim(sample_weight) == 0 else sample_weight
+    refused(lambda: EVERYTHING[name](sample_weight=weight), ValueError, "sample_weight")
+
+
+@pytest.mark.parametrize("pos_weight", [-1.0, np.nan, np.inf, np.ones(5)])
+def test_pos_weight(pos_weight):
+    refused(
+        lambda: BINARY["binary_cross_entropy_with_logits"](pos_weight=pos_weight),
+        ValueError,
+        "pos_weight",
+    )
+
+
+@pytest.mark.parametrize("name", [*WITH_LABELS, *SELECTED])
+@pytest.mark.parametrize("ignore_index", [1.5, "0", [1]])
+def test_ignore_index_that_is_no_integer(name, ignore_index):
+    refused(
+        lambda: EVERYTHING[name](ignore_index=ignore_index),
+        (TypeError, ValueError),
+        "ignore_index",
+        re.escape(repr(ignore_index)),
+    )
+
+
+@pytest.mark.parametrize("function", [sf.softmax_loss, sf.softmax_loss_and_grad, sf.cross_entropy])
+@pytest.mark.parametrize("ignore_index", [0, -1, None])
+def test_ignore_index_means_nothing_to_probability_targets(function, ignore_index):
+    function(T, T)
+    function(T, T, ignore_index=-100)
+    refused(lambda: function(T, T, ignore_index=ignore_index), ValueError, "ignore_index")
+
+
+LABELLED = {
+    "softmax_loss": lambda y, **k: sf.softmax_loss(X, y, **k),
+    "softmax_loss_and_grad": lambda y, **k: sf.softmax_loss_and_grad(X, y, **k),
+    "cross_entropy": lambda y, **k: sf.cross_entropy(T, y, **k),
+    "linear_softmax_loss": lambda y, **k: sf.linear_softmax_loss(X, np.zeros((6, 6)), y, **k),
+    "linear_softmax_loss_and_grad": lambda y, **k: sf.linear_softmax_loss_and_grad(
+        X, np.zeros((6, 6)), y, **k
+    ),
+    "selected_log_probs": lambda y, **k: sf.selected_log_probs(X, y, **k),
+}
+every_labelled = pytest.mark.parametrize("name", LABELLED)
+
+
+@every_labelled
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.int8, np.int16])
+@pytest.mark.parametrize("label", [-1, -6, 6, 100, -101, -128])
+def test_label_out_of_range_names_row_label_and_range(name, label, dtype):
+    y = np.array([5, 0, label, -7], dtype)
+    refused(lambda: LABELLED[name](y), IndexError, r"\b2\b", rf"{label}\b", r"\b0\b.*\b6\b")
+
+
+@every_labelled
+@pytest.mark.parametrize("label", [2**31, 2**32, -(2**32), 2**63 - 1, -(2**63)])
+def test_a_label_beyond_32_bits_does_not_wrap(name, label):
+    refused(lambda: LABELLED[name](np.array([0, label, 0, 0])), IndexError, str(label))
+
+
+@every_labelled
+def test_an_unsigned_label_beyond_63_bits_does_not_wrap(name):
+    y = np.array([0, 2**64 - 1, 2**64 - 100, 0], np.uint64)
+    refused(lambda: LABELLED[name](y), IndexError, str(2**64 - 1))
+    # 2**64 - 100 read as int64 would be the default ignore_index
+    refused(lambda: LABELLED[name](y[[0, 2, 0, 0]]), IndexError, str(2**64 - 100))
+
+
+@every_labelled
+def test_minus_one_hundred_is_a_bad_label_when_nothing_is_ignored(name):
+    y = np.array([0, 1, 2, -100])
+    LABELLED[name](y)
+    refused(lambda: LABELLED[name](y, ignore_index=None), IndexError, "-100", r"\b3\b")
+
+
+def test_the_first_of_many_bad_labels_is_named_whatever_the_threads():
+    x = np.zeros((70_000, 10), np.float32)
+    y = np.zeros(70_000, np.int64)
+    y[[60_001, 30_003, 69_999]] = [77, 88, 99]
+    for n_threads in (1, 2, 4):
+        for call in (
+            lambda n=n_threads: sf.softmax_loss(x, y, n_threads=n),
+            lambda n=n_threads: sf.softmax_loss_and_grad(x, y, n_threads=n),
+            lambda n=n_threads: sf.cross_entropy(x, y, n_threads=n),
+            lambda n=n_threads: sf.selected_log_probs(x, y, n_threads=n),
+        ):
+            refused(call, IndexError, "30003", "88")
+
+
+def test_a_bad_label_in_a_batch_of_images_is_named_by_its_place():
+    y = np.zeros((2, 3, 4), int)
+    y[1, 2, 0] = 9
+    refused(
+        lambda: sf.softmax_loss(np.zeros((2, 5, 3, 4)), y, axis=1), IndexError, r"1, 2, 0", r"\b9\b"
+    )
+
+
+@every_labelled
+@pytest.mark.parametrize("dtype", ["bool", "complex128", "object", "datetime64[s]", "U3"])
+def test_targets_of_other_dtypes(name, dtype):
+    y = np.zeros(4, dtype)
+    refused(
+        lambda: LABELLED[name](y),
+        (TypeError, ValueError),
+        "targets|indices",
+        re.escape(str(y.dtype)),
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in LABELLED if n != "selected_log_probs"])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        np.zeros(3, int),
+        np.zeros((4, 1), int),
+        np.zeros((4, 6), int),
+        np.zeros(4),
+        np.zeros((6, 4)),
+        np.int64(0),
+    ],
+    ids=lambda t: f"{t.dtype}{t.shape}",
+)
+def test_targets_of_other_shapes_say_both_shapes(name, targets):
+    refused(
+        lambda: LABELLED[name](targets),
+        (TypeError, ValueError),
+        "targets",
+        re.escape(str(targets.shape)),
+        r"\(4,\)",
+        r"\(4, 6\)",
+    )
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (4, 2, 1), ()])
+def test_indices_of_other_shapes(shape):
+    refused(
+        lambda: sf.selected_log_probs(X, np.zeros(shape, int)),
+        ValueError,
+        "indices",
+        re.escape(str(shape)),
+        r"\(4",
+    )
+
+
+def test_binary_targets_of_another_shape():
+    for function in (sf.binary_cross_entropy, sf.binary_cross_entropy_with_logits):
+        refused(
+            lambda f=function: f(T, np.zeros((4, 5))),
+            ValueError,
+            "targets",
+            r"\(4, 5\)",
+            r"\(4, 6\)",
+        )
+
+
+@pytest.mark.parametrize(
+    "function", [sf.softmax, sf.log_softmax, sf.logsumexp], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("value", [1.0, np.float32(1), np.array(2.0), 3])
+def test_zero_dimensions(function, value):
+    refused(lambda: function(value), ValueError, "0-d|0 dim|0-dim")
+
+
+def test_zero_dimensional_logits_of_a_loss():
+    refused(lambda: sf.softmax_loss(1.0, 0), ValueError, "logits", "0-d|0 dim|0-dim")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        (((4, 6), (5, 7)), ["weights", r"\(5, 7\)", "6"]),
+        (((4, 6), (5,)), ["weights", r"\(5,\)"]),
+        (((4,), (5, 6)), ["features", r"\(4,\)"]),
+        (((4, 6, 1), (5, 6)), ["features", r"\(4, 6, 1\)"]),
+    ],
+)
+def test_shapes_of_the_linear_layer(shapes, words):
+    features, weights = map(np.zeros, shapes)
+    for function in (sf.linear_softmax_loss, sf.linear_softmax_loss_and_grad):
+        refused(lambda f=function: f(features, weights, Y), ValueError, *words)
+
+
+@pytest.mark.parametrize("bias", [np.zeros(4), np.zeros((5, 1)), 0.0])
+def test_bias_of_the_linear_layer(bias):
+    refused(
+        lambda: sf.linear_softmax_loss(X, np.zeros((5, 6)), Y, bias=bias),
+        ValueError,
+        "bias",
+        re.escape(str(np.shape(bias))),
+        r"\(5,\)",
+    )
+
+
+def test_no_classes_in_the_linear_layer():
+    refused(lambda: sf.linear_softmax_loss(X, np.zeros((0, 6)), Y), ValueError, "class")
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_unknown_keywords_and_positional_options_are_refused(name):
+    with pytest.raises(TypeError):
+        EVERYTHING[name](tau=1.0)
+
+
+def test_options_are_keyword_only():
+    for call in (
+        lambda: sf.softmax(X, -1, 1.0),
+        lambda: sf.log_softmax(X, -1, 1.0),
+        lambda: sf.logsumexp(X, -1, 1.0),
+        lambda: sf.softmax_loss(X, Y, -1),
+        lambda: sf.softmax_loss_and_grad(X, Y, -1),
+        lambda: sf.linear_softmax_loss(X, np.zeros((6, 6)), Y, np.zeros(6)),
+        lambda: sf.cross_entropy(T, Y, -1),
+        lambda: sf.binary_cross_entropy(T, T, None),
+        lambda: sf.selected_log_probs(X, Y, 1.0),
+    ):
+        with pytest.raises(TypeError):
+            call()
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2", True])
+def test_set_num_threads(n, threads_setting):
+    refused(lambda: sf.set_num_threads(n), ValueError, re.escape(repr(n)), "1")

@@ -1,0 +1,109 @@
+"""The caller's floating-point environment is left alone, and an unusual one is survived."""
+
+import ctypes
+import ctypes.util
+import platform
+import sys
+
+import numpy as np
+import oracle
+import pytest
+from cases import ROW_FUNCTIONS, kinds_block, problem
+
+import softmax_fast as sf
+
+pytestmark = pytest.mark.skipif(
+    not (sys.platform.startswith("linux") and platform.machine() == "x86_64"),
+    reason="reads glibc's fenv_t of x86-64",
+)
+
+FE_UPWARD, FE_DOWNWARD, FE_TONEAREST = 0x800, 0x400, 0
+MXCSR_STATUS = 0x3F
+FTZ_AND_DAZ = 0x8040
+
+libm = ctypes.CDLL(ctypes.util.find_library("m") or "libm.so.6")
+
+
+class Environment(ctypes.Structure):
+    """fenv_t: the x87 environment, then MXCSR."""
+
+    _fields_ = [("x87", ctypes.c_uint8 * 28), ("mxcsr", ctypes.c_uint32)]
+
+    @classmethod
+    def now(cls):
+        environment = cls()
+        libm.fegetenv(ctypes.byref(environment))
+        return environment
+
+    def install(self):
+        libm.fesetenv(ctypes.byref(self))
+
+    def control(self):
+        """What governs rounding, traps and subnormals: the control words without the status bits."""
+        return bytes(self.x87[:2]), self.mxcsr & ~MXCSR_STATUS
+
+
+@pytest.fixture
+def restored():
+    before = Environment.now()
+    yield before
+    before.install()
+
+
+def test_every_function_leaves_the_control_words_alone(isa, dtype, n_threads, restored):
+    before = Environment.now().control()
+    for shape in ((3, 7), (200, 300)):
+        x, y, t = problem(shape, dtype)
+        for name, function in ROW_FUNCTIONS.items():
+            function(x, y, t, n_threads=n_threads)
+            assert Environment.now().control() == before, name
+
+
+def test_a_caller_that_flushes_subnormals_keeps_doing_so(isa, dtype, restored):
+    x, y, t = problem((3, 33), dtype)
+    flushing = Environment.now()
+    flushing.mxcsr |= FTZ_AND_DAZ
+    for function in ROW_FUNCTIONS.values():
+        flushing.install()
+        function(x, y, t)
+        after = Environment.now().control()
+        restored.install()
+        assert after == flushing.control()
+
+
+def test_importing_keeps_subnormals_alive(run_python):
+    run_python(
+        """
+        import numpy as np
+        import softmax_fast as sf
+        tiny, small = np.float64(5e-324), np.float32(1e-45)
+        sf.softmax(np.zeros((300, 300), np.float32), n_threads=2)
+        assert tiny * 1.0 > 0 and small * np.float32(1) > 0
+        assert np.finfo(np.float64).tiny / 2 > 0
+        """
+    )
+
+
+@pytest.mark.parametrize("mode", [FE_UPWARD, FE_DOWNWARD], ids=["up", "down"])
+def test_other_rounding_modes_cost_one_more_ulp(mode, isa, dtype, restored):
+    x, names = kinds_block(100, dtype)
+    x = x[[i for i, name in enumerate(names) if name != "near overflow"]]  # -max instead of -inf
+    eps = np.finfo(dtype).eps
+    results = {}
+    for function in (sf.softmax, sf.log_softmax, sf.logsumexp):
+        libm.fesetround(mode)
+        results[function.__name__] = function(x, n_threads=1)
+        kept = libm.fegetround()
+        libm.fesetround(FE_TONEAREST)
+        assert kept == mode
+    rows = oracle.rows_of(x)
+    with np.errstate(all="ignore"):
+        p = np.exp(rows.exponent) / (1 + rows.rest)[..., None]
+    log_p, total = oracle.log_softmax(x), oracle.logsumexp(x)
+    # half an ULP of the exponent's rounding becomes a whole one, and one more of the result
+    bound = oracle.softmax_bound(p, rows.exponent, 0, dtype) + eps * p
+    oracle.assert_within(results["softmax"], p, bound, dtype)
+    bound = oracle.log_softmax_bound(log_p, dtype) + eps * np.abs(log_p)
+    oracle.assert_within(results["log_softmax"], log_p, bound, dtype)
+    bound = oracle.logsumexp_bound(rows.maximum, 1, total, dtype) + eps * np.abs(total)
+    oracle.assert_within(results["logsumexp"], total, bound, dtype)

@@ -1,0 +1,297 @@
+"""Whatever comes in: the reference's answer or a documented exception, and never a stray write."""
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.exceptions import AxisError
+
+import softmax_fast as sf
+
+bounded = settings(
+    max_examples=100,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+pytestmark = pytest.mark.usefixtures("isa")
+
+FLOATS = [np.float16, np.float32, np.float64]
+OTHERS = [np.int8, np.uint16, np.int32, np.int64, np.bool_]
+FUNCTIONS = [sf.softmax, sf.log_softmax, sf.logsumexp]
+every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+
+
+@st.composite
+def layouts(draw, array):
+    """A view of ``array`` with its dimensions permuted, stepped, reversed or broadcast."""
+    if array.ndim == 0:
+        return array
+    array = array.transpose(draw(st.permutations(range(array.ndim))))
+    steps = st.sampled_from([None, None, 2, -1, -2])
+    array = array[tuple(slice(None, None, draw(steps)) for _ in range(array.ndim))]
+    how = draw(st.sampled_from(["as it is", "broadcast", "byte-swapped", "read-only", "Fortran"]))
+    if how == "broadcast" and array.ndim < 5:
+        return np.broadcast_to(array, (draw(st.integers(0, 3)), *array.shape))
+    if how == "byte-swapped":
+        return array.astype(array.dtype.newbyteorder())
+    if how == "read-only":
+        array = array.view()
+        array.flags.writeable = False
+    if how == "Fortran":
+        return np.asfortranarray(array)
+    return array
+
+
+def shapes(min_dims=0, max_dims=5):
+    """Up to five dimensions with zeros among them; one may be a few vectors long."""
+    return st.one_of(
+        hnp.array_shapes(min_dims=max(min_dims, 1), max_dims=max_dims, min_side=0, max_side=4),
+        hnp.array_shapes(min_dims=max(min_dims, 1), max_dims=2, min_side=0, max_side=40),
+        *([st.just(())] if min_dims == 0 else []),
+    )
+
+
+@st.composite
+def arrays(draw, min_dims=0, dtypes=(*FLOATS, *OTHERS)):
+    dtype = np.dtype(draw(st.sampled_from(dtypes)))
+    elements = None
+    if dtype.kind == "f":
+        # usual logits, special values, and every number there is
+        width = 8 * dtype.itemsize
+        usual = st.integers(-200, 200).map(lambda n: n / 8)
+        special = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0])
+        elements = st.one_of(usual, usual, special, st.floats(width=width))
+    return draw(layouts(draw(hnp.arrays(dtype, draw(shapes(min_dims)), elements=elements))))
+
+
+good_temperatures = st.one_of(st.just(1.0), st.floats(1e-3, 1e3))
+any_temperatures = st.one_of(
+    good_temperatures,
+    good_temperatures,
+    st.sampled_from([0.0, -1.0, np.nan, np.inf, "warm", None, 5e-324, 1e300]),
+)
+
+
+def rows_shape(x, axis):
+    return tuple(int(n) for n in np.delete(x.shape, axis))
+
+
+def is_good_temperature(value):
+    return isinstance(value, float) and 0 < value < np.inf
+
+
+@st.composite
+def row_temperatures(draw, rows):
+    """One good temperature, or an array of them that broadcasts to ``rows``."""
+    if draw(st.booleans()):
+        return draw(good_temperatures)
+    kept = draw(st.integers(0, len(rows)))
+    shape = tuple(draw(st.sampled_from([1, n])) for n in rows[len(rows) - kept :])
+    return draw(hnp.arrays(np.float64, shape, elements=st.floats(1e-3, 1e3)))
+
+
+@every_function
+@bounded
+@given(data=st.data(), x=arrays(), temperature=any_temperatures)
+def test_any_array_axis_and_temperature(function, data, x, temperature):
+    axis = data.draw(st.integers(-x.ndim - 1, x.ndim))
+    before = oracle.bits(x)
+    n_threads = data.draw(st.sampled_from([None, 1, 2]))
+    if x.ndim == 0 or not -x.ndim <= axis < x.ndim or not is_good_temperature(temperature):
+        with pytest.raises((ValueError, AxisError)):
+            function(x, axis, temperature=temperature, n_threads=n_threads)
+    else:
+        got = function(x, axis, temperature=temperature, n_threads=n_threads)
+        oracle.CHECKS[function.__name__](got, x, axis, temperature)
+    assert oracle.bits(x) == before
+
+
+@every_function
+@bounded
+@given(data=st.data(), x=arrays(min_dims=1))
+def test_row_temperatures(function, data, x):
+    axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
+    rows = rows_shape(x, axis)
+    temperature = data.draw(row_temperatures(rows))
+    oracle.CHECKS[function.__name__](
+        function(x, axis, temperature=temperature), x, axis, temperature
+    )
+
+
+@pytest.mark.parametrize("function", FUNCTIONS[:2], ids=lambda f: f.__name__)
+@bounded
+@given(data=st.data())
+def test_aliasing_of_out(function, data):
+    """x and out are views of one buffer: the same, disjoint, or overlapping in part."""
+    dtype = np.dtype(data.draw(st.sampled_from([np.float32, np.float64])))
+    n, c = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))
+    buffer = np.linspace(-4, 4, 400).astype(dtype)
+
+    def view():
+        step = data.draw(st.sampled_from([1, 1, 2, -1]))
+        row = data.draw(st.sampled_from([c * abs(step), c * abs(step) + 3, 1, 0, -c * abs(step)]))
+        low = min(0, (n - 1) * row) + min(0, (c - 1) * step)
+        start = data.draw(st.integers(0, 40)) - low
+        return np.lib.stride_tricks.as_strided(
+            buffer[start:], (n, c), (row * dtype.itemsize, step * dtype.itemsize)
+        )
+
+    x = view()
+    out = x if data.draw(st.booleans()) else view()
+    copy, before = x.copy(), buffer.tobytes()
+    addresses = np.add.outer(np.arange(n) * out.strides[0], np.arange(c) * out.strides[1])
+    overlaps_itself = len(np.unique(addresses)) < out.size
+    same = x.ctypes.data == out.ctypes.data and all(
+        a == b for a, b, size in zip(x.strides, out.strides, x.shape, strict=True) if size > 1
+    )
+    if overlaps_itself or (np.shares_memory(x, out) and not same):
+        with pytest.raises(ValueError):
+            function(x, out=out)
+        assert buffer.tobytes() == before
+        return
+    written = np.zeros(buffer.size, bool)
+    written[((out.ctypes.data - buffer.ctypes.data + addresses) // dtype.itemsize).ravel()] = True
+    assert function(x, out=out) is out
+    oracle.CHECKS[function.__name__](out.copy(), copy)
+    kept = np.frombuffer(before, dtype)
+    assert (buffer[~written] == kept[~written]).all()
+
+
+@st.composite
+def losses(draw):
+    """Logits, targets and options, good and bad: ``(logits, targets, options, error or None)``."""
+    x = draw(arrays(min_dims=1, dtypes=FLOATS))
+    axis = draw(st.integers(-x.ndim, x.ndim - 1))
+    rows, c = rows_shape(x, axis), x.shape[axis]
+    options = {"axis": axis, "reduction": draw(st.sampled_from(["mean", "sum", "none"]))}
+    error = None
+    ignored = -100
+    if draw(st.booleans()):
+        border = st.sampled_from([-1, 0, c - 1, c, -100, 3, 2**31, -(2**63), 2**63 - 1])
+        inside = st.integers(0, max(c - 1, 0))
+        label = st.one_of(inside, inside, border) if draw(st.booleans()) else inside
+        targets = draw(hnp.arrays(np.int64, rows, elements=label))
+        ignored = draw(st.sampled_from([-100, -100, None, 0, -1, 3]))
+        options["ignore_index"] = ignored
+        bad = (targets < 0) | (targets >= c)
+        if ignored is not None:
+            bad &= targets != ignored
+        if bad.any():
+            error = IndexError
+        if draw(st.booleans()) and not bad.any() and ignored is not None and abs(ignored) <= 127:
+            targets = targets.astype(draw(st.sampled_from([np.int8, np.int16, np.int32, ">i8"])))
+    else:
+        dtype = draw(st.sampled_from([np.float32, np.float64]))
+        targets = draw(hnp.arrays(dtype, x.shape, elements=st.integers(0, 8).map(lambda n: n / 8)))
+    if draw(st.booleans()):
+        options["weight"] = draw(hnp.arrays(np.float64, (c,), elements=st.floats(0.125, 4)))
+    if draw(st.booleans()):
+        options["sample_weight"] = draw(hnp.arrays(np.float64, rows, elements=st.floats(0.125, 4)))
+    if draw(st.booleans()):
+        options["label_smoothing"] = draw(st.sampled_from([0.0, 0.1, 1.0]))
+    if draw(st.booleans()):
+        options["temperature"] = draw(row_temperatures(rows))
+    if c == 0:
+        error = ValueError
+    return x, targets, options, error
+
+
+def reference(x, targets, options):
+    keywords = {k: v for k, v in options.items() if k != "reduction"}
+    return oracle.softmax_loss(x, targets, with_grad=True, **keywords)
+
+
+@bounded
+@given(problem=losses(), n_threads=st.sampled_from([None, 1, 2]))
+def test_any_loss(problem, n_threads):
+    x, targets, options, error = problem
+    if error:
+        with pytest.raises(error):
+            sf.softmax_loss(x, targets, n_threads=n_threads, **options)
+        return
+    got = sf.softmax_loss(x, targets, n_threads=n_threads, **options)
+    dtype = oracle.result_dtype(x.dtype)
+    oracle.check_loss(got, reference(x, targets, options), options["reduction"], dtype)
+
+
+@bounded
+@given(problem=losses(), n_threads=st.sampled_from([None, 1, 2]))
+def test_any_gradient(problem, n_threads):
+    x, targets, options, error = problem
+    if error:
+        with pytest.raises(error):
+            sf.softmax_loss_and_grad(x, targets, n_threads=n_threads, **options)
+        return
+    expected = reference(x, targets, options)
+    if options["reduction"] == "mean" and not expected.denominator:
+        return  # over nothing: the loss is NaN, and the gradient of ignored rows is in test_edges.py
+    loss, grad = sf.softmax_loss_and_grad(x, targets, n_threads=n_threads, **options)
+    dtype = oracle.result_dtype(x.dtype)
+    oracle.check_loss(loss, expected, options["reduction"], dtype)
+    oracle.check_grad(grad, expected, options["reduction"], dtype)
+
+
+@bounded
+@given(data=st.data(), x=arrays(min_dims=1, dtypes=FLOATS), temperature=good_temperatures)
+def test_any_selected_log_probs(data, x, temperature):
+    rows, c = x.shape[:-1], x.shape[-1]
+    shape = data.draw(st.sampled_from([rows, (*rows, 0), (*rows, 1), (*rows, 3)]))
+    label = st.one_of(
+        st.integers(0, max(c - 1, 0)),
+        st.sampled_from([-100] + [-1, c] * data.draw(st.integers(0, 1))),
+    )
+    indices = data.draw(hnp.arrays(np.int64, shape, elements=label))
+    bad = ((indices < 0) | (indices >= c)) & (indices != -100)
+    if c == 0 or bad.any():
+        with pytest.raises((IndexError, ValueError)):
+            sf.selected_log_probs(x, indices, temperature=temperature)
+        return
+    got = sf.selected_log_probs(x, indices, temperature=temperature)
+    exact = oracle.selected_log_probs(x, indices, temperature)
+    dtype = oracle.result_dtype(x.dtype)
+    oracle.assert_within(got, exact, oracle.log_softmax_bound(exact, dtype), dtype)
+
+
+@bounded
+@given(data=st.data(), n=st.integers(0, 70))
+def test_any_binary_loss(data, n):
+    dtype = np.dtype(data.draw(st.sampled_from(FLOATS)))
+    values = st.floats(width=8 * dtype.itemsize)
+    x = data.draw(hnp.arrays(dtype, n, elements=st.one_of(st.integers(-40, 40).map(float), values)))
+    t = data.draw(hnp.arrays(np.float32, n, elements=st.integers(0, 8).map(lambda k: k / 8)))
+    reduction = data.draw(st.sampled_from(["mean", "sum", "none"]))
+    result = oracle.result_dtype(dtype)
+    got = sf.binary_cross_entropy_with_logits(x, t, reduction=reduction)
+    oracle.check_loss(got, oracle.binary_cross_entropy_with_logits(x, t), reduction, result)
+    if ((x < 0) | (x > 1)).any():
+        with pytest.raises(ValueError, match="binary_cross_entropy_with_logits"):
+            sf.binary_cross_entropy(x, t, reduction=reduction)
+    else:
+        got = sf.binary_cross_entropy(x, t, reduction=reduction)
+        oracle.check_loss(got, oracle.binary_cross_entropy(x, t), reduction, result)
+
+
+@bounded
+@given(data=st.data(), x=arrays(min_dims=1, dtypes=FLOATS))
+def test_any_cross_entropy(data, x):
+    axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
+    rows, c = rows_shape(x, axis), x.shape[axis]
+    if data.draw(st.booleans()):
+        with np.errstate(all="ignore"):
+            x = (np.abs(x) % 1).astype(x.dtype)
+    label = st.one_of(st.integers(0, max(c - 1, 0)), st.just(-100))
+    y = data.draw(hnp.arrays(np.int64, rows, elements=label))
+    reduction = data.draw(st.sampled_from(["mean", "sum", "none"]))
+    outside = np.moveaxis((x < 0) | (x > 1), axis, -1).any(axis=-1) & (y != -100)
+    if c == 0 or outside.any():
+        with pytest.raises(ValueError, match="class|softmax_loss"):
+            sf.cross_entropy(x, y, axis=axis, reduction=reduction)
+        return
+    got = sf.cross_entropy(x, y, axis=axis, reduction=reduction)
+    dtype = oracle.result_dtype(x.dtype)
+    oracle.check_loss(got, oracle.cross_entropy(x, y, axis), reduction, dtype)

@@ -1,0 +1,247 @@
+"""No byte outside the arrays is read or written, and nothing leaks, error paths included."""
+
+import ctypes
+import gc
+import mmap
+import os
+import sys
+
+import numpy as np
+import oracle
+import pytest
+from cases import ROW_FUNCTIONS, guarded_out, problem
+
+import softmax_fast as sf
+
+LENGTHS = [*range(131), 2047, 2048, 2049]
+
+libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+needs_mprotect = pytest.mark.skipif(
+    not hasattr(libc, "mprotect"), reason="mprotect is not there to guard pages with"
+)
+
+
+class GuardedPages:
+    """Memory between two pages that nobody may touch; a stray access ends the process."""
+
+    def __init__(self, n_bytes):
+        page = mmap.PAGESIZE
+        self.size = -(-max(n_bytes, 1) // page) * page
+        self._map = mmap.mmap(-1, self.size + 2 * page)
+        whole = np.frombuffer(self._map, np.uint8)
+        for start in (whole.ctypes.data, whole.ctypes.data + page + self.size):
+            assert libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(page), 0) == 0
+        self.bytes = whole[page : page + self.size]
+
+    def at_start(self, shape, dtype):
+        n = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.bytes[:n].view(dtype).reshape(shape)
+
+    def at_end(self, shape, dtype):
+        n = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.bytes[self.size - n :].view(dtype).reshape(shape)
+
+
+@pytest.fixture(scope="module")
+def pages():
+    """Guarded memory for each array of a call."""
+    return [GuardedPages(3 * max(LENGTHS) * 8) for _ in range(5)]
+
+
+def placements(pages, arrays):
+    """The arrays against the guard before them, then against the guard behind them."""
+    for place in ("at_start", "at_end"):
+        placed = []
+        for page, values in zip(pages, arrays, strict=False):
+            view = getattr(page, place)(values.shape, values.dtype)
+            view[...] = values
+            placed.append(view)
+        yield place, placed
+
+
+@needs_mprotect
+@pytest.mark.parametrize("n_rows", [1, 3])
+@pytest.mark.parametrize("name", ROW_FUNCTIONS)
+def test_inputs_against_guard_pages(name, n_rows, isa, dtype, pages):
+    for n_classes in LENGTHS[1:]:
+        arrays = problem((n_rows, n_classes), dtype)
+        expected = ROW_FUNCTIONS[name](*arrays)
+        for place, placed in placements(pages, arrays):
+            oracle.assert_same_bits(
+                ROW_FUNCTIONS[name](*placed), expected, f"{name}, {n_classes}, {place}"
+            )
+
+
+@needs_mprotect
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_outputs_against_guard_pages(n_rows, isa, dtype, pages):
+    for n_classes in LENGTHS:
+        x, y, _ = problem((n_rows, max(n_classes, 1)), dtype)
+        x = x[:, :n_classes].copy()
+        empty, row = np.empty_like(x), np.empty(n_rows, dtype)
+        for place, (logits, out, losses, y_) in placements(pages, (x, empty, row, y)):
+            context = f"{n_classes}, {place}"
+            oracle.assert_same_bits(sf.softmax(logits, out=out), sf.softmax(x), context)
+            oracle.assert_same_bits(sf.log_softmax(logits, out=out), sf.log_softmax(x), context)
+            oracle.assert_same_bits(sf.logsumexp(logits, out=losses), sf.logsumexp(x), context)
+            if n_classes == 0:
+                continue
+            loss, grad = sf.softmax_loss_and_grad(x, y, reduction="none")
+            sf.softmax_loss_and_grad(logits, y_, reduction="none", out=losses, grad_out=out)
+            oracle.assert_same_bits(losses, loss, context)
+            oracle.assert_same_bits(out, grad, context)
+            sf.softmax(logits, out=logits)
+            oracle.assert_same_bits(logits, sf.softmax(x), context)
+
+
+@needs_mprotect
+def test_half_precision_against_guard_pages(isa, pages):
+    for n_classes in LENGTHS[1:]:
+        x, y, t = problem((3, n_classes), np.float16)
+        expected = sf.softmax(x), sf.softmax_loss(x, y), sf.softmax_loss(x, t)
+        for place, (logits, y_, t_) in placements(pages, (x, y, t)):
+            got = sf.softmax(logits), sf.softmax_loss(logits, y_), sf.softmax_loss(logits, t_)
+            for a, b in zip(got, expected, strict=True):
+                oracle.assert_same_bits(a, b, f"{n_classes}, {place}")
+
+
+@needs_mprotect
+def test_strided_arrays_against_guard_pages(isa, dtype, pages):
+    # the last element of a strided view is the last of its memory: nothing lies behind it
+    for n_classes in (1, 2, 3, 15, 16, 17, 33, 130):
+        x, y, _ = problem((3, n_classes), dtype)
+        spread = np.zeros((3, 3 * n_classes - 2), dtype)
+        spread[:, ::3] = x
+        expected = sf.softmax(x), sf.softmax_loss(x, y), sf.softmax_loss_and_grad(x, y)[1]
+        for place, (wide, tall) in placements(pages, (spread, np.ascontiguousarray(spread.T))):
+            for view in (wide[:, ::3], tall[::3].T):
+                oracle.assert_same_bits(sf.softmax(view), expected[0], place)
+                assert sf.softmax_loss(view, y) == expected[1]
+                oracle.assert_same_bits(sf.softmax_loss_and_grad(view, y)[1], expected[2], place)
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 64])
+def test_canaries_around_the_output_live(n_rows, isa, dtype, n_threads):
+    for n_classes in LENGTHS:
+        x = np.zeros((n_rows, n_classes), dtype)
+        for function in (sf.softmax, sf.log_softmax):
+            out, intact = guarded_out(x.shape, dtype)
+            function(x, out=out, n_threads=n_threads)
+            assert intact(), f"{function.__name__}, {x.shape}"
+        out, intact = guarded_out((n_rows,), dtype)
+        sf.logsumexp(x, out=out, n_threads=n_threads)
+        assert intact(), f"logsumexp, {x.shape}"
+
+
+def error_paths(x, y, out):
+    """Calls that all raise, with arrays whose references are watched."""
+    yield lambda: sf.softmax(x, axis=7, out=out)
+    yield lambda: sf.softmax(x, temperature=-1, out=out)
+    yield lambda: sf.softmax(x, temperature=np.ones(3), out=out)
+    yield lambda: sf.softmax(x, out=out[:2])
+    yield lambda: sf.softmax(x, out=out.T)
+    yield lambda: sf.softmax(x, n_threads=0, out=out)
+    yield lambda: sf.log_softmax(x, out=x[::-1])
+    yield lambda: sf.logsumexp(x, axis=7)
+    yield lambda: sf.softmax_loss(x, y + 100)
+    yield lambda: sf.softmax_loss(x, y[:2])
+    yield lambda: sf.softmax_loss(x, y, weight=-np.ones(6))
+    yield lambda: sf.softmax_loss(x, y, reduction="max")
+    yield lambda: sf.softmax_loss_and_grad(x, y - 50, grad_out=out)
+    yield lambda: sf.softmax_loss_and_grad(x, y, grad_out=out[:2])
+    yield lambda: sf.cross_entropy(x - 5, y)
+    yield lambda: sf.cross_entropy(np.abs(np.tanh(x)), y + 100)
+    yield lambda: sf.binary_cross_entropy(x - 5, x)
+    yield lambda: sf.binary_cross_entropy_with_logits(x, y)
+    yield lambda: sf.selected_log_probs(x, y + 100)
+    yield lambda: sf.linear_softmax_loss(x, x[:, :2], y)
+    yield lambda: sf.linear_softmax_loss_and_grad(x, x, y + 100)
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+def test_error_paths_keep_no_references():
+    x, y, _ = problem((4, 6), np.float64)
+    out = np.empty_like(x)
+    paths = list(error_paths(x, y, out))
+
+    def raise_all():
+        for path in paths:
+            with pytest.raises((ValueError, TypeError, IndexError)):
+                path()
+        gc.collect()
+
+    raise_all()
+    before = [sys.getrefcount(a) for a in (x, y, out)]
+    for _ in range(20):
+        raise_all()
+    assert [sys.getrefcount(a) for a in (x, y, out)] == before
+
+
+def test_calls_keep_no_references():
+    x, y, t = problem((4, 6), np.float64)
+    for function in ROW_FUNCTIONS.values():
+        function(x, y, t)
+    gc.collect()
+    before = [sys.getrefcount(a) for a in (x, y, t)]
+    results = [function(x, y, t) for function in ROW_FUNCTIONS.values() for _ in range(20)]
+    assert all(sys.getrefcount(r) <= 3 for r in results)
+    del results
+    gc.collect()
+    assert [sys.getrefcount(a) for a in (x, y, t)] == before
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc")
+def test_memory_does_not_grow_with_the_number_of_calls():
+    x, y, t = problem((8, 33), np.float32)
+    out, grad = np.empty_like(x), np.empty_like(x)
+    paths = list(error_paths(*problem((4, 6), np.float64)[:2], np.empty((4, 6))))
+
+    def work(times):
+        for _ in range(times):
+            sf.softmax(x)
+            sf.softmax(x, out=out)
+            sf.logsumexp(x, temperature=2.0)
+            sf.softmax_loss(x, y)
+            sf.softmax_loss(x, t, weight=np.ones(33))
+            sf.softmax_loss_and_grad(x, y, grad_out=grad)
+            sf.selected_log_probs(x, y)
+        for path in paths * (times // 50):
+            try:
+                path()
+            except (ValueError, TypeError, IndexError):
+                pass
+
+    work(500)
+    before = resident()
+    work(3000)
+    # 3000 rounds that kept one 8x33 result each would hold 3 MB
+    assert resident() - before < 1e6
+
+
+def test_running_out_of_memory_is_a_memory_error(run_python):
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "RLIMIT_AS") or not sys.platform.startswith("linux"):
+        pytest.skip("the address space cannot be limited here")
+    run_python(
+        """
+        import resource
+        import numpy as np
+        import softmax_fast as sf
+        x = np.broadcast_to(np.float32(1), (2**15, 2**15))
+        sf.softmax(x[:2, :2]), sf.softmax_loss(x[:2, :2], [0, 1])
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+        y = np.zeros(2**15, int)
+        for call in (lambda: sf.softmax(x), lambda: sf.softmax_loss_and_grad(x, y)):
+            try:
+                call()
+            except MemoryError:
+                continue
+            raise SystemExit("no MemoryError")
+        assert np.allclose(sf.softmax(x[:2, :2]), 0.5)
+        """,
+        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )

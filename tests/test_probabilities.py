@@ -1,0 +1,253 @@
+"""cross_entropy on probabilities and the two binary losses, at both ends and between."""
+
+import numpy as np
+import oracle
+import pytest
+from cases import REDUCTIONS, SHORT, distributions, generator, labels, logits, positive
+
+import softmax_fast as sf
+
+LENGTHS = [1, 2, 7, 8, 9, 16, 33, 130, 2049]
+
+
+def probabilities(shape, dtype):
+    """Rows inside [0, 1] from one end to the other, not only of the usual size."""
+    p = sf.softmax(logits(shape, np.float64, scale=12.0)).astype(dtype)
+    p[0, 0] = 1
+    return p
+
+
+def check(p, targets, reductions=REDUCTIONS, **options):
+    expected = oracle.cross_entropy(p, targets, **options)
+    for reduction in reductions:
+        got = sf.cross_entropy(p, targets, reduction=reduction, **options)
+        context = f"{p.shape}, {p.dtype}, {reduction}, {sorted(options)}"
+        oracle.check_loss(got, expected, reduction, oracle.result_dtype(p.dtype), context)
+
+
+def test_cross_entropy_for_every_row_length(isa, dtype):
+    for n_classes in [*SHORT, 2047, 2048, 2049, 5003]:
+        p = probabilities((6, n_classes), dtype)
+        check(p, labels(6, n_classes), ["none"])
+        check(p, distributions(p.shape, dtype), ["none"])
+
+
+@pytest.mark.parametrize("n_classes", LENGTHS)
+def test_cross_entropy_options(n_classes, isa, dtype):
+    p = probabilities((20, n_classes), dtype)
+    y, t = labels(20, n_classes), distributions(p.shape, dtype)
+    for options in (
+        {},
+        {"weight": positive(n_classes)},
+        {"sample_weight": positive(20)},
+        {"weight": positive(n_classes), "sample_weight": positive(20)},
+    ):
+        check(p, y, **options)
+        check(p, t, **options)
+        check(p, y, ignore_index=0, **options)
+    check(p, y, ignore_index=None)
+
+
+def test_cross_entropy_along_every_axis(isa, dtype):
+    p = probabilities((60, 6), dtype).reshape(3, 4, 5, 6)
+    for axis in range(-4, 4):
+        rows = p.shape[: axis % 4] + p.shape[axis % 4 + 1 :]
+        check(p, labels(rows, p.shape[axis]), axis=axis)
+        t = np.moveaxis(distributions((*rows, p.shape[axis]), dtype), -1, axis)
+        check(p, t, axis=axis)
+
+
+def test_cross_entropy_at_both_ends(isa, dtype):
+    tiny = np.finfo(dtype).smallest_subnormal
+    p = np.array([[0, 1, tiny], [1, 0, 0.5], [1 - np.finfo(dtype).epsneg, tiny, 0]], dtype)
+    for y in ([0, 0, 0], [1, 1, 1], [2, 2, 2]):
+        check(p, np.array(y))
+    assert sf.cross_entropy(p, [0, 0, 0], reduction="none")[0] == np.inf
+    t = np.array([[0, 1, 0], [1, 0, 0], [1, 0, 0]], dtype)
+    check(p, t)
+    assert np.isfinite(sf.cross_entropy(p, t))
+
+
+def test_cross_entropy_of_softmax_is_the_softmax_loss_within_both_bounds(isa):
+    x, y = logits((50, 40), np.float64), labels(50, 40)
+    loss = sf.softmax_loss(x, y, reduction="none")
+    d = np.abs(oracle.rows_of(x).exponent).max()
+    room = (8 + 0.5 * d + 4 * np.maximum(1, loss)) * np.finfo(np.float64).eps
+    assert (np.abs(sf.cross_entropy(sf.softmax(x), y, reduction="none") - loss) <= room).all()
+
+
+@pytest.mark.parametrize("n_classes", [1, 16, 33, 2053])
+def test_a_nan_probability_makes_its_row_nan_and_no_other(n_classes, isa, dtype):
+    p = probabilities((5, n_classes), dtype)
+    y, t = labels(5, n_classes), distributions(p.shape, dtype)
+    clean, clean_t = (sf.cross_entropy(p, targets, reduction="none") for targets in (y, t))
+    for position in {0, n_classes // 2, n_classes - 1}:
+        q = p.copy()
+        q[2, position] = np.nan
+        for targets, before in ((y, clean), (t, clean_t)):
+            got = sf.cross_entropy(q, targets, reduction="none")
+            assert np.isnan(got[2]), f"NaN at {position}"
+            oracle.assert_same_bits(got[[0, 1, 3, 4]], before[[0, 1, 3, 4]])
+
+
+@pytest.mark.parametrize("bad", [-1e-6, 1.0001, -np.inf, np.inf, 3.0])
+@pytest.mark.parametrize("n_classes", [1, 16, 33, 2053])
+def test_values_outside_the_unit_interval_point_to_the_function_of_logits(
+    n_classes, bad, isa, dtype
+):
+    y = labels(5, n_classes)
+    for position in {0, n_classes // 2, n_classes - 1}:
+        p = probabilities((5, n_classes), dtype)
+        p[2, position] = bad
+        for targets in (y, distributions(p.shape, dtype)):
+            with pytest.raises(ValueError, match="softmax_loss"):
+                sf.cross_entropy(p, targets)
+        ignored = y.copy()
+        ignored[2] = -100
+        assert np.isfinite(sf.cross_entropy(p, ignored, reduction="none")[2])
+
+
+def test_cross_entropy_over_nothing():
+    p = np.full((3, 4), 0.25)
+    assert np.isnan(sf.cross_entropy(p, np.full(3, -100)))
+    assert np.isnan(sf.cross_entropy(p[:0], np.empty(0, int)))
+    assert sf.cross_entropy(p[:0], np.empty(0, int), reduction="sum") == 0
+    with pytest.raises(ValueError, match="class"):
+        sf.cross_entropy(np.empty((3, 0)), np.zeros(3, int))
+
+
+# Binary losses
+
+
+def check_binary(function, reference, values, targets, **options):
+    expected = reference(values, targets, **options)
+    dtype = oracle.result_dtype(values.dtype)
+    for reduction in REDUCTIONS:
+        got = function(values, targets, reduction=reduction, **options)
+        context = (
+            f"{function.__name__}, {values.shape}, {values.dtype}, {reduction}, {sorted(options)}"
+        )
+        oracle.check_loss(got, expected, reduction, dtype, context)
+
+
+def check_probs(p, t, **options):
+    check_binary(sf.binary_cross_entropy, oracle.binary_cross_entropy, p, t, **options)
+
+
+def check_logits(x, t, **options):
+    check_binary(
+        sf.binary_cross_entropy_with_logits,
+        oracle.binary_cross_entropy_with_logits,
+        x,
+        t,
+        **options,
+    )
+
+
+def binary_targets(shape, dtype):
+    """Zeros, ones and values between."""
+    rng = generator(*np.atleast_1d(shape), 30)
+    return np.clip(rng.random(shape) * 2 - 0.5, 0, 1).astype(dtype)
+
+
+def test_binary_losses_for_every_length(isa, dtype):
+    for n in [*SHORT, 2047, 2048, 2049, 5003]:
+        t = binary_targets(n, dtype)
+        check_probs(generator(n).random(n).astype(dtype), t)
+        check_logits(logits((n,), dtype, scale=20), t)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 7), (2, 3, 33)])
+def test_binary_options(shape, isa, dtype):
+    t = binary_targets(shape, dtype)
+    p = generator(*shape).random(shape).astype(dtype)
+    x = logits(shape, dtype, scale=10)
+    v = positive(shape)
+    check_probs(p, t, sample_weight=v)
+    temperature = 10 ** generator(*shape, 31).uniform(-2, 2, shape)
+    for options in (
+        {"temperature": 0.7},
+        {"temperature": temperature},
+        {"pos_weight": 2.5},
+        {"pos_weight": positive(shape[-1])},
+        {"sample_weight": v, "pos_weight": 0.0, "temperature": 3.0},
+    ):
+        check_logits(x, t, **options)
+
+
+def test_binary_cross_entropy_at_both_ends(isa, dtype):
+    info = np.finfo(dtype)
+    p = np.array([0, 1, 0, 1, info.smallest_subnormal, 1 - info.epsneg, info.tiny, 0.5], dtype)
+    t = np.array([0, 1, 1, 0, 1, 0, 0.5, 0.5], dtype)
+    check_probs(p, t)
+    loss = sf.binary_cross_entropy(p, t, reduction="none")
+    assert loss[0] == loss[1] == 0 and loss[2] == loss[3] == np.inf
+
+
+def test_binary_cross_entropy_with_logits_is_stable_at_both_ends(isa, dtype):
+    largest = float(np.finfo(dtype).max)
+    x = np.array(
+        [0, 1e-30, 30, -30, 100, -100, 800, -800, largest, -largest, np.inf, -np.inf], dtype
+    )
+    for value in (0, 0.25, 1):
+        check_logits(x, np.full(x.shape, value, dtype))
+    # Sure and right: the tail is exp(-|x|), not 0
+    room = (4 + 50) * np.finfo(dtype).eps
+    tail = sf.binary_cross_entropy_with_logits(
+        dtype.type([50, -50]), dtype.type([1, 0]), reduction="none"
+    )
+    assert (np.abs(tail - np.exp(-50.0)) <= room * np.exp(-50.0)).all()
+
+
+def test_a_nan_makes_its_own_binary_loss_nan(isa, dtype):
+    for n in (1, 16, 33, 2053):
+        t = binary_targets(n, dtype)
+        p, x = generator(n).random(n).astype(dtype), logits((n,), dtype)
+        for position in {0, n // 2, n - 1}:
+            q, z = p.copy(), x.copy()
+            q[position] = z[position] = np.nan
+            for got in (
+                sf.binary_cross_entropy(q, t, reduction="none"),
+                sf.binary_cross_entropy_with_logits(z, t, reduction="none"),
+            ):
+                assert np.isnan(got[position]) and np.isnan(got).sum() == 1
+
+
+@pytest.mark.parametrize("bad", [-1e-6, 1.0001, -np.inf, np.inf])
+def test_binary_probabilities_outside_the_unit_interval(bad, isa, dtype):
+    for n in (1, 16, 33, 2053):
+        for position in {0, n // 2, n - 1}:
+            p = np.full(n, 0.5, dtype)
+            p[position] = bad
+            with pytest.raises(ValueError, match="binary_cross_entropy_with_logits"):
+                sf.binary_cross_entropy(p, np.zeros(n, dtype))
+
+
+@pytest.mark.parametrize("name", ["bool", "int64", "uint8"])
+def test_binary_targets_of_integers(name):
+    x = logits((40,), np.float64)
+    t = generator(32).integers(0, 2, 40)
+    for reduction in REDUCTIONS:
+        oracle.assert_same_bits(
+            sf.binary_cross_entropy_with_logits(x, t.astype(name), reduction=reduction),
+            sf.binary_cross_entropy_with_logits(x, t.astype(np.float64), reduction=reduction),
+        )
+    check_probs(np.full(40, 0.25), t.astype(name))
+
+
+def test_binary_losses_of_no_elements():
+    for function in (sf.binary_cross_entropy, sf.binary_cross_entropy_with_logits):
+        empty = np.empty((0, 3))
+        assert np.isnan(function(empty, empty))
+        assert function(empty, empty, reduction="sum") == 0
+        assert function(empty, empty, reduction="none").shape == (0, 3)
+
+
+def test_binary_losses_of_strided_arrays(dtype):
+    x = logits((12, 30), dtype)
+    t = binary_targets((12, 30), dtype)
+    for view in (np.s_[::2, ::3], np.s_[::-1, ::-1], np.s_[:, 5]):
+        check_logits(x[view], t[view])
+        check_probs(np.abs(np.tanh(x[view])), t[view])
+    check_logits(np.asfortranarray(x), t)
+    check_logits(x.T, t.T)
