@@ -1,0 +1,218 @@
+"""What the library aims at, as ratios within one run, and whether it got there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isnan
+
+import growth
+from harness import (
+    AXIS_PAIRS,
+    BINARY_SHAPES,
+    LINEAR_SHAPES,
+    SHAPES,
+    Case,
+    Results,
+    format_ratio,
+    text_table,
+)
+from workers import Contestant
+
+OURS = "softmax_fast"
+ONE_THREAD, ONE_THREAD_LIMIT = "softmax_fast, one thread", "exp limit, one thread"
+AVX2, GENERIC = "softmax_fast, avx2", "softmax_fast, generic"
+
+LARGE = tuple(shape for shape in SHAPES if shape[0] * shape[1] >= 64000)
+SHORT_ROWS = ((65536, 10), (65536, 3), (32768, 32), (16384, 64))
+OUT_OF_CACHE = ((16384, 1000), (1024, 32000), (256, 128256))
+DENSE = ("softmax", "log_softmax")
+REDUCED = ("logsumexp", "softmax_loss")
+
+
+def variants(threads: int) -> list[Contestant]:
+    """The contestants that only targets need."""
+    return [
+        Contestant("SoftmaxFast", 1, None, ONE_THREAD),
+        Contestant("ArithmeticLimit", 1, None, ONE_THREAD_LIMIT),
+        Contestant("SoftmaxFast", threads, "avx2", AVX2),
+        Contestant("SoftmaxFast", threads, "generic", GENERIC),
+        Contestant("NumPyExp", threads),
+    ]
+
+
+@dataclass(frozen=True)
+class Target:
+    """``measure(results, case)`` is to be at least (or at most) ``bound``."""
+
+    what: str
+    cases: tuple[Case, ...]
+    measure: Callable[[Results, Case], float]
+    bound: float
+    at_most: bool = False
+
+    def met(self, value: float) -> bool:
+        return value <= self.bound if self.at_most else value >= self.bound
+
+
+def _cases(operations, shapes, dtype="float32") -> tuple[Case, ...]:
+    return tuple(Case(operation, shape, -1, dtype) for operation in operations for shape in shapes)
+
+
+def _over_fastest(results, case):
+    return results.best_peer(case)[0] / results.best(case, OURS)
+
+
+def _over(peer, ours=OURS):
+    return lambda results, case: results.best(case, peer) / results.best(case, ours)
+
+
+def _of_limit(results, case):
+    return results.limit(case) / results.best(case, OURS)
+
+
+def _of_memory_limit(results, case):
+    return results.best(case, "memory limit") / results.best(case, OURS)
+
+
+def _of_last_axis(results, case):
+    last = {(shape, axis): pair for (shape, axis), pair in AXIS_PAIRS}[case.shape, case.axis]
+    twin = Case(case.operation, *last, case.dtype)
+    return results.best(twin, OURS) / results.best(case, OURS)
+
+
+def _fastest(text):
+    return f"{text}: over the fastest peer"
+
+
+TARGETS = (
+    Target(
+        _fastest("in and out of cache"),
+        _cases(DENSE, ((64, 1000), (16384, 1000))),
+        _over_fastest,
+        1.7,
+    ),
+    Target(_fastest("rows of 100"), _cases(DENSE, ((16384, 100),)), _over_fastest, 2),
+    Target(_fastest("short rows"), _cases(DENSE, SHORT_ROWS), _over_fastest, 2.5),
+    Target("short rows: over PyTorch", _cases(("softmax",), ((65536, 10),)), _over("PyTorch"), 25),
+    Target(
+        _fastest("long rows"), _cases(DENSE, ((1024, 32000), (256, 128256))), _over_fastest, 1.4
+    ),
+    Target(
+        "long rows: of the streaming-copy limit",
+        _cases(DENSE, ((1024, 32000), (256, 128256))),
+        _of_memory_limit,
+        0.85,
+    ),
+    Target(_fastest("one long row"), _cases(DENSE, ((1, 128256),)), _over_fastest, 2.5),
+    Target(_fastest("loss, from 64×1000"), _cases(REDUCED, LARGE), _over_fastest, 3),
+    Target("loss, from 64×1000: over PyTorch", _cases(REDUCED, LARGE), _over("PyTorch"), 10),
+    Target("loss, out of cache: of the limit", _cases(REDUCED, OUT_OF_CACHE), _of_limit, 0.75),
+    Target(
+        "in cache, one thread: of the bare exp loop",
+        _cases(("softmax", "softmax_loss"), ((64, 1000),)),
+        _over(ONE_THREAD_LIMIT, ONE_THREAD),
+        0.75,
+    ),
+    Target(
+        "a call on 1×10, fresh output: time in np.exp's",
+        _cases(("softmax_fresh",), ((1, 10),)),
+        lambda results, case: 1 / _over("np.exp")(results, case),
+        1.7,
+        at_most=True,
+    ),
+    Target(
+        "a call on 1×10, fresh output: time in PyTorch's",
+        _cases(("softmax_fresh",), ((1, 10),)),
+        lambda results, case: 1 / _over("PyTorch")(results, case),
+        0.6,
+        at_most=True,
+    ),
+    Target(
+        "32×10: time in the fastest peer's",
+        _cases(("softmax", "softmax_loss"), ((32, 10),)),
+        lambda results, case: 1 / _over_fastest(results, case),
+        0.5,
+        at_most=True,
+    ),
+    Target(
+        _fastest("float64"),
+        _cases(("softmax", "log_softmax", "logsumexp", "softmax_loss"), SHAPES, "float64"),
+        _over_fastest,
+        1.7,
+    ),
+    Target("AVX2 forced: over PyTorch", _cases(DENSE + REDUCED, SHAPES), _over("PyTorch", AVX2), 1),
+    Target(
+        "AVX2 forced: over ONNX Runtime",
+        _cases(DENSE + REDUCED, SHAPES),
+        _over("ONNX Runtime", AVX2),
+        0.95,
+    ),
+    Target(
+        "generic forced: over NumPy", _cases(DENSE + REDUCED, SHAPES), _over("NumPy", GENERIC), 1
+    ),
+    Target(
+        "another axis: speed along the last",
+        tuple(Case("softmax", *other) for other, _ in AXIS_PAIRS),
+        _of_last_axis,
+        0.5,
+    ),
+    Target(
+        _fastest("loss and gradient, `grad_out`"),
+        _cases(("softmax_loss_and_grad",), OUT_OF_CACHE),
+        _over_fastest,
+        5,
+    ),
+    Target(
+        _fastest("loss and gradient, fresh"),
+        _cases(("softmax_loss_and_grad_fresh",), OUT_OF_CACHE),
+        _over_fastest,
+        2,
+    ),
+    Target(
+        "binary: over PyTorch",
+        _cases(("binary_cross_entropy_with_logits",), BINARY_SHAPES[1:]),
+        _over("PyTorch"),
+        3,
+    ),
+    Target(
+        "linear layer: of the bare product",
+        _cases(("linear_softmax_loss",), LINEAR_SHAPES),
+        _of_memory_limit,
+        0.9,
+    ),
+)
+
+
+def cases() -> list[Case]:
+    """All cases the targets need."""
+    needed = [case for target in TARGETS for case in target.cases]
+    needed += [Case("softmax", *last) for _, last in AXIS_PAIRS]
+    return list(dict.fromkeys(needed))
+
+
+def text(results: Results) -> str:
+    """A table of every target: passed, missed, or not measured."""
+    rows = []
+
+    def add(what, where, target_bound, at_most, value, met):
+        verdict = "–" if isnan(value) else "pass" if met else "MISS"
+        sign = "≤" if at_most else "≥"
+        rows.append([what, where, f"{sign} {target_bound:g}", format_ratio(value), verdict])
+
+    for target in TARGETS:
+        for case in target.cases:
+            value = target.measure(results, case)
+            where = f"{case.operation} {case.layout}"
+            where += " float64" if case.dtype == "float64" else ""
+            add(target.what, where, target.bound, target.at_most, value, target.met(value))
+    for operation in ("softmax", "softmax_loss"):
+        value = growth.flatness(results.growth, operation)
+        what = "time per element, 10⁶ to 10⁹: slowest over fastest"
+        add(what, operation, 1.5, True, value, value <= 1.5)
+    value = growth.least_gain(results.growth)
+    # A loss of 5 % is within what the clock can tell apart on a shared machine.
+    add("all threads over one, at any size: least gain", "any", 1, False, value, value >= 0.95)
+    counts = {verdict: sum(row[-1] == verdict for row in rows) for verdict in ("pass", "MISS", "–")}
+    return (
+        text_table(["target", "case", "aim", "measured", ""], rows)
+        + f"\n{counts['pass']} passed, {counts['MISS']} missed, {counts['–']} not measured"
+    )
