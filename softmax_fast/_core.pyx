@@ -156,6 +156,7 @@ cdef void run_block(const work *w, Py_ssize_t block, int thread) noexcept nogil:
     cdef Py_ssize_t first = block * w.block_rows
     cdef Py_ssize_t end = min(first + w.block_rows, w.n_rows), count
     cdef void *scratch = w.scratch + thread * w.scratch_bytes
+    cdef environment found = sf_enter()
     while first < end:
         count = min(end - first, w.rows.inner - first % w.rows.inner)
         if w.on_rows:
@@ -170,6 +171,7 @@ cdef void run_block(const work *w, Py_ssize_t block, int thread) noexcept nogil:
         else:
             w.kernels.exponentials(w.rows, w.shift, w.scale, first, count)
         first += count
+    sf_leave(found)
 
 
 cdef inline int threads_for(Py_ssize_t elements, Py_ssize_t pieces, int n_threads) noexcept nogil:
@@ -257,7 +259,8 @@ cdef int run_within_rows(Job job, operation op, int n, double *row_max, double *
     cdef const sf_rows *rows = &job.rows
     cdef sf_rows stats_rows = job.rows
     cdef Py_ssize_t n_blocks = (rows.n_classes + k.block - 1) // k.block
-    cdef Py_ssize_t row, piece, first, share = (n_blocks + n - 1) // n
+    cdef Py_ssize_t row, piece, share = (n_blocks + n - 1) // n
+    cdef environment found
     cdef double *block_max = <double *>malloc(2 * n_blocks * sizeof(double))
     cdef double *block_rest = block_max + n_blocks
     if not block_max:
@@ -267,22 +270,32 @@ cdef int run_within_rows(Job job, operation op, int n, double *row_max, double *
     with nogil:
         for row in range(job.n_rows):
             for piece in prange(n, num_threads=n, schedule="static"):
-                first = piece * share
-                k.block_stats(&stats_rows, row, first, max(0, min(share, n_blocks - first)),
-                              block_max, block_rest)
+                run_piece(k, STATS, &stats_rows, row, piece * share, share, n_blocks, block_max,
+                          block_rest, 0.0, 0.0)
+            found = sf_enter()
             k.merge_blocks(rows, row, n_blocks, block_max, block_rest, &row_max[row], &row_rest[row])
+            sf_leave(found)
             if op == STATS:
                 continue
             for piece in prange(n, num_threads=n, schedule="static"):
-                first = piece * share
-                if op == SOFTMAX:
-                    k.softmax_blocks(rows, row, first, max(0, min(share, n_blocks - first)),
-                                     block_rest, row_max[row], row_rest[row])
-                else:
-                    k.log_softmax_blocks(rows, row, first, max(0, min(share, n_blocks - first)),
-                                         row_max[row], row_rest[row])
+                run_piece(k, op, rows, row, piece * share, share, n_blocks, block_max,
+                          block_rest, row_max[row], row_rest[row])
         free(block_max)
     return 0
+
+
+cdef void run_piece(const sf_kernels *k, operation op, const sf_rows *rows, Py_ssize_t row,
+                    Py_ssize_t first, Py_ssize_t share, Py_ssize_t n_blocks, double *block_max,
+                    double *block_rest, double row_max, double row_rest) noexcept nogil:
+    cdef Py_ssize_t count = max(0, min(share, n_blocks - first))
+    cdef environment found = sf_enter()
+    if op == STATS:
+        k.block_stats(rows, row, first, count, block_max, block_rest)
+    elif op == SOFTMAX:
+        k.softmax_blocks(rows, row, first, count, block_rest, row_max, row_rest)
+    else:
+        k.log_softmax_blocks(rows, row, first, count, row_max, row_rest)
+    sf_leave(found)
 
 
 cdef int long_rows(Job job, operation op, int n_threads) except -1:
@@ -326,6 +339,7 @@ def logsumexp(x, str kind, out, temperature, int n_threads):
     cdef double row_max[64]
     cdef double row_rest[64]
     cdef Py_ssize_t row
+    cdef environment found
     cdef int n
     if not x.size:
         return
@@ -338,8 +352,10 @@ def logsumexp(x, str kind, out, temperature, int n_threads):
         run(&w, job, n_threads)
         return
     run_within_rows(job, STATS, n, row_max, row_rest)
+    found = sf_enter()
     for row in range(job.n_rows):
         job.kernels.finish_logsumexp(&job.rows, row, 1, &row_max[row], &row_rest[row])
+    sf_leave(found)
 
 
 cdef class Targets:
@@ -403,6 +419,7 @@ def softmax_loss(x, str kind, targets, weight, sample_weight, ignore_index, doub
     cdef double row_max[64]
     cdef double row_rest[64]
     cdef Py_ssize_t row
+    cdef environment found
     cdef int n
     if not x.size:
         return 0.0, 0.0, -1
@@ -416,9 +433,11 @@ def softmax_loss(x, str kind, targets, weight, sample_weight, ignore_index, doub
         run(&w, job, n_threads, &result)
     else:
         run_within_rows(job, STATS, n, row_max, row_rest)
+        found = sf_enter()
         for row in range(job.n_rows):
             job.kernels.finish_loss(&job.rows, &t.targets, row, 1, &row_max[row], &row_rest[row],
                                     &result)
+        sf_leave(found)
     return sf_sum_value(result.loss), sf_sum_value(result.weight), result.bad_label_row
 
 
@@ -521,6 +540,14 @@ def exponentials(x, str kind, const double[::1] shift, const double[::1] scale, 
 
 # ---- binary losses ------------------------------------------------------------------------------------
 
+cdef void run_binary_block(const sf_kernels *k, const sf_binary *job, Py_ssize_t block, Py_ssize_t size,
+                           sf_result *result) noexcept nogil:
+    cdef Py_ssize_t first = block * ELEMENTS_PER_BLOCK
+    cdef environment found = sf_enter()
+    k.binary_loss(job, first, min(ELEMENTS_PER_BLOCK, size - first), result)
+    sf_leave(found)
+
+
 cdef object run_binary(x, str kind, targets, sample_weight, losses, int n_threads, bint of_logits,
                        temperature, pos_weight):
     cdef sf_binary job
@@ -567,12 +594,10 @@ cdef object run_binary(x, str kind, targets, sample_weight, losses, int n_thread
             results[block].bad_value_row = results[block].bad_label_row = -1
         if n == 1:
             for block in range(n_blocks):
-                k.binary_loss(&job, block * ELEMENTS_PER_BLOCK,
-                              min(ELEMENTS_PER_BLOCK, size - block * ELEMENTS_PER_BLOCK), &results[block])
+                run_binary_block(k, &job, block, size, &results[block])
         else:
             for block in prange(n_blocks, num_threads=n, schedule="static"):
-                k.binary_loss(&job, block * ELEMENTS_PER_BLOCK,
-                              min(ELEMENTS_PER_BLOCK, size - block * ELEMENTS_PER_BLOCK), &results[block])
+                run_binary_block(k, &job, block, size, &results[block])
         for block in range(n_blocks):
             fold(&total, &results[block])
         free(results)
@@ -666,11 +691,13 @@ cdef object simple_output(sf_rows *rows, object x, object out):
 cdef inline void run_simple(sf_rows_function *function, const sf_rows *rows) noexcept:
     # Rows of a simple call have at most 16 blocks.
     cdef double scratch[128]
+    cdef environment found = sf_enter()
     if rows.inner * rows.n_classes <= ELEMENTS_WITHOUT_RELEASE:
         function(rows, 0, rows.inner, scratch)
     else:
         with nogil:
             function(rows, 0, rows.inner, scratch)
+    sf_leave(found)
 
 
 def softmax_simple(x, axis, temperature, out, n_threads):
@@ -763,6 +790,7 @@ cdef sf_result simple_loss(const sf_rows *rows, const sf_targets *t, void *scrat
     cdef Py_ssize_t block_rows = max(1, ELEMENTS_PER_BLOCK // rows.n_classes), first
     if rows.inner >= 64:
         block_rows = max(16, block_rows // 16 * 16)
+    cdef environment found = sf_enter()
     with nogil:
         first = 0
         while first < rows.inner:
@@ -772,6 +800,7 @@ cdef sf_result simple_loss(const sf_rows *rows, const sf_targets *t, void *scrat
                 rows, t, first, min(block_rows, rows.inner - first), &part, scratch)
             fold(&total, &part)
             first += block_rows
+    sf_leave(found)
     return total
 
 

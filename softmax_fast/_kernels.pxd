@@ -92,6 +92,10 @@ cdef extern from "kernels.h" nogil:
         const sf_kernels *f32
         const sf_kernels *f64
 
+    ctypedef unsigned long long environment "uint64_t"
+    environment sf_enter() noexcept
+    void sf_leave(environment found) noexcept
+
     const sf_tables *sf_tables_named(const char *isa) noexcept nogil
     const sf_tables *sf_tables_best() noexcept nogil
     const char *sf_isa_built(int i) noexcept nogil

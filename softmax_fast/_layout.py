@@ -17,6 +17,10 @@ BLOCK_ELEMENTS = 1 << 17
 # are computed in float64.
 FLOAT32_TEMPERATURES = (1e-30, 1e30)
 
+# Above it the float64 kernels could not tell -inf from a large finite spread: logits and temperature
+# are scaled down together.
+HIGHEST_TEMPERATURE = 2.0**900
+
 _RESULT = {
     "f16": np.dtype(np.float32),
     "bf16": np.dtype(np.float32),
@@ -69,17 +73,22 @@ class Block(NamedTuple):
 
 def needs_float64(kind, temperature):
     """Whether the temperature is too extreme for the kernels of this kind."""
-    if kind == "f64":
-        return False
-    low, high = FLOAT32_TEMPERATURES
+    low, high = (0.0, HIGHEST_TEMPERATURE) if kind == "f64" else FLOAT32_TEMPERATURES
     if isinstance(temperature, float):
         return not low <= temperature <= high
     return bool(temperature.size) and not (low <= temperature.min() and temperature.max() <= high)
 
 
+def common_factor(temperature):
+    """A power of two for logits and temperature alike, 1 but for the largest temperatures."""
+    return 1.0 if not np.size(temperature) or np.max(temperature) <= HIGHEST_TEMPERATURE else 2.0**-128
+
+
 def rows_of(temperature, rows):
     """The temperature of some rows, whether it is one number or one a row."""
-    return temperature if isinstance(temperature, float) else temperature[rows]
+    if isinstance(temperature, float):
+        return temperature if temperature <= HIGHEST_TEMPERATURE else temperature * 2.0**-128
+    return temperature[rows] * common_factor(temperature)
 
 
 def axis_last(array, axis):
@@ -119,7 +128,8 @@ def row_blocks(x, axis, temperature=1.0, *, reads=(), writes=(), row_writes=()):
             yield _block(rows, x.kind, views, len(inputs), tuple(slab_rows))
         else:
             slab_sources = [Source(a, s.kind) for a, s in zip(slab_in, sources, strict=True)]
-            yield from _buffered(rows, slab_sources, slab_out, slab_rows, widen)
+            factor = common_factor(temperature)
+            yield from _buffered(rows, slab_sources, slab_out, slab_rows, widen, factor)
 
 
 def _block(rows, kind, views, n_sources, row_writes):
@@ -128,7 +138,7 @@ def _block(rows, kind, views, n_sources, row_writes):
     )
 
 
-def _buffered(rows, sources, outputs, row_writes, widen):
+def _buffered(rows, sources, outputs, row_writes, widen, factor):
     """Yield one block whose arrays are contiguous buffers, in float64 when ``widen``."""
     n_rows = rows.stop - rows.start
     kind = "f64" if widen else sources[0].kind
@@ -143,6 +153,8 @@ def _buffered(rows, sources, outputs, row_writes, widen):
                 values = np.ascontiguousarray(source.array)
             else:
                 values = source.widened(np.float64 if widen else source.result_dtype)
+            if i == 0 and factor != 1.0:
+                values = values * factor
             views.append(values.reshape(1, n_rows, -1))
     views += [buffer(w, (1, n_rows, w.shape[-1])) for w in outputs]
     row_buffers = tuple(buffer(w, w.shape) for w in row_writes) if widen else tuple(row_writes)

@@ -62,7 +62,7 @@ def test_every_function_gives_the_bits_of_the_widened_values(half, isa, n_thread
 
 
 def test_every_bit_pattern_is_widened_exactly(half, isa):
-    # logsumexp of one class is the class itself: all 65536 values, subnormals and infinities included
+    # logsumexp of one class is the class itself: all 65536 values, subnormals and infinities too
     x = np.arange(2**16, dtype=np.uint16).view(half).reshape(-1, 1)
     expected = x.astype(np.float32)[:, 0]
     np.testing.assert_array_equal(sf.logsumexp(x), expected)

@@ -274,7 +274,7 @@ def test_other_dtypes_are_refused_by_name(function, bad):
     assert str(bad.dtype) in str(error.value) or bad.dtype.name in str(error.value)
 
 
-# out --------------------------------------------------------------------------------------------------
+# out
 
 
 @every_function

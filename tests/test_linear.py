@@ -53,7 +53,7 @@ def check_loss(loss, expected, moved, reduction, dtype):
 
 
 def check_grads(grads, features, weights, bias, expected, moved, reduction, dtype):
-    """Where G = d loss/d logits errs by e, its products err by those of e and their own rounding."""
+    """Where G = d loss/d logits errs by e, its products err by those of e and by rounding."""
     eps = np.finfo(dtype).eps
     n, c = features.shape[0], weights.shape[0]
     scale = expected.scale(reduction)

@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include <string.h>
 #include <math.h>
+#if defined(__SSE2__) || defined(_M_X64)
+#include <xmmintrin.h>
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -62,6 +65,41 @@ typedef struct {
     int of_logits;
     void *losses;                /* in the type of the result, or NULL */
 } sf_binary;
+
+/* The kernels count on rounding to nearest, on subnormals and on masked traps.  A caller who set
+ * otherwise gets the same results, and finds everything as it was: enter before a run of kernels in
+ * every thread, leave after it. */
+#if defined(__SSE2__) || defined(_M_X64)
+static inline unsigned sf_enter(void)
+{
+    unsigned found = _mm_getcsr();
+    if ((found & 0xffc0u) != 0x1f80u)
+        _mm_setcsr(0x1f80u);
+    return found;
+}
+static inline void sf_leave(unsigned found)
+{
+    if ((found & 0xffc0u) != 0x1f80u)
+        _mm_setcsr(found);
+}
+#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
+static inline uint64_t sf_enter(void)
+{
+    uint64_t found, usual = 0;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(found));
+    if (found)
+        __asm__ volatile("msr fpcr, %0" : : "r"(usual));
+    return found;
+}
+static inline void sf_leave(uint64_t found)
+{
+    if (found)
+        __asm__ volatile("msr fpcr, %0" : : "r"(found));
+}
+#else
+static inline unsigned sf_enter(void) { return 0; }
+static inline void sf_leave(unsigned found) { (void)found; }
+#endif
 
 /* A sum in double with what its roundings lost: the value is sum + lost. */
 typedef struct { double sum, lost; } sf_sum;

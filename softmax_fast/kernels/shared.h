@@ -107,6 +107,15 @@ static inline double sf_temperature(const sf_rows *rows, ptrdiff_t row)
     return rows->temperature[row * rows->temperature_step];
 }
 
+/* (x - m)/T, also where x - m overflows. */
+static inline double sf_quotient(double x, double m, double temperature)
+{
+    double d = x - m;
+    if (isinf(d) && isfinite(x) && isfinite(m))
+        return (0.5 * x - 0.5 * m) / temperature * 2.0;
+    return d / temperature;
+}
+
 static inline int sf_is_label_target(const sf_targets *t) { return t->labels32 || t->labels64; }
 
 static inline int64_t sf_label(const sf_targets *t, ptrdiff_t row)
