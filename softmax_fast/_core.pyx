@@ -34,11 +34,13 @@ ctypedef fused real:
     double
 
 cdef enum:
-    # Elements that deserve another thread.  A region of two threads costs some 2 us here, the time
-    # of about 12 Ki elements; below 32 Ki a second thread gains nothing.
-    ELEMENTS_PER_THREAD = 32768
+    # Elements that deserve a thread.  A region of two threads costs some 2 us, the time of about 8 Ki
+    # elements: work of less than twice this stays with one.
+    ELEMENTS_PER_THREAD = 16384
     # Elements in a block of rows: small enough to share out evenly, large enough to hide the loop.
     ELEMENTS_PER_BLOCK = 16384
+    # Doubles of scratch for the longest row of a simple call: four for each of its 32 blocks.
+    SIMPLE_SCRATCH = 128
     # Below this a fast path keeps the GIL: releasing it would cost more than it frees.
     ELEMENTS_WITHOUT_RELEASE = 2048
 
@@ -641,7 +643,7 @@ cdef bint simple_rows(sf_rows *rows, object x, object axis, object temperature, 
         return False
     ndim = cnp.PyArray_NDIM(x)
     size = cnp.PyArray_SIZE(x)
-    if ndim < 1 or size == 0 or size > ELEMENTS_PER_THREAD or (axis != -1 and axis != ndim - 1):
+    if ndim < 1 or size == 0 or size >= 2 * ELEMENTS_PER_THREAD or (axis != -1 and axis != ndim - 1):
         return False
     t[0] = temperature
     if not (1e-30 <= t[0] <= 1e30):
@@ -689,8 +691,7 @@ cdef object simple_output(sf_rows *rows, object x, object out):
 
 
 cdef inline void run_simple(sf_rows_function *function, const sf_rows *rows) noexcept:
-    # Rows of a simple call have at most 16 blocks.
-    cdef double scratch[128]
+    cdef double scratch[SIMPLE_SCRATCH]
     cdef environment found = sf_enter()
     if rows.inner * rows.n_classes <= ELEMENTS_WITHOUT_RELEASE:
         function(rows, 0, rows.inner, scratch)
@@ -745,7 +746,7 @@ def softmax_loss_simple(logits, targets, temperature, ignore_index, reduction):
     cdef sf_rows rows
     cdef sf_targets t
     cdef sf_result result
-    cdef double scratch[128]
+    cdef double scratch[SIMPLE_SCRATCH]
     cdef double value
     cdef int number, overflow
     cdef long long ignored
