@@ -99,6 +99,8 @@ class Loss:
         if reduction == "none":
             return self.rows
         total = self.rows.sum()
+        if np.abs(total) > np.finfo(np.float64).max:
+            total = np.copysign(np.inf, total)  # sums are float64, also on the way to a mean
         if reduction == "sum":
             return total
         with np.errstate(all="ignore"):

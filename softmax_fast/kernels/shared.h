@@ -107,13 +107,13 @@ static inline double sf_temperature(const sf_rows *rows, ptrdiff_t row)
     return rows->temperature[row * rows->temperature_step];
 }
 
-/* (x - m)/T, also where x - m overflows. */
+/* (x - m)/T for x <= m, also where x - m overflows. */
 static inline double sf_quotient(double x, double m, double temperature)
 {
     double d = x - m;
-    if (isinf(d) && isfinite(x) && isfinite(m))
+    if (d < -1.7976931348623157e308 && x >= -1.7976931348623157e308)
         return (0.5 * x - 0.5 * m) / temperature * 2.0;
-    return d / temperature;
+    return temperature == 1.0 ? d : d / temperature;
 }
 
 static inline int sf_is_label_target(const sf_targets *t) { return t->labels32 || t->labels64; }
