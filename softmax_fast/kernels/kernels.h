@@ -184,7 +184,7 @@ typedef struct {
 /* The pair of tables in use: float (also for halves) and double. */
 typedef struct { const char *isa; const sf_kernels *f32, *f64; } sf_tables;
 
-extern const sf_tables sf_tables_generic, sf_tables_avx2, sf_tables_avx512, sf_tables_neon;
+extern const sf_tables sf_tables_generic, sf_tables_avx2, sf_tables_avx512;
 
 /* dispatch.c */
 const sf_tables *sf_tables_named(const char *isa); /* NULL: not built, or the CPU lacks it */

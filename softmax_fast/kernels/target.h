@@ -11,8 +11,6 @@
 
 #if defined(__x86_64__) || (defined(_M_X64) && !defined(_M_ARM64EC))
 #define SF_X86_64 1
-#elif defined(__aarch64__) || defined(_M_ARM64)
-#define SF_AARCH64 1
 #endif
 
 /* MSVC compiles every intrinsic everywhere and needs no region; AVX-512 is left off there. */
@@ -21,9 +19,6 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define SF_BUILD_AVX512 1
 #endif
-#endif
-#if defined(SF_AARCH64)
-#define SF_BUILD_NEON 1
 #endif
 
 #if defined(__clang__)
