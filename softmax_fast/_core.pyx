@@ -305,7 +305,7 @@ cdef int long_rows(Job job, operation op, int n_threads) except -1:
     cdef int n = threads_within_rows(job, n_threads)
     cdef double row_max[64]
     cdef double row_rest[64]
-    if n == 1 or job.n_rows > 64:
+    if n == 1 or job.n_rows >= 64:
         return 0
     run_within_rows(job, op, n, row_max, row_rest)
     return 1
@@ -350,7 +350,7 @@ def logsumexp(x, str kind, out, temperature, int n_threads):
     job.rows.out.class_stride = 1
     w.on_rows = job.kernels.logsumexp
     n = threads_within_rows(job, n_threads)
-    if n == 1 or job.n_rows > 64:
+    if n == 1 or job.n_rows >= 64:
         run(&w, job, n_threads)
         return
     run_within_rows(job, STATS, n, row_max, row_rest)
@@ -428,8 +428,8 @@ def softmax_loss(x, str kind, targets, weight, sample_weight, ignore_index, doub
     job = Job(x, kind, temperature)
     t = Targets(targets, weight, sample_weight, ignore_index, label_smoothing, row_losses)
     n = threads_within_rows(job, n_threads)
-    # As many rows as run() folds together, so that the sum is the same.
-    if n == 1 or job.n_rows > 64:
+    # run() folds fewer rows one by one, so that the sum is the same.
+    if n == 1 or job.n_rows >= 64:
         w.targets = &t.targets
         w.on_losses = job.kernels.softmax_loss
         run(&w, job, n_threads, &result)

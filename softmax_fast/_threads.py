@@ -10,6 +10,9 @@ from . import _arguments, _core
 # an OpenMP region costs about 2 µs, the time of some ten thousand exponentials.
 SERIAL_BELOW = 32_768
 
+# More than any machine has cores for, few enough to be created.
+MOST_THREADS = 1024
+
 _forked = False
 _has_openmp = _core.openmp() is not None
 _openmp_at_import = _core.openmp_max_threads()
@@ -80,7 +83,7 @@ def resolve(n_threads, size):
     """The most threads for a call on ``size`` elements; ``n_threads`` is checked already."""
     if _forked or (n_threads is None and size < SERIAL_BELOW):
         return 1
-    return _automatic() if n_threads is None else n_threads
+    return _automatic() if n_threads is None else min(n_threads, MOST_THREADS)
 
 
 def _automatic():

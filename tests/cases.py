@@ -151,8 +151,8 @@ def _grad(**fixed):
     return lambda x, t, **k: sf.softmax_loss_and_grad(x, t, reduction="none", **fixed, **k)[1]
 
 
-# Every function as f(logits, labels, distributions, **keywords) -> an array with one entry or one row
-# for each row of the logits. Those of the first table are NaN throughout a row that holds a NaN.
+# Every function as f(logits, labels, distributions, **keywords) -> one entry or row for each row of
+# the logits. Those of the first table are NaN throughout a row that holds a NaN.
 OF_LOGITS = {
     "softmax": lambda x, y, t, **k: sf.softmax(x, **k),
     "log_softmax": lambda x, y, t, **k: sf.log_softmax(x, **k),
@@ -242,7 +242,7 @@ def put_nan(row, position, pattern):
 
 
 def guarded_out(shape, dtype, pad=64):
-    """An output with canaries around it: ``(out, intact)``, where ``intact()`` tells whether they live."""
+    """An output with canaries around it, and a function that tells whether they live."""
     size = int(np.prod(shape))
     buffer = np.full(size + 2 * pad, 0xA5, np.uint8).repeat(np.dtype(dtype).itemsize)
     buffer = buffer.view(dtype)

@@ -23,7 +23,7 @@ ISAS = tuple(_core.isas_supported())
 
 @pytest.fixture(params=ISAS)
 def isa(request):
-    """Run with each instruction set this machine has; the automatic choice comes back afterwards."""
+    """Run with each instruction set this machine has; the automatic one comes back afterwards."""
     chosen = _core.isa()
     _core.set_isa(request.param)
     yield request.param

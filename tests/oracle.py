@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Where longdouble is float64 under another name (Windows, macOS on ARM) the reference's own rounding
-# is as large as the library's, so float64 comparisons get twice the room there.
+# Where longdouble is float64 under another name (Windows, macOS on ARM) the reference's rounding is
+# as large as the library's, so float64 comparisons get twice the room there.
 REFERENCE_IS_WIDER = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 
 NARROW = ("float16", "bfloat16", "float32")
@@ -35,7 +35,7 @@ def widened(x):
 
 @dataclass
 class Rows:
-    """The parts every reference is made of; the class axis is last, one row for each leading index."""
+    """The parts every reference is made of; the class axis is last, the others count the rows."""
 
     exponent: np.ndarray  # d = (x - m)/T, NaN throughout a row whose maximum is not finite
     maximum: np.ndarray  # m, NaN if the row holds one, -inf if the row is empty
@@ -156,7 +156,7 @@ def dense_targets(shape, targets, axis, weight, sample_weight, ignore_index, lab
 
 
 def weighted_loss(minus_log_p, targets):
-    """Row losses and their magnitude; a target of zero contributes zero even against -log p = inf."""
+    """Row losses and their magnitude; a target of zero contributes zero, -log p = inf or not."""
     with np.errstate(all="ignore"):
         terms = np.where(targets.weighted == 0, 0, targets.weighted * minus_log_p)
         per_row = targets.sample_weight * terms.sum(axis=-1)
@@ -279,9 +279,9 @@ def linear_logits(features, weights, bias):
 
 
 def softmax_bound(p, d, temperature, dtype):
-    """(4 + 0.5|d|) eps relative for T = 1, (4 + 1.5|d|) eps otherwise; two steps where p is subnormal.
+    """(4 + 0.5|d|) eps relative for T = 1, (4 + 1.5|d|) eps otherwise; two steps if p is subnormal.
 
-    The exponent's own rounding is there for subnormal results as well, so the larger of the two holds.
+    The exponent's own rounding is there for subnormal results as well: the larger of the two holds.
     """
     info = np.finfo(dtype)
     slope = np.where(np.asarray(temperature) == 1, 0.5, 1.5)
@@ -336,7 +336,8 @@ def assert_same_bits(got, expected, context=""):
         where = tuple(int(i) for i in np.argwhere(differ)[0])
         a, b = np.atleast_1d(got)[where], np.atleast_1d(expected)[where]
         raise AssertionError(
-            f"{context}: {int(differ.sum())} of {differ.size} differ, first at {where}: {a!r} against {b!r}"
+            f"{context}: {int(differ.sum())} of {differ.size} differ, first at {where}: "
+            f"{a!r} against {b!r}"
         )
 
 
@@ -401,7 +402,7 @@ CHECKS = {
 
 
 def check_loss(got, expected, reduction, dtype, context="loss"):
-    """``got`` against a :class:`Loss`; reduced losses are float64, row losses have the result dtype."""
+    """``got`` against a `Loss`: reduced losses are float64, row losses of the result dtype."""
     exact = np.asarray(expected.reduced(reduction))
     bound = expected.bound(reduction, dtype)
     if reduction == "none":

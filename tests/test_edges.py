@@ -1,4 +1,4 @@
-"""The table "Meaning at the edges": at every position, for every instruction set, neighbours untouched."""
+"""The table "Meaning at the edges", at every position of a row, with the other rows untouched."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Each bad argument raises its own exception, which says which argument, what came and what was expected."""
+"""A bad argument raises an exception that names it, what came, and what was expected."""
 
 import re
 

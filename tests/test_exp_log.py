@@ -1,7 +1,7 @@
-"""The vector exp and log1p keep the errors stated beside them, in every lane of every instruction set.
+"""The vector exp and log1p keep the errors stated beside them, in every lane of every kernel.
 
-Stated: exp within 1.5 ULP in float32 and float64 for x <= 0, log1p within 1.5 ULP for x >= 0; results below
-the smallest normal number within one step.
+Stated: both within 1.5 ULP in every dtype they have, exp for x <= 0 and log1p for x >= 0; results
+below the smallest normal number within one step.
 """
 
 import numpy as np

@@ -39,7 +39,7 @@ class Environment(ctypes.Structure):
         libm.fesetenv(ctypes.byref(self))
 
     def control(self):
-        """What governs rounding, traps and subnormals: the control words without the status bits."""
+        """What governs rounding, traps and subnormals: the control words, no status bits."""
         return bytes(self.x87[:2]), self.mxcsr & ~MXCSR_STATUS
 
 

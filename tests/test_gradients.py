@@ -1,4 +1,4 @@
-"""The gradient equals (p * sum(t w) - t w)/T, scaled as the reduction is, in the library's precision."""
+"""The gradient equals (p * sum(t w) - t w)/T, scaled as the reduction is."""
 
 import numpy as np
 import oracle
@@ -98,7 +98,7 @@ def test_finite_differences_of_the_reference_loss(reduction, isa):
                 step,
             )
             _, grad = sf.softmax_loss_and_grad(x, targets, reduction=reduction, **options)
-            # the third derivative of a softmax loss is below 1/T^3, times the weights; T >= 0.5, w <= 2.1
+            # the third derivative is below 1/T^3 times the weights; T >= 0.5, w <= 2.1
             assert np.abs(grad - numeric).max() <= step**2 / 6 * 8 * 2.1**2 * 4
 
 

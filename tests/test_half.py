@@ -1,4 +1,4 @@
-"""float16 and bfloat16 are widened as they are loaded: the results are those of the float32 values."""
+"""float16 and bfloat16 are widened as they are loaded: results are those of the float32 values."""
 
 import numpy as np
 import oracle

@@ -11,7 +11,7 @@ from numpy.exceptions import AxisError
 import softmax_fast as sf
 
 bounded = settings(
-    max_examples=100,
+    max_examples=60,
     derandomize=True,
     deadline=None,
     database=None,

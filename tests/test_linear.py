@@ -14,7 +14,7 @@ from cases import (
 
 import softmax_fast as sf
 
-SHAPES = [(1, 1, 1), (1, 5, 3), (7, 3, 1), (33, 16, 10), (130, 64, 257), (3, 8, 5000), (2500, 4, 3)]
+SHAPES = [(1, 1, 1), (1, 5, 3), (7, 3, 1), (33, 16, 10), (70, 32, 257), (3, 8, 5000), (2500, 4, 3)]
 
 
 def problem(shape, dtype, bias=True):

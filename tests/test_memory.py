@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import oracle
 import pytest
-from cases import ROW_FUNCTIONS, guarded_out, problem
+from cases import ROW_FUNCTIONS, guarded_out, problem, shared_problem
 
 import softmax_fast as sf
 
@@ -64,7 +64,7 @@ def placements(pages, arrays):
 @pytest.mark.parametrize("name", ROW_FUNCTIONS)
 def test_inputs_against_guard_pages(name, n_rows, isa, dtype, pages):
     for n_classes in LENGTHS[1:]:
-        arrays = problem((n_rows, n_classes), dtype)
+        arrays = shared_problem((n_rows, n_classes), dtype)
         expected = ROW_FUNCTIONS[name](*arrays)
         for place, placed in placements(pages, arrays):
             oracle.assert_same_bits(
@@ -97,7 +97,7 @@ def test_outputs_against_guard_pages(n_rows, isa, dtype, pages):
 @needs_mprotect
 def test_half_precision_against_guard_pages(isa, pages):
     for n_classes in LENGTHS[1:]:
-        x, y, t = problem((3, n_classes), np.float16)
+        x, y, t = shared_problem((3, n_classes), np.float16)
         expected = sf.softmax(x), sf.softmax_loss(x, y), sf.softmax_loss(x, t)
         for place, (logits, y_, t_) in placements(pages, (x, y, t)):
             got = sf.softmax(logits), sf.softmax_loss(logits, y_), sf.softmax_loss(logits, t_)

@@ -68,6 +68,18 @@ def test_cross_entropy_at_both_ends(isa, dtype):
     assert np.isfinite(sf.cross_entropy(p, t))
 
 
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+@pytest.mark.parametrize("n_classes", [1, 3, 16, 33])
+def test_a_zero_of_either_sign_has_infinite_loss(n_classes, zero, isa, dtype):
+    p = np.full((3, n_classes), zero, dtype)
+    y, t = np.arange(3) % n_classes, np.full((3, n_classes), 0.25, dtype)
+    for targets in (y, t):
+        assert (sf.cross_entropy(p, targets, reduction="none") == np.inf).all()
+        assert sf.cross_entropy(p, targets) == np.inf
+    assert (sf.binary_cross_entropy(p, t, reduction="none") == np.inf).all()
+    assert sf.binary_cross_entropy(p, np.zeros_like(p)) == 0
+
+
 def test_cross_entropy_of_softmax_is_the_softmax_loss_within_both_bounds(isa):
     x, y = logits((50, 40), np.float64), labels(50, 40)
     loss = sf.softmax_loss(x, y, reduction="none")
@@ -251,3 +263,9 @@ def test_binary_losses_of_strided_arrays(dtype):
         check_probs(np.abs(np.tanh(x[view])), t[view])
     check_logits(np.asfortranarray(x), t)
     check_logits(x.T, t.T)
+
+
+def test_a_small_probability_of_a_negative_keeps_its_digits(isa):
+    p = np.array([1e-20, 1e-300, 0.25])
+    got = sf.binary_cross_entropy(p, np.zeros(3), reduction="none")
+    np.testing.assert_allclose(got, -np.log1p(-p), rtol=4 * np.finfo(np.float64).eps)

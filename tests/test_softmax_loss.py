@@ -221,3 +221,10 @@ def test_a_larger_logit_at_the_label_never_raises_the_loss_beyond_rounding(isa, 
     x[:, 3] = np.linspace(-50, 50, 200)
     loss = sf.softmax_loss(x, np.full(200, 3), reduction="none").astype(np.float64)
     assert (np.diff(loss) <= 8 * np.finfo(dtype).eps * np.maximum(1, loss[1:])).all()
+
+
+def test_weighted_losses_do_not_overflow_where_the_result_does_not(isa):
+    x = np.array([[1e308, -1e308, 0.0]])
+    halves = sf.softmax_loss(x, np.array([[0.5, 0.5, 0.0]]), reduction="sum")
+    smoothed = sf.softmax_loss(x, np.array([0]), label_smoothing=0.1, reduction="sum")
+    np.testing.assert_allclose([halves, smoothed], [1e308, 1e307], rtol=1e-14)

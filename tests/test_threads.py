@@ -418,3 +418,8 @@ def test_two_openmp_runtimes_in_one_process(first, run_python):
         """,
         timeout=120,
     )
+
+
+def test_any_number_of_threads_may_be_asked_for():
+    x = np.zeros((300, 300), np.float32)
+    assert (sf.softmax(x, n_threads=2**40) == sf.softmax(x)).all()
