@@ -11,8 +11,6 @@ cimport numpy as cnp
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cython.parallel cimport prange
 from libc.stdint cimport int32_t, int64_t, uint16_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
 
 from softmax_fast._kernels cimport *
 from softmax_fast._openmp cimport (
@@ -21,6 +19,8 @@ from softmax_fast._openmp cimport (
 
 import os
 import warnings
+
+import numpy as np
 
 cnp.import_array()
 
@@ -34,28 +34,13 @@ ctypedef fused real:
     double
 
 cdef enum:
-    # Elements that deserve a thread.  A region of two threads costs some 2 us, the time of about 8 Ki
-    # elements: work of less than twice this stays with one.
-    ELEMENTS_PER_THREAD = 16384
-    # Elements in a block of rows: small enough to share out evenly, large enough to hide the loop.
-    ELEMENTS_PER_BLOCK = 16384
-    # Doubles of scratch for the longest row of a simple call: four for each of its 32 blocks.
-    SIMPLE_SCRATCH = 128
-    # Below this a fast path keeps the GIL: releasing it would cost more than it frees.
-    ELEMENTS_WITHOUT_RELEASE = 2048
+    # Work of fewer elements runs in the calling thread, whoever is asked.
+    SMALL_WORK = 32768
 
-cdef const sf_tables *tables = sf_tables_best()
 cdef bint serial = False
-cdef Py_ssize_t last_level_cache = sf_cache_size(3) or sf_cache_size(2) or (32 << 20)
-cdef double ONE = 1.0
-
 
 cdef int kind_number(str kind) except -1:
     return SF_F64 if kind == "f64" else SF_F32 if kind == "f32" else SF_F16 if kind == "f16" else SF_BF16
-
-
-cdef inline const sf_kernels *kernels_of(int kind) noexcept nogil:
-    return tables.f64 if kind == SF_F64 else tables.f32
 
 
 # ---- views to strides ----------------------------------------------------------------------------
@@ -93,271 +78,95 @@ cdef sf_output output_of(object out, int kind) except *:
     return output_view[float](out)
 
 
+ctypedef int call(const sf_job *job) noexcept nogil
+ctypedef int loss_call(const sf_job *job, const sf_targets *targets, sf_result *result) noexcept nogil
+
+
 cdef class Job:
     """One call: what the kernels read, how many rows there are, and what must stay alive."""
 
-    cdef sf_rows rows
-    cdef Py_ssize_t n_rows
-    cdef const sf_kernels *kernels
+    cdef sf_job job
     cdef const double[::1] temperatures
     cdef double temperature
     cdef object x
 
-    def __cinit__(self, x, str kind, temperature):
-        cdef int number = kind_number(kind)
+    def __cinit__(self, x, str kind, temperature, int n_threads):
         self.x = x
-        self.kernels = kernels_of(number)
-        self.rows.x = input_of(x, number)
-        self.n_rows = x.shape[0] * x.shape[1]
-        self.rows.inner = x.shape[1]
-        self.rows.n_classes = x.shape[2]
-        self.rows.out.data = NULL
-        self.rows.stream = False
+        sf_begin(&self.job, input_of(x, kind_number(kind)), x.shape[0] * x.shape[1], x.shape[1],
+                 x.shape[2], 1 if serial else n_threads)
         if isinstance(temperature, float):
             self.temperature = temperature
-            self.rows.temperature = &self.temperature
-            self.rows.temperature_step = 0
+            self.job.rows.temperature = &self.temperature
         else:
             self.temperatures = temperature
-            self.rows.temperature = &self.temperatures[0] if self.n_rows else NULL
-            self.rows.temperature_step = 1
+            self.job.rows.temperature = &self.temperatures[0]
+            self.job.rows.temperature_step = 1
 
     cdef int write_to(self, out) except -1:
-        cdef sf_input *x = &self.rows.x
-        cdef Py_ssize_t elements = self.n_rows * self.rows.n_classes
-        self.rows.out = output_of(out, x.kind)
-        # Streaming stores pay when in and out together exceed the last cache; in place, the lines
-        # are there anyway.
-        self.rows.stream = (x.data != self.rows.out.data
-                            and elements * self.kernels.item_size > last_level_cache // 2)
+        sf_write_to(&self.job, output_of(out, self.job.rows.x.kind))
         return 0
 
-
-# ---- loops over blocks of rows --------------------------------------------------------------------
-
-ctypedef struct work:
-    # What a block of rows needs; one of the functions is set.
-    const sf_kernels *kernels
-    const sf_rows *rows
-    const sf_targets *targets
-    sf_rows_function *on_rows
-    sf_loss_function *on_losses
-    double *row_max
-    double *row_rest
-    const double *shift
-    const double *scale
-    const int64_t *indices
-    Py_ssize_t n_indices
-    Py_ssize_t n_rows, block_rows, n_blocks
-    sf_result *results
-    char *scratch
-    size_t scratch_bytes
-
-
-cdef void run_block(const work *w, Py_ssize_t block, int thread) noexcept nogil:
-    cdef Py_ssize_t first = block * w.block_rows
-    cdef Py_ssize_t end = min(first + w.block_rows, w.n_rows), count
-    cdef void *scratch = w.scratch + thread * w.scratch_bytes
-    cdef environment found = sf_enter()
-    while first < end:
-        count = min(end - first, w.rows.inner - first % w.rows.inner)
-        if w.on_rows:
-            w.on_rows(w.rows, first, count, scratch)
-        elif w.on_losses:
-            w.on_losses(w.rows, w.targets, first, count, &w.results[block], scratch)
-        elif w.row_max:
-            w.kernels.row_stats(w.rows, first, count, w.row_max + first, w.row_rest + first, scratch)
-        elif w.indices:
-            w.kernels.selected_log_probs(w.rows, w.indices, w.n_indices, w.targets, first, count,
-                                         &w.results[block], scratch)
-        else:
-            w.kernels.exponentials(w.rows, w.shift, w.scale, first, count)
-        first += count
-    sf_leave(found)
-
-
-cdef inline int threads_for(Py_ssize_t elements, Py_ssize_t pieces, int n_threads) noexcept nogil:
-    cdef Py_ssize_t n = min(elements // ELEMENTS_PER_THREAD, pieces)
-    return 1 if serial or n <= 1 else <int>min(n, <Py_ssize_t>n_threads)
-
-
-cdef int run(work *w, Job job, int n_threads, sf_result *total=NULL) except -1:
-    """Every block of rows, and the blocks' results folded in order."""
-    cdef Py_ssize_t n_classes = job.rows.n_classes, block, aligned
-    cdef int n
-    w.kernels = job.kernels
-    w.rows = &job.rows
-    w.n_rows = job.n_rows
-    # A function of the shape alone: the folded sums must not depend on the threads.  Sixteen rows
-    # fill a tile or a panel.
-    w.block_rows = max(1, ELEMENTS_PER_BLOCK // n_classes)
-    if w.n_rows >= 64:
-        w.block_rows = max(16, w.block_rows // 16 * 16)
-    w.n_blocks = (w.n_rows + w.block_rows - 1) // w.block_rows
-    n = threads_for(w.n_rows * n_classes, w.n_blocks, n_threads)
-    w.scratch_bytes = sf_scratch_bytes(w.rows, job.kernels.item_size)
-    w.scratch = <char *>malloc(n * w.scratch_bytes)
-    w.results = <sf_result *>calloc(max(1, w.n_blocks), sizeof(sf_result)) if total else NULL
-    if not w.scratch or (total and not w.results):
-        free(w.scratch)
-        free(w.results)
-        raise MemoryError(f"no room for {n * w.scratch_bytes} bytes of scratch")
-    with nogil:
-        if total:
-            for block in range(w.n_blocks):
-                w.results[block].bad_label_row = w.results[block].bad_value_row = -1
-        if n == 1:
-            for block in range(w.n_blocks):
-                run_block(w, block, 0)
-        else:
-            for block in prange(w.n_blocks, num_threads=n, schedule="static"):
-                run_block(w, block, omp_get_thread_num())
-        if total:
-            for block in range(w.n_blocks):
-                fold(total, &w.results[block])
-        free(w.scratch)
-        free(w.results)
-    return 0
-
-
-cdef void fold(sf_result *total, const sf_result *part) noexcept nogil:
-    sf_sum_merge(&total.loss, part.loss)
-    sf_sum_merge(&total.weight, part.weight)
-    if total.bad_label_row < 0:
-        total.bad_label_row = part.bad_label_row
-    if total.bad_value_row < 0:
-        total.bad_value_row = part.bad_value_row
-
-
-cdef work no_work() noexcept:
-    cdef work w
-    memset(&w, 0, sizeof(w))
-    return w
-
-
-cdef sf_result no_result() noexcept:
-    cdef sf_result result
-    result.loss.sum = result.loss.lost = result.weight.sum = result.weight.lost = 0.0
-    result.bad_label_row = result.bad_value_row = -1
-    return result
-
-
-# ---- few long rows: every row in pieces -----------------------------------------------------------
-
-cdef enum operation:
-    SOFTMAX, LOG_SOFTMAX, STATS
-
-
-cdef int threads_within_rows(Job job, int n_threads) noexcept:
-    """How many threads should share each row; 1: rows are shared out instead."""
-    cdef Py_ssize_t blocks = (job.rows.n_classes + job.kernels.block - 1) // job.kernels.block
-    cdef int n = threads_for(job.rows.n_classes, blocks, n_threads)
-    return n if job.n_rows < 2 * n and job.n_rows % n else 1
-
-
-cdef int run_within_rows(Job job, operation op, int n, double *row_max, double *row_rest) except -1:
-    """The statistics of every row, and for softmax and log-softmax its output."""
-    cdef const sf_kernels *k = job.kernels
-    cdef const sf_rows *rows = &job.rows
-    cdef sf_rows stats_rows = job.rows
-    cdef Py_ssize_t n_blocks = (rows.n_classes + k.block - 1) // k.block
-    cdef Py_ssize_t row, piece, share = (n_blocks + n - 1) // n
-    cdef environment found
-    cdef double *block_max = <double *>malloc(2 * n_blocks * sizeof(double))
-    cdef double *block_rest = block_max + n_blocks
-    if not block_max:
-        raise MemoryError(f"no room for the sums of {n_blocks} blocks")
-    if op != SOFTMAX:
-        stats_rows.out.data = NULL
-    with nogil:
-        for row in range(job.n_rows):
-            for piece in prange(n, num_threads=n, schedule="static"):
-                run_piece(k, STATS, &stats_rows, row, piece * share, share, n_blocks, block_max,
-                          block_rest, 0.0, 0.0)
-            found = sf_enter()
-            k.merge_blocks(rows, row, n_blocks, block_max, block_rest, &row_max[row], &row_rest[row])
-            sf_leave(found)
-            if op == STATS:
-                continue
-            for piece in prange(n, num_threads=n, schedule="static"):
-                run_piece(k, op, rows, row, piece * share, share, n_blocks, block_max,
-                          block_rest, row_max[row], row_rest[row])
-        free(block_max)
-    return 0
-
-
-cdef void run_piece(const sf_kernels *k, operation op, const sf_rows *rows, Py_ssize_t row,
-                    Py_ssize_t first, Py_ssize_t share, Py_ssize_t n_blocks, double *block_max,
-                    double *block_rest, double row_max, double row_rest) noexcept nogil:
-    cdef Py_ssize_t count = max(0, min(share, n_blocks - first))
-    cdef environment found = sf_enter()
-    if op == STATS:
-        k.block_stats(rows, row, first, count, block_max, block_rest)
-    elif op == SOFTMAX:
-        k.softmax_blocks(rows, row, first, count, block_rest, row_max, row_rest)
-    else:
-        k.log_softmax_blocks(rows, row, first, count, row_max, row_rest)
-    sf_leave(found)
-
-
-cdef int long_rows(Job job, operation op, int n_threads) except -1:
-    """Runs op within rows where that pays, else returns 0."""
-    cdef int n = threads_within_rows(job, n_threads)
-    cdef double row_max[64]
-    cdef double row_rest[64]
-    if n == 1 or job.n_rows >= 64:
+    cdef int write_rows_to(self, out) except -1:
+        """Results of one entry, or some contiguous ones, a row."""
+        self.job.rows.out = output_of(out[:, :, None], self.job.rows.x.kind)
+        self.job.rows.out.class_stride = 1
         return 0
-    run_within_rows(job, op, n, row_max, row_rest)
-    return 1
+
+    cdef int call(self, call *function) except -1:
+        cdef int status
+        with nogil:
+            status = function(&self.job)
+        return check(status)
+
+    cdef sf_result loss(self, loss_call *function, const sf_targets *targets) except *:
+        cdef sf_result result = sf_no_result()
+        cdef int status
+        with nogil:
+            status = function(&self.job, targets, &result)
+        check(status)
+        return result
+
+
+# ---- the parallel loop --------------------------------------------------------------------------------
+
+cdef void parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces, int n_workers) noexcept nogil:
+    """Rows, blocks and pieces of every function are shared out here; see kernels/drive.c."""
+    cdef Py_ssize_t piece
+    for piece in prange(n_pieces, num_threads=n_workers, schedule="dynamic"):
+        body(context, piece, omp_get_thread_num())
+
+
+if SF_OPENMP_VERSION:
+    sf_set_parallel_for(parallel_for)
+
+
+cdef int check(int status) except -1:
+    if status == SF_NO_MEMORY:
+        raise MemoryError("no room for the scratch of the kernels")
+    return 0
 
 
 # ---- entry points -----------------------------------------------------------------------------------
 
 def softmax(x, str kind, out, temperature, int n_threads):
-    if not x.size:
-        return
-    cdef Job job = Job(x, kind, temperature)
-    cdef work w = no_work()
-    job.write_to(out)
-    w.on_rows = job.kernels.softmax
-    if not long_rows(job, SOFTMAX, n_threads):
-        run(&w, job, n_threads)
+    if x.size:
+        job = Job(x, kind, temperature, n_threads)
+        job.write_to(out)
+        job.call(sf_softmax)
 
 
 def log_softmax(x, str kind, out, temperature, int n_threads):
-    if not x.size:
-        return
-    cdef Job job = Job(x, kind, temperature)
-    cdef work w = no_work()
-    job.write_to(out)
-    w.on_rows = job.kernels.log_softmax
-    if not long_rows(job, LOG_SOFTMAX, n_threads):
-        run(&w, job, n_threads)
+    if x.size:
+        job = Job(x, kind, temperature, n_threads)
+        job.write_to(out)
+        job.call(sf_log_softmax)
 
 
 def logsumexp(x, str kind, out, temperature, int n_threads):
-    cdef Job job
-    cdef work w = no_work()
-    cdef double row_max[64]
-    cdef double row_rest[64]
-    cdef Py_ssize_t row
-    cdef environment found
-    cdef int n
-    if not x.size:
-        return
-    job = Job(x, kind, temperature)
-    job.rows.out = output_of(out[:, :, None], job.rows.x.kind)
-    job.rows.out.class_stride = 1
-    w.on_rows = job.kernels.logsumexp
-    n = threads_within_rows(job, n_threads)
-    if n == 1 or job.n_rows >= 64:
-        run(&w, job, n_threads)
-        return
-    run_within_rows(job, STATS, n, row_max, row_rest)
-    found = sf_enter()
-    for row in range(job.n_rows):
-        job.kernels.finish_logsumexp(&job.rows, row, 1, &row_max[row], &row_rest[row])
-    sf_leave(found)
+    if x.size:
+        job = Job(x, kind, temperature, n_threads)
+        job.write_rows_to(out)
+        job.call(sf_logsumexp)
 
 
 cdef class Targets:
@@ -375,12 +184,7 @@ cdef class Targets:
     def __cinit__(self, targets, weight, sample_weight, ignore_index, double label_smoothing,
                   row_losses):
         cdef sf_targets *t = &self.targets
-        t.labels32 = NULL
-        t.labels64 = NULL
-        t.class_weight = NULL
-        t.sample_weight = NULL
-        t.row_losses = NULL
-        t.gradient_scale = 1.0
+        self.targets = sf_no_targets()
         t.label_smoothing = label_smoothing
         t.has_ignore_index = ignore_index is not None
         t.ignore_index = ignore_index if ignore_index is not None else 0
@@ -416,150 +220,101 @@ def softmax_loss(x, str kind, targets, weight, sample_weight, ignore_index, doub
                  temperature, row_losses, int n_threads):
     cdef Job job
     cdef Targets t
-    cdef work w = no_work()
-    cdef sf_result result = no_result()
-    cdef double row_max[64]
-    cdef double row_rest[64]
-    cdef Py_ssize_t row
-    cdef environment found
-    cdef int n
-    if not x.size:
-        return 0.0, 0.0, -1
-    job = Job(x, kind, temperature)
-    t = Targets(targets, weight, sample_weight, ignore_index, label_smoothing, row_losses)
-    n = threads_within_rows(job, n_threads)
-    # run() folds fewer rows one by one, so that the sum is the same.
-    if n == 1 or job.n_rows >= 64:
-        w.targets = &t.targets
-        w.on_losses = job.kernels.softmax_loss
-        run(&w, job, n_threads, &result)
-    else:
-        run_within_rows(job, STATS, n, row_max, row_rest)
-        found = sf_enter()
-        for row in range(job.n_rows):
-            job.kernels.finish_loss(&job.rows, &t.targets, row, 1, &row_max[row], &row_rest[row],
-                                    &result)
-        sf_leave(found)
+    cdef sf_result result = sf_no_result()
+    if x.size:
+        job = Job(x, kind, temperature, n_threads)
+        t = Targets(targets, weight, sample_weight, ignore_index, label_smoothing, row_losses)
+        result = job.loss(sf_softmax_loss, &t.targets)
     return sf_sum_value(result.loss), sf_sum_value(result.weight), result.bad_label_row
 
 
 def softmax_loss_grad(x, str kind, grad, double scale, targets, weight, sample_weight, ignore_index,
                       double label_smoothing, temperature, row_losses, int n_threads):
-    if not x.size:
-        return 0.0, 0.0, -1
-    cdef Job job = Job(x, kind, temperature)
-    cdef Targets t = Targets(targets, weight, sample_weight, ignore_index, label_smoothing, row_losses)
-    cdef work w = no_work()
-    cdef sf_result result = no_result()
-    job.write_to(grad)
-    t.targets.gradient_scale = scale
-    w.targets = &t.targets
-    w.on_losses = job.kernels.softmax_loss_grad
-    run(&w, job, n_threads, &result)
+    cdef Job job
+    cdef Targets t
+    cdef sf_result result = sf_no_result()
+    if x.size:
+        job = Job(x, kind, temperature, n_threads)
+        t = Targets(targets, weight, sample_weight, ignore_index, label_smoothing, row_losses)
+        t.targets.gradient_scale = scale
+        job.write_to(grad)
+        result = job.loss(sf_softmax_loss_grad, &t.targets)
     return sf_sum_value(result.loss), sf_sum_value(result.weight), result.bad_label_row
 
 
 def target_weight_sum(targets, Py_ssize_t n_classes, weight, sample_weight, ignore_index):
+    """The denominator of the mean over labels, and the first row whose label is bad, or -1."""
     cdef Targets t
-    cdef sf_sum total
-    cdef Py_ssize_t row, n_rows = targets.shape[0]
-    cdef Py_ssize_t bad_row = -1
-    cdef int64_t label
-    cdef double w
-    total.sum = total.lost = 0.0
-    if n_rows == 0:
-        return 0.0, -1
-    t = Targets(targets, weight, sample_weight, ignore_index, 0.0, None)
-    cdef const sf_targets *s = &t.targets
-    with nogil:
-        for row in range(n_rows):
-            label = s.labels32[row] if s.labels32 else s.labels64[row]
-            if s.has_ignore_index and label == s.ignore_index:
-                continue
-            if label < 0 or label >= n_classes:
-                bad_row = row
-                break
-            w = s.sample_weight[row] if s.sample_weight else 1.0
-            if s.class_weight:
-                w = w * s.class_weight[label]
-            sf_sum_add(&total, w)
-    return sf_sum_value(total), bad_row
+    cdef sf_result result = sf_no_result()
+    cdef Py_ssize_t n_rows = targets.shape[0]
+    if n_rows:
+        t = Targets(targets, weight, sample_weight, ignore_index, 0.0, None)
+        with nogil:
+            sf_target_weights(&t.targets, n_rows, n_classes, &result)
+    return sf_sum_value(result.weight), result.bad_label_row
 
 
 def cross_entropy(p, str kind, targets, weight, sample_weight, ignore_index, row_losses, int n_threads):
-    if not p.size:
-        return 0.0, 0.0, -1, -1
-    cdef Job job = Job(p, kind, 1.0)
-    cdef Targets t = Targets(targets, weight, sample_weight, ignore_index, 0.0, row_losses)
-    cdef work w = no_work()
-    cdef sf_result result = no_result()
-    w.targets = &t.targets
-    w.on_losses = job.kernels.cross_entropy
-    run(&w, job, n_threads, &result)
+    cdef Job job
+    cdef Targets t
+    cdef sf_result result = sf_no_result()
+    if p.size:
+        job = Job(p, kind, 1.0, n_threads)
+        t = Targets(targets, weight, sample_weight, ignore_index, 0.0, row_losses)
+        result = job.loss(sf_cross_entropy, &t.targets)
     return (sf_sum_value(result.loss), sf_sum_value(result.weight),
             result.bad_label_row, result.bad_value_row)
 
 
 def selected_log_probs(x, str kind, const int64_t[:, ::1] indices, temperature, ignore_index, out,
                        int n_threads):
-    if not x.size or not indices.shape[0] or not indices.shape[1]:
-        return -1
-    cdef Job job = Job(x, kind, temperature)
-    cdef Targets t = Targets(None, None, None, ignore_index, 0.0, None)
-    cdef work w = no_work()
-    cdef sf_result result = no_result()
-    job.rows.out = output_of(out[None], job.rows.x.kind)
-    job.rows.out.class_stride = 1
-    w.targets = &t.targets
-    w.indices = &indices[0, 0]
-    w.n_indices = indices.shape[1]
-    run(&w, job, n_threads, &result)
+    cdef Job job
+    cdef Targets t
+    cdef sf_result result = sf_no_result()
+    cdef int status
+    if x.size and indices.shape[0] and indices.shape[1]:
+        job = Job(x, kind, temperature, n_threads)
+        t = Targets(None, None, None, ignore_index, 0.0, None)
+        job.write_rows_to(out[None, :, 0])
+        with nogil:
+            status = sf_selected_log_probs(&job.job, &indices[0, 0], indices.shape[1], &t.targets,
+                                           &result)
+        check(status)
     return result.bad_label_row
 
 
 def row_stats(x, str kind, temperature, double[::1] row_max, double[::1] row_rest, int n_threads):
     cdef Job job
-    cdef work w = no_work()
-    if not x.size:
-        return
-    job = Job(x, kind, temperature)
-    w.row_max = &row_max[0]
-    w.row_rest = &row_rest[0]
-    run(&w, job, n_threads)
+    cdef int status
+    if x.size:
+        job = Job(x, kind, temperature, n_threads)
+        with nogil:
+            status = sf_row_stats(&job.job, &row_max[0], &row_rest[0])
+        check(status)
 
 
 def exponentials(x, str kind, const double[::1] shift, const double[::1] scale, temperature, out,
                  int n_threads):
-    if not x.size:
-        return
-    cdef Job job = Job(x, kind, temperature)
-    cdef work w = no_work()
-    job.write_to(out)
-    w.shift = &shift[0]
-    w.scale = &scale[0]
-    run(&w, job, n_threads)
+    cdef Job job
+    cdef int status
+    if x.size:
+        job = Job(x, kind, temperature, n_threads)
+        job.write_to(out)
+        with nogil:
+            status = sf_exponentials(&job.job, &shift[0], &scale[0])
+        check(status)
 
 
 # ---- binary losses ------------------------------------------------------------------------------------
 
-cdef void run_binary_block(const sf_kernels *k, const sf_binary *job, Py_ssize_t block, Py_ssize_t size,
-                           sf_result *result) noexcept nogil:
-    cdef Py_ssize_t first = block * ELEMENTS_PER_BLOCK
-    cdef environment found = sf_enter()
-    k.binary_loss(job, first, min(ELEMENTS_PER_BLOCK, size - first), result)
-    sf_leave(found)
-
-
 cdef object run_binary(x, str kind, targets, sample_weight, losses, int n_threads, bint of_logits,
                        temperature, pos_weight):
     cdef sf_binary job
-    cdef int number = kind_number(kind), n
-    cdef const sf_kernels *k = kernels_of(number)
+    cdef int number = kind_number(kind), status
     cdef const double[::1] temperatures, pos_weights, weights
     cdef double one_temperature = 1.0, one_weight = 1.0
-    cdef sf_result total = no_result()
-    cdef sf_result *results
-    cdef Py_ssize_t size = x.size, block, n_blocks = (size + ELEMENTS_PER_BLOCK - 1) // ELEMENTS_PER_BLOCK
+    cdef sf_result total = sf_no_result()
+    cdef Py_ssize_t size = x.size, bad
     if not size:
         return 0.0, 0.0, -1
     job.x = input_of(x[None, None], number)
@@ -587,26 +342,13 @@ cdef object run_binary(x, str kind, targets, sample_weight, losses, int n_thread
         job.sample_weight = &weights[0]
     if losses is not None:
         job.losses = output_of(losses[None, None], number).data
-    results = <sf_result *>calloc(n_blocks, sizeof(sf_result))
-    if not results:
-        raise MemoryError(f"no room for the sums of {n_blocks} blocks")
-    n = threads_for(size, n_blocks, n_threads)
     with nogil:
-        for block in range(n_blocks):
-            results[block].bad_value_row = results[block].bad_label_row = -1
-        if n == 1:
-            for block in range(n_blocks):
-                run_binary_block(k, &job, block, size, &results[block])
-        else:
-            for block in prange(n_blocks, num_threads=n, schedule="static"):
-                run_binary_block(k, &job, block, size, &results[block])
-        for block in range(n_blocks):
-            fold(&total, &results[block])
-        free(results)
-    block = total.bad_value_row
-    if block < 0 or 0 <= total.bad_label_row < block:
-        block = total.bad_label_row
-    return sf_sum_value(total.loss), sf_sum_value(total.weight), block
+        status = sf_binary_loss(&job, size, 1 if serial else n_threads, &total)
+    check(status)
+    bad = total.bad_value_row
+    if bad < 0 or 0 <= total.bad_label_row < bad:
+        bad = total.bad_label_row
+    return sf_sum_value(total.loss), sf_sum_value(total.weight), bad
 
 
 def binary_cross_entropy(p, str kind, t, sample_weight, losses, int n_threads):
@@ -618,11 +360,10 @@ def binary_cross_entropy_with_logits(x, str kind, t, temperature, sample_weight,
     return run_binary(x, kind, t, sample_weight, losses, n_threads, True, temperature, pos_weight)
 
 
-# ---- the simple, small, common call -------------------------------------------------------------------
-
-cdef enum:
-    NOT_SIMPLE = 0, SIMPLE = 1
-
+# ---- the simple, common call ----------------------------------------------------------------------------
+#
+# Plain arrays and default options take a handful of C checks; for all else, and for every error, a
+# function here returns NotImplemented, and the facade takes the general way.
 
 cdef inline bint is_plain(object x) noexcept:
     """An exact ndarray, C-contiguous, aligned, of native float32 or float64."""
@@ -635,30 +376,47 @@ cdef inline bint is_plain(object x) noexcept:
             and cnp.PyArray_ISNOTSWAPPED(x))
 
 
-cdef bint simple_rows(sf_rows *rows, object x, object axis, object temperature, double *t) noexcept:
-    """Fills rows for a simple call; what is not simple, the facade checks and explains."""
-    cdef int ndim
+cdef object resolve_threads = None
+
+
+def on_large_work(resolve):
+    """Who decides on the threads of a call: resolve(n_threads or None, size)."""
+    global resolve_threads
+    resolve_threads = resolve
+
+
+cdef int simple_threads(object n_threads, Py_ssize_t size) except -1:
+    """At most how many threads, or 0 when n_threads is not simple."""
+    if n_threads is not None and (type(n_threads) is not int or n_threads < 1):
+        return 0
+    return 1 if size < SMALL_WORK else resolve_threads(n_threads, size)
+
+
+cdef bint simple_job(sf_job *job, object x, object axis, object temperature, object n_threads,
+                     double *t) except -1:
+    """Begins the job of a simple call, without an output."""
+    cdef int ndim, most
     cdef Py_ssize_t size, n
+    cdef sf_input rows
     if not is_plain(x) or type(temperature) is not float or type(axis) is not int:
         return False
     ndim = cnp.PyArray_NDIM(x)
     size = cnp.PyArray_SIZE(x)
-    if ndim < 1 or size == 0 or size >= 2 * ELEMENTS_PER_THREAD or (axis != -1 and axis != ndim - 1):
+    if ndim < 1 or size == 0 or (axis != -1 and axis != ndim - 1):
         return False
     t[0] = temperature
     if not (1e-30 <= t[0] <= 1e30):
         return False
+    most = simple_threads(n_threads, size)
+    if not most:
+        return False
     n = cnp.PyArray_DIM(x, ndim - 1)
-    rows.x.data = cnp.PyArray_DATA(x)
-    rows.x.kind = SF_F32 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else SF_F64
-    rows.x.outer_stride = rows.x.row_stride = n
-    rows.x.class_stride = 1
-    rows.inner = size // n
-    rows.n_classes = n
-    rows.temperature = t
-    rows.temperature_step = 0
-    rows.stream = False
-    rows.out.data = NULL
+    rows.data = cnp.PyArray_DATA(x)
+    rows.kind = SF_F32 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else SF_F64
+    rows.outer_stride = rows.row_stride = n
+    rows.class_stride = 1
+    sf_begin(job, rows, size // n, size // n, n, most)
+    job.rows.temperature = t
     return True
 
 
@@ -668,9 +426,10 @@ cdef bint overlaps(object a, object b) noexcept:
     return pa < pb + cnp.PyArray_NBYTES(b) and pb < pa + cnp.PyArray_NBYTES(a)
 
 
-cdef object simple_output(sf_rows *rows, object x, object out):
+cdef object simple_output(sf_job *job, object x, object out):
     """A fresh array like x, or out if it is as plain; None if it is not."""
     cdef int i
+    cdef sf_output rows
     if out is None:
         out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
     elif out is not x:
@@ -684,125 +443,151 @@ cdef object simple_output(sf_rows *rows, object x, object out):
             return None
     if not cnp.PyArray_ISWRITEABLE(out):
         return None
-    rows.out.data = cnp.PyArray_DATA(out)
-    rows.out.outer_stride = rows.out.row_stride = rows.n_classes
-    rows.out.class_stride = 1
+    rows.data = cnp.PyArray_DATA(out)
+    rows.outer_stride = rows.row_stride = job.rows.n_classes
+    rows.class_stride = 1
+    sf_write_to(job, rows)
     return out
 
 
-cdef inline void run_simple(sf_rows_function *function, const sf_rows *rows) noexcept:
-    cdef double scratch[SIMPLE_SCRATCH]
-    cdef environment found = sf_enter()
-    if rows.inner * rows.n_classes <= ELEMENTS_WITHOUT_RELEASE:
-        function(rows, 0, rows.inner, scratch)
+cdef inline bint is_tiny(const sf_job *job) noexcept:
+    """Whether to release the GIL would cost more than it frees."""
+    return job.n_rows * job.rows.n_classes <= 2048
+
+
+cdef int run_simple(call *function, const sf_job *job) except -1:
+    cdef int status
+    if is_tiny(job):
+        status = function(job)
     else:
         with nogil:
-            function(rows, 0, rows.inner, scratch)
-    sf_leave(found)
+            status = function(job)
+    return check(status)
+
+
+cdef int run_simple_loss(loss_call *function, const sf_job *job, const sf_targets *targets,
+                         sf_result *result) except -1:
+    cdef int status
+    result[0] = sf_no_result()
+    if is_tiny(job):
+        status = function(job, targets, result)
+    else:
+        with nogil:
+            status = function(job, targets, result)
+    return check(status)
 
 
 def softmax_simple(x, axis, temperature, out, n_threads):
-    cdef sf_rows rows
+    cdef sf_job job
     cdef double t
-    if n_threads is not None or not simple_rows(&rows, x, axis, temperature, &t):
+    if not simple_job(&job, x, axis, temperature, n_threads, &t):
         return NotImplemented
-    out = simple_output(&rows, x, out)
+    out = simple_output(&job, x, out)
     if out is None:
         return NotImplemented
-    run_simple(kernels_of(rows.x.kind).softmax, &rows)
+    run_simple(sf_softmax, &job)
     return out
 
 
 def log_softmax_simple(x, axis, temperature, out, n_threads):
-    cdef sf_rows rows
+    cdef sf_job job
     cdef double t
-    if n_threads is not None or not simple_rows(&rows, x, axis, temperature, &t):
+    if not simple_job(&job, x, axis, temperature, n_threads, &t):
         return NotImplemented
-    out = simple_output(&rows, x, out)
+    out = simple_output(&job, x, out)
     if out is None:
         return NotImplemented
-    run_simple(kernels_of(rows.x.kind).log_softmax, &rows)
+    run_simple(sf_log_softmax, &job)
     return out
 
 
 def logsumexp_simple(x, axis, temperature, keepdims, out, n_threads):
-    cdef sf_rows rows
+    cdef sf_job job
     cdef double t
-    cdef int ndim
-    if (n_threads is not None or out is not None or keepdims is not False
-            or not simple_rows(&rows, x, axis, temperature, &t)):
+    if (out is not None or keepdims is not False
+            or not simple_job(&job, x, axis, temperature, n_threads, &t)
+            or cnp.PyArray_NDIM(x) < 2):
         return NotImplemented
-    ndim = cnp.PyArray_NDIM(x)
-    if ndim < 2:
-        return NotImplemented
-    out = cnp.PyArray_EMPTY(ndim - 1, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-    rows.out.data = cnp.PyArray_DATA(out)
-    rows.out.outer_stride = rows.out.row_stride = rows.out.class_stride = 1
-    run_simple(kernels_of(rows.x.kind).logsumexp, &rows)
+    out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x) - 1, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
+    job.rows.out.data = cnp.PyArray_DATA(out)
+    job.rows.out.outer_stride = job.rows.out.row_stride = job.rows.out.class_stride = 1
+    run_simple(sf_logsumexp, &job)
     return out
 
 
-def softmax_loss_simple(logits, targets, temperature, ignore_index, reduction):
-    cdef sf_rows rows
-    cdef sf_targets t
-    cdef sf_result result
-    cdef double scratch[SIMPLE_SCRATCH]
-    cdef double value
+cdef bint simple_targets(sf_targets *t, const sf_job *job, object logits, object targets,
+                         object ignore_index, object label_smoothing, object reduction) except -1:
+    """Labels of 32 or 64 bits for logits of two dimensions, to be summed or averaged."""
     cdef int number, overflow
     cdef long long ignored
-    if (not simple_rows(&rows, logits, -1, temperature, &value) or cnp.PyArray_NDIM(logits) != 2
-            or not cnp.PyArray_CheckExact(targets) or cnp.PyArray_NDIM(targets) != 1
-            or cnp.PyArray_DIM(targets, 0) != rows.inner or type(ignore_index) is not int
-            or not cnp.PyArray_IS_C_CONTIGUOUS(targets) or not cnp.PyArray_ISALIGNED(targets)
-            or not cnp.PyArray_ISNOTSWAPPED(targets)):
-        return NotImplemented
-    if type(reduction) is not str or reduction not in ("mean", "sum"):
-        return NotImplemented
+    if (cnp.PyArray_NDIM(logits) != 2 or not cnp.PyArray_CheckExact(targets)
+            or cnp.PyArray_NDIM(targets) != 1 or cnp.PyArray_DIM(targets, 0) != job.n_rows
+            or type(ignore_index) is not int or not cnp.PyArray_IS_C_CONTIGUOUS(targets)
+            or not cnp.PyArray_ISALIGNED(targets) or not cnp.PyArray_ISNOTSWAPPED(targets)
+            or type(label_smoothing) is not float or label_smoothing != 0.0
+            or type(reduction) is not str or reduction not in ("mean", "sum")):
+        return False
     ignored = PyLong_AsLongLongAndOverflow(ignore_index, &overflow)
     if overflow:
-        return NotImplemented
+        return False
+    t[0] = sf_no_targets()
     number = cnp.PyArray_TYPE(targets)
-    t.labels32 = NULL
-    t.labels64 = NULL
     if number == cnp.NPY_INT64:
         t.labels64 = <const int64_t *>cnp.PyArray_DATA(targets)
     elif number == cnp.NPY_INT32:
         t.labels32 = <const int32_t *>cnp.PyArray_DATA(targets)
     else:
-        return NotImplemented
-    t.class_weight = t.sample_weight = NULL
+        return False
     t.has_ignore_index = True
     t.ignore_index = ignored
-    t.label_smoothing = 0.0
-    t.row_losses = NULL
-    t.gradient_scale = 1.0
-    result = simple_loss(&rows, &t, scratch)
+    return True
+
+
+def softmax_loss_simple(logits, targets, axis, temperature, ignore_index, label_smoothing, reduction,
+                        n_threads):
+    cdef sf_job job
+    cdef sf_targets t
+    cdef sf_result result
+    cdef double one_temperature
+    if (not simple_job(&job, logits, axis, temperature, n_threads, &one_temperature)
+            or not simple_targets(&t, &job, logits, targets, ignore_index, label_smoothing,
+                                  reduction)):
+        return NotImplemented
+    run_simple_loss(sf_softmax_loss, &job, &t, &result)
     if result.bad_label_row >= 0:
         return NotImplemented
-    value = sf_sum_value(result.loss)
+    return reduced(&result, reduction)
+
+
+def softmax_loss_grad_simple(logits, targets, axis, temperature, ignore_index, label_smoothing,
+                             reduction, grad_out, n_threads):
+    cdef sf_job job
+    cdef sf_targets t
+    cdef sf_result result = sf_no_result()
+    cdef double one_temperature
+    if (not simple_job(&job, logits, axis, temperature, n_threads, &one_temperature)
+            or not simple_targets(&t, &job, logits, targets, ignore_index, label_smoothing,
+                                  reduction)):
+        return NotImplemented
+    if grad_out is not None and (not is_plain(grad_out) or overlaps(grad_out, targets)):
+        return NotImplemented
+    sf_target_weights(&t, job.n_rows, job.rows.n_classes, &result)
+    if result.bad_label_row >= 0:
+        return NotImplemented
     if reduction == "mean":
-        value = value / (sf_sum_value(result.weight))
-    return value
+        t.gradient_scale = 1.0 / sf_sum_value(result.weight)
+    grad_out = simple_output(&job, logits, grad_out)
+    if grad_out is None:
+        return NotImplemented
+    run_simple_loss(sf_softmax_loss_grad, &job, &t, &result)
+    return reduced(&result, reduction), grad_out
 
 
-cdef sf_result simple_loss(const sf_rows *rows, const sf_targets *t, void *scratch) noexcept:
-    """One block after another as run() takes them, so that the sum is the same."""
-    cdef sf_result total = no_result(), part
-    cdef Py_ssize_t block_rows = max(1, ELEMENTS_PER_BLOCK // rows.n_classes), first
-    if rows.inner >= 64:
-        block_rows = max(16, block_rows // 16 * 16)
-    cdef environment found = sf_enter()
-    with nogil:
-        first = 0
-        while first < rows.inner:
-            part.loss.sum = part.loss.lost = part.weight.sum = part.weight.lost = 0.0
-            part.bad_label_row = part.bad_value_row = -1
-            kernels_of(rows.x.kind).softmax_loss(
-                rows, t, first, min(block_rows, rows.inner - first), &part, scratch)
-            fold(&total, &part)
-            first += block_rows
-    sf_leave(found)
-    return total
+cdef object reduced(const sf_result *result, str reduction):
+    cdef double value = sf_sum_value(result.loss)
+    if reduction == "mean":
+        value = value / sf_sum_value(result.weight)
+    return np.float64(value)
 
 
 # ---- what is in use -------------------------------------------------------------------------------------
@@ -811,7 +596,7 @@ has_openmp = SF_OPENMP_VERSION != 0
 
 
 def isa():
-    return tables.isa.decode()
+    return sf_tables_in_use().isa.decode()
 
 
 def isas_built():
@@ -828,12 +613,11 @@ def isas_supported():
 
 
 def set_isa(str name):
-    global tables
     cdef bytes key = name.encode()
     cdef const sf_tables *named = sf_tables_named(key)
     if named is NULL:
         raise ValueError(f"instruction set {name!r} is not one of {', '.join(isas_supported())}")
-    tables = named
+    sf_use_tables(named)
 
 
 def openmp():
@@ -861,15 +645,15 @@ def cache_sizes():
 
 def _exp(real[::1] x, real[::1] out):
     """exp(x) for x <= 0 by the vector function of the instruction set in use."""
-    cdef int kind = SF_F32 if real is float else SF_F64
+    cdef const sf_tables *tables = sf_tables_in_use()
     if x.shape[0]:
-        kernels_of(kind).exp_array(&x[0], &out[0], x.shape[0])
+        (tables.f32 if real is float else tables.f64).exp_array(&x[0], &out[0], x.shape[0])
 
 
 def _log1p(double[::1] x, double[::1] out):
     """log(1 + x) for x >= 0 by the vector function of the instruction set in use."""
     if x.shape[0]:
-        tables.f64.log1p_array(&x[0], &out[0], x.shape[0])
+        sf_tables_in_use().f64.log1p_array(&x[0], &out[0], x.shape[0])
 
 
 def _choose_isa(wanted):

@@ -1,4 +1,4 @@
-# kernels/kernels.h, for Cython.
+# kernels/drive.h and what of kernels/kernels.h is needed above it, for Cython.
 
 from libc.stdint cimport int32_t, int64_t
 
@@ -51,39 +51,7 @@ cdef extern from "kernels.h" nogil:
         sf_sum loss, weight
         Py_ssize_t bad_label_row, bad_value_row
 
-    ctypedef void sf_rows_function(const sf_rows *, Py_ssize_t, Py_ssize_t, void *) noexcept nogil
-    ctypedef void sf_loss_function(const sf_rows *, const sf_targets *, Py_ssize_t, Py_ssize_t,
-                                   sf_result *, void *) noexcept nogil
-
     ctypedef struct sf_kernels:
-        const char *isa
-        Py_ssize_t item_size, block, tile_rows
-        sf_rows_function *softmax
-        sf_rows_function *log_softmax
-        sf_rows_function *logsumexp
-        sf_loss_function *softmax_loss
-        sf_loss_function *softmax_loss_grad
-        sf_loss_function *cross_entropy
-        void (*row_stats)(const sf_rows *, Py_ssize_t, Py_ssize_t, double *, double *,
-                          void *) noexcept nogil
-        void (*block_stats)(const sf_rows *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double *,
-                            double *) noexcept nogil
-        void (*merge_blocks)(const sf_rows *, Py_ssize_t, Py_ssize_t, const double *, double *,
-                             double *, double *) noexcept nogil
-        void (*softmax_blocks)(const sf_rows *, Py_ssize_t, Py_ssize_t, Py_ssize_t,
-                               const double *, double, double) noexcept nogil
-        void (*log_softmax_blocks)(const sf_rows *, Py_ssize_t, Py_ssize_t, Py_ssize_t, double,
-                                   double) noexcept nogil
-        void (*finish_logsumexp)(const sf_rows *, Py_ssize_t, Py_ssize_t, const double *,
-                                 double *) noexcept nogil
-        void (*finish_loss)(const sf_rows *, const sf_targets *, Py_ssize_t, Py_ssize_t,
-                            const double *, double *, sf_result *) noexcept nogil
-        void (*exponentials)(const sf_rows *, const double *, const double *, Py_ssize_t,
-                             Py_ssize_t) noexcept nogil
-        void (*selected_log_probs)(const sf_rows *, const int64_t *, Py_ssize_t,
-                                   const sf_targets *, Py_ssize_t, Py_ssize_t, sf_result *,
-                                   void *) noexcept nogil
-        void (*binary_loss)(const sf_binary *, Py_ssize_t, Py_ssize_t, sf_result *) noexcept nogil
         void (*exp_array)(const void *, void *, Py_ssize_t) noexcept nogil
         void (*log1p_array)(const double *, double *, Py_ssize_t) noexcept nogil
 
@@ -92,15 +60,42 @@ cdef extern from "kernels.h" nogil:
         const sf_kernels *f32
         const sf_kernels *f64
 
-    ctypedef unsigned long long environment "uint64_t"
-    environment sf_enter() noexcept
-    void sf_leave(environment found) noexcept
-
-    const sf_tables *sf_tables_named(const char *isa) noexcept nogil
-    const sf_tables *sf_tables_best() noexcept nogil
-    const char *sf_isa_built(int i) noexcept nogil
-    Py_ssize_t sf_cache_size(int level) noexcept nogil
-    size_t sf_scratch_bytes(const sf_rows *rows, Py_ssize_t item_size) noexcept nogil
-    void sf_sum_add(sf_sum *total, double value) noexcept nogil
-    void sf_sum_merge(sf_sum *total, sf_sum part) noexcept
+    const sf_tables *sf_tables_named(const char *isa) noexcept
+    const sf_tables *sf_tables_in_use() noexcept
+    void sf_use_tables(const sf_tables *tables) noexcept
+    const char *sf_isa_built(int i) noexcept
+    Py_ssize_t sf_cache_size(int level) noexcept
     double sf_sum_value(sf_sum total) noexcept
+
+cdef extern from "drive.h" nogil:
+    enum: SF_OK, SF_NO_MEMORY
+
+    ctypedef struct sf_job:
+        sf_rows rows
+        Py_ssize_t n_rows
+
+    ctypedef void sf_body(void *context, Py_ssize_t piece, int worker) noexcept nogil
+    ctypedef void sf_parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces,
+                                  int n_workers) noexcept nogil
+    void sf_set_parallel_for(sf_parallel_for *loop) noexcept
+
+    void sf_begin(sf_job *job, sf_input x, Py_ssize_t n_rows, Py_ssize_t inner,
+                  Py_ssize_t n_classes, int n_threads) noexcept
+    void sf_write_to(sf_job *job, sf_output out) noexcept
+    sf_result sf_no_result() noexcept
+    sf_targets sf_no_targets() noexcept
+
+    int sf_softmax(const sf_job *job) noexcept
+    int sf_log_softmax(const sf_job *job) noexcept
+    int sf_logsumexp(const sf_job *job) noexcept
+    int sf_row_stats(const sf_job *job, double *row_max, double *row_rest) noexcept
+    int sf_exponentials(const sf_job *job, const double *shift, const double *scale) noexcept
+    int sf_softmax_loss(const sf_job *job, const sf_targets *targets, sf_result *result) noexcept
+    int sf_softmax_loss_grad(const sf_job *job, const sf_targets *targets, sf_result *result) noexcept
+    int sf_cross_entropy(const sf_job *job, const sf_targets *targets, sf_result *result) noexcept
+    int sf_selected_log_probs(const sf_job *job, const int64_t *indices, Py_ssize_t n_indices,
+                              const sf_targets *targets, sf_result *result) noexcept
+    int sf_binary_loss(const sf_binary *values, Py_ssize_t size, int n_threads,
+                       sf_result *result) noexcept
+    void sf_target_weights(const sf_targets *targets, Py_ssize_t n_rows, Py_ssize_t n_classes,
+                           sf_result *result) noexcept

@@ -185,6 +185,7 @@ def _after_fork_in_child():
 
 _default = _from_environment(os.environ)
 _chosen = _default
+_core.on_large_work(resolve)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -105,19 +105,12 @@ def softmax_loss(
     >>> float(softmax_loss(logits, [0, -100]).round(6))
     0.693147
     """
-    if (
-        weight is None
-        and sample_weight is None
-        and out is None
-        and n_threads is None
-        and type(axis) is int
-        and axis == -1
-        and type(label_smoothing) is float
-        and label_smoothing == 0.0
-    ):
-        result = _core.softmax_loss_simple(logits, targets, temperature, ignore_index, reduction)
+    if weight is None and sample_weight is None and out is None:
+        result = _core.softmax_loss_simple(
+            logits, targets, axis, temperature, ignore_index, label_smoothing, reduction, n_threads
+        )
         if result is not NotImplemented:
-            return np.float64(result)
+            return result
     x = _arguments.logits("logits", logits)
     shape = x.array.shape
     axis = _arguments.axis(axis, len(shape))
@@ -214,6 +207,20 @@ def softmax_loss_and_grad(
     [[-0.5   0.25  0.25]
      [ 0.1   0.1  -0.2 ]]
     """
+    if weight is None and sample_weight is None and out is None:
+        result = _core.softmax_loss_grad_simple(
+            logits,
+            targets,
+            axis,
+            temperature,
+            ignore_index,
+            label_smoothing,
+            reduction,
+            grad_out,
+            n_threads,
+        )
+        if result is not NotImplemented:
+            return result
     x = _arguments.logits("logits", logits)
     shape = x.array.shape
     axis = _arguments.axis(axis, len(shape))

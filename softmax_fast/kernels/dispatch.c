@@ -1,8 +1,9 @@
 /* Which instruction sets this build holds and this CPU runs; no vector code. */
 #include "shared.h"
+#include <stdlib.h>
 
 #if defined(SF_X86_64)
-#if defined(_MSC_VER)
+#if defined(SF_MSVC)
 #include <intrin.h>
 #else
 #include <cpuid.h>
@@ -17,7 +18,7 @@
 
 static void cpuid(unsigned leaf, unsigned subleaf, unsigned r[4])
 {
-#if defined(_MSC_VER)
+#if defined(SF_MSVC)
     __cpuidex((int *)r, (int)leaf, (int)subleaf);
 #else
     __cpuid_count(leaf, subleaf, r[0], r[1], r[2], r[3]);
@@ -26,7 +27,7 @@ static void cpuid(unsigned leaf, unsigned subleaf, unsigned r[4])
 
 static unsigned long long xgetbv0(void)
 {
-#if defined(_MSC_VER)
+#if defined(SF_MSVC)
     return _xgetbv(0);
 #else
     unsigned low, high;
@@ -66,6 +67,9 @@ static const sf_tables *const tables_best_first[] = {
 #ifdef SF_BUILD_AVX2
     &sf_tables_avx2,
 #endif
+#ifdef SF_BUILD_NEON
+    &sf_tables_neon,
+#endif
     &sf_tables_generic,
     NULL,
 };
@@ -97,6 +101,47 @@ const sf_tables *sf_tables_best(void)
     while (!runs_here((*t)->isa))
         t++;
     return *t;
+}
+
+/* Written once, or by whoever chooses; every thread that finds it empty finds the same. */
+#if defined(__GNUC__) || defined(__clang__)
+#define SF_LOAD(variable) __atomic_load_n(&(variable), __ATOMIC_RELAXED)
+#define SF_STORE(variable, value) __atomic_store_n(&(variable), (value), __ATOMIC_RELAXED)
+#else
+#define SF_LOAD(variable) (variable)
+#define SF_STORE(variable, value) ((variable) = (value))
+#endif
+
+static const sf_tables *tables_in_use;
+static ptrdiff_t last_cache;
+
+void sf_use_tables(const sf_tables *tables) { SF_STORE(tables_in_use, tables); }
+
+const sf_tables *sf_tables_in_use(void)
+{
+    const sf_tables *tables = SF_LOAD(tables_in_use);
+    if (!tables) {
+        const char *wanted = getenv("SOFTMAX_FAST_ISA");
+        tables = wanted ? sf_tables_named(wanted) : NULL;
+        if (!tables)
+            tables = sf_tables_best();
+        sf_use_tables(tables);
+    }
+    return tables;
+}
+
+ptrdiff_t sf_last_cache(void)
+{
+    ptrdiff_t bytes = SF_LOAD(last_cache);
+    if (!bytes) {
+        bytes = sf_cache_size(3);
+        if (!bytes)
+            bytes = sf_cache_size(2);
+        if (!bytes)
+            bytes = (ptrdiff_t)32 << 20;
+        SF_STORE(last_cache, bytes);
+    }
+    return bytes;
 }
 
 const char *sf_isa_built(int i)

@@ -70,20 +70,22 @@ typedef struct {
  * otherwise gets the same results, and finds everything as it was: enter before a run of kernels in
  * every thread, leave after it. */
 #if defined(__SSE2__) || defined(_M_X64)
-static inline unsigned sf_enter(void)
+typedef unsigned sf_environment;
+static inline sf_environment sf_enter(void)
 {
     unsigned found = _mm_getcsr();
     if ((found & 0xffc0u) != 0x1f80u)
         _mm_setcsr(0x1f80u);
     return found;
 }
-static inline void sf_leave(unsigned found)
+static inline void sf_leave(sf_environment found)
 {
     if ((found & 0xffc0u) != 0x1f80u)
         _mm_setcsr(found);
 }
 #elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
-static inline uint64_t sf_enter(void)
+typedef uint64_t sf_environment;
+static inline sf_environment sf_enter(void)
 {
     uint64_t found, usual = 0;
     __asm__ volatile("mrs %0, fpcr" : "=r"(found));
@@ -91,14 +93,15 @@ static inline uint64_t sf_enter(void)
         __asm__ volatile("msr fpcr, %0" : : "r"(usual));
     return found;
 }
-static inline void sf_leave(uint64_t found)
+static inline void sf_leave(sf_environment found)
 {
     if (found)
         __asm__ volatile("msr fpcr, %0" : : "r"(found));
 }
 #else
-static inline unsigned sf_enter(void) { return 0; }
-static inline void sf_leave(unsigned found) { (void)found; }
+typedef unsigned sf_environment;
+static inline sf_environment sf_enter(void) { return 0; }
+static inline void sf_leave(sf_environment found) { (void)found; }
 #endif
 
 /* A sum in double with what its roundings lost: the value is sum + lost. */
@@ -129,6 +132,18 @@ typedef struct {
     ptrdiff_t bad_label_row, bad_value_row; /* the first row at fault, or -1 */
 } sf_result;
 
+/* Numbers of each block of a long row: its maximum m, its sum of exp((x - m)/T) less one, and for
+ * gradients the sums of the targets' shares a and of a (x - m); for a plain label, x there. */
+typedef struct { double *max, *rest, *share, *product; } sf_blocks;
+
+/* A row's gradient is scale (p share - a): scale holds the caller's, the row's weight and 1/T. */
+typedef struct {
+    double scale, share;
+    double probability; /* turns biased exponentials into p; then underflow is p's own */
+    double weight;      /* scale * share */
+    double at_label;    /* of a plain label, without cancellation */
+} sf_gradient;
+
 /* Every function works on rows [first, first + count).  scratch has sf_scratch_bytes. */
 typedef void sf_rows_function(const sf_rows *rows, ptrdiff_t first, ptrdiff_t count, void *scratch);
 typedef void sf_loss_function(const sf_rows *rows, const sf_targets *targets, ptrdiff_t first,
@@ -149,17 +164,23 @@ typedef struct {
                       double *row_rest, void *scratch);
 
     /* The same steps on one long row by blocks, for several threads: the statistics of blocks
-     * [first, first + count), with exp((x - block_max)/T) left in out unless out.data is NULL; the
-     * merge of all blocks, which turns block_rest into each block's factor; and the last pass. */
+     * [first, first + count), with exp((x - its maximum)/T) left in out unless out.data is NULL; the
+     * merge of all blocks, which turns rest into each block's factor; and the last pass. */
     void (*block_stats)(const sf_rows *rows, ptrdiff_t row, ptrdiff_t first, ptrdiff_t count,
-                        double *block_max, double *block_rest);
+                        const sf_blocks *blocks);
     void (*merge_blocks)(const sf_rows *rows, ptrdiff_t row, ptrdiff_t n_blocks,
-                         const double *block_max, double *block_rest, double *row_max,
-                         double *row_rest);
+                         const sf_blocks *blocks, double *row_max, double *row_rest);
     void (*softmax_blocks)(const sf_rows *rows, ptrdiff_t row, ptrdiff_t first, ptrdiff_t count,
-                           const double *block_factor, double row_max, double row_rest);
+                           const sf_blocks *blocks, double row_max, double row_rest);
     void (*log_softmax_blocks)(const sf_rows *rows, ptrdiff_t row, ptrdiff_t first,
                                ptrdiff_t count, double row_max, double row_rest);
+    void (*gradient_stats)(const sf_rows *rows, const sf_targets *targets, ptrdiff_t row,
+                           ptrdiff_t first, ptrdiff_t count, const sf_blocks *blocks);
+    sf_gradient (*gradient_merge)(const sf_rows *rows, const sf_targets *targets, ptrdiff_t row,
+                                  const sf_blocks *blocks, sf_result *result);
+    void (*gradient_blocks)(const sf_rows *rows, const sf_targets *targets, ptrdiff_t row,
+                            ptrdiff_t first, ptrdiff_t count, const sf_blocks *blocks,
+                            const sf_gradient *gradient);
     void (*finish_logsumexp)(const sf_rows *rows, ptrdiff_t first, ptrdiff_t count,
                              const double *row_max, double *row_rest);
     void (*finish_loss)(const sf_rows *rows, const sf_targets *targets, ptrdiff_t first,
@@ -184,13 +205,16 @@ typedef struct {
 /* The pair of tables in use: float (also for halves) and double. */
 typedef struct { const char *isa; const sf_kernels *f32, *f64; } sf_tables;
 
-extern const sf_tables sf_tables_generic, sf_tables_avx2, sf_tables_avx512;
+extern const sf_tables sf_tables_generic, sf_tables_avx2, sf_tables_avx512, sf_tables_neon;
 
 /* dispatch.c */
 const sf_tables *sf_tables_named(const char *isa); /* NULL: not built, or the CPU lacks it */
 const sf_tables *sf_tables_best(void);
+const sf_tables *sf_tables_in_use(void); /* the best, or that of SOFTMAX_FAST_ISA, or the chosen */
+void sf_use_tables(const sf_tables *tables);
 const char *sf_isa_built(int i);                    /* best first; NULL past the end */
 ptrdiff_t sf_cache_size(int level);                /* bytes of data cache, 0: unknown */
+ptrdiff_t sf_last_cache(void);                     /* bytes of the last level of cache */
 size_t sf_scratch_bytes(const sf_rows *rows, ptrdiff_t item_size);
 
 
