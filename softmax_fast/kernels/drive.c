@@ -9,6 +9,7 @@ enum {
     /* Elements in a block of rows: small enough to share out evenly, large enough to hide the loop. */
     ELEMENTS_PER_BLOCK = 16384,
     /* Short calls find their scratch and their blocks' results on the stack. */
+    FAR_BYTES = 262144, /* logits of more do not stay in a level-2 cache */
     STACK_SCRATCH = 2048,
     STACK_RESULTS = 4,
     /* Rows of a call that are computed one after another, each in pieces. */
@@ -41,6 +42,7 @@ void sf_begin(sf_job *job, sf_input x, ptrdiff_t n_rows, ptrdiff_t inner, ptrdif
     job->rows.x = x;
     job->rows.inner = inner;
     job->rows.n_classes = n_classes;
+    job->rows.far = n_rows * n_classes * job->kernels->item_size > FAR_BYTES;
     job->n_rows = n_rows;
     job->n_threads = n_threads;
 }

@@ -40,6 +40,7 @@ typedef struct {
     const double *temperature;  /* one for all rows, or one a row */
     ptrdiff_t temperature_step; /* 0 or 1 */
     int stream;                 /* write out past the caches, which it would not fit */
+    int far;                    /* the rows do not lie in a cache next to the core: fetch ahead */
 } sf_rows;
 
 /* What a loss compares with: labels of 32 or 64 bits, else class probabilities. */

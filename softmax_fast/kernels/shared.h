@@ -33,6 +33,9 @@ enum {
 #define SF_BLOCK_SCRATCH(n, item) \
     SF_ROUND_UP(((n) / (SF_BLOCK_BYTES / (item)) + 1) * 4 * (ptrdiff_t)sizeof(double))
 
+/* What will be read and written next. */
+typedef struct { const char *in; char *out; } sf_ahead;
+
 /* log2(e)/T as hi + lo, to some 100 bits. */
 typedef struct { double hi, lo, inverse; } sf_scale;
 
@@ -91,15 +94,21 @@ static inline float sf_float_from_bfloat(uint16_t bits)
     return sf_float_from_bits((uint32_t)bits << 16);
 }
 
+/* Most jobs have one outer step, and a division takes as long as several exponentials. */
+static inline ptrdiff_t sf_row_offset(ptrdiff_t row, ptrdiff_t inner, ptrdiff_t outer_stride,
+                                      ptrdiff_t row_stride)
+{
+    return row < inner ? row * row_stride : row / inner * outer_stride + row % inner * row_stride;
+}
+
 static inline ptrdiff_t sf_input_offset(const sf_rows *rows, const sf_input *in, ptrdiff_t row)
 {
-    return row / rows->inner * in->outer_stride + row % rows->inner * in->row_stride;
+    return sf_row_offset(row, rows->inner, in->outer_stride, in->row_stride);
 }
 
 static inline ptrdiff_t sf_output_offset(const sf_rows *rows, ptrdiff_t row)
 {
-    const sf_output *out = &rows->out;
-    return row / rows->inner * out->outer_stride + row % rows->inner * out->row_stride;
+    return sf_row_offset(row, rows->inner, rows->out.outer_stride, rows->out.row_stride);
 }
 
 static inline double sf_temperature(const sf_rows *rows, ptrdiff_t row)
