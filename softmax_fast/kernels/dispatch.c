@@ -113,7 +113,7 @@ const sf_tables *sf_tables_best(void)
 #endif
 
 static const sf_tables *tables_in_use;
-static ptrdiff_t last_cache;
+static ptrdiff_t cache_bytes[3];
 
 void sf_use_tables(const sf_tables *tables) { SF_STORE(tables_in_use, tables); }
 
@@ -130,16 +130,15 @@ const sf_tables *sf_tables_in_use(void)
     return tables;
 }
 
-ptrdiff_t sf_last_cache(void)
+ptrdiff_t sf_cached(int level)
 {
-    ptrdiff_t bytes = SF_LOAD(last_cache);
+    static const ptrdiff_t usual[3] = {32768, 524288, 33554432};
+    ptrdiff_t bytes = SF_LOAD(cache_bytes[level - 1]);
     if (!bytes) {
-        bytes = sf_cache_size(3);
+        bytes = sf_cache_size(level);
         if (!bytes)
-            bytes = sf_cache_size(2);
-        if (!bytes)
-            bytes = (ptrdiff_t)32 << 20;
-        SF_STORE(last_cache, bytes);
+            bytes = usual[level - 1];
+        SF_STORE(cache_bytes[level - 1], bytes);
     }
     return bytes;
 }

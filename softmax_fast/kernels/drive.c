@@ -9,7 +9,6 @@ enum {
     /* Elements in a block of rows: small enough to share out evenly, large enough to hide the loop. */
     ELEMENTS_PER_BLOCK = 16384,
     /* Short calls find their scratch and their blocks' results on the stack. */
-    FAR_BYTES = 262144, /* logits of more do not stay in a level-2 cache */
     STACK_SCRATCH = 2048,
     STACK_RESULTS = 4,
     /* Rows of a call that are computed one after another, each in pieces. */
@@ -31,29 +30,6 @@ static int threads_for(ptrdiff_t elements, ptrdiff_t pieces, int most)
 {
     ptrdiff_t n = SF_MIN(elements / ELEMENTS_PER_THREAD, pieces);
     return n <= 1 ? 1 : (int)SF_MIN(n, most);
-}
-
-void sf_begin(sf_job *job, sf_input x, ptrdiff_t n_rows, ptrdiff_t inner, ptrdiff_t n_classes,
-              int n_threads)
-{
-    const sf_tables *tables = sf_tables_in_use();
-    memset(job, 0, sizeof *job);
-    job->kernels = x.kind == SF_F64 ? tables->f64 : tables->f32;
-    job->rows.x = x;
-    job->rows.inner = inner;
-    job->rows.n_classes = n_classes;
-    job->rows.far = n_rows * n_classes * job->kernels->item_size > FAR_BYTES;
-    job->n_rows = n_rows;
-    job->n_threads = n_threads;
-}
-
-void sf_write_to(sf_job *job, sf_output out)
-{
-    ptrdiff_t bytes = job->n_rows * job->rows.n_classes * job->kernels->item_size;
-    job->rows.out = out;
-    /* Streaming stores pay when in and out together exceed the last cache; in place, the lines are
-     * there anyway. */
-    job->rows.stream = job->rows.x.data != out.data && bytes > sf_last_cache() / 2;
 }
 
 /* ---- blocks of rows ------------------------------------------------------------------------------ */
@@ -173,8 +149,26 @@ static void selected_body(const work *w, ptrdiff_t first, ptrdiff_t count, sf_re
                                         count, result, scratch);
 }
 
+/* Whether run() would make one block of a call that needs little scratch: then the way to the kernel
+ * is kept short. */
+static int is_one_block(const sf_job *job)
+{
+    const sf_rows *rows = &job->rows;
+    return job->n_rows < FEW_ROWS && job->n_rows <= rows->inner
+        && job->n_rows * rows->n_classes <= ELEMENTS_PER_BLOCK
+        && rows->x.class_stride == 1 && (!rows->out.data || rows->out.class_stride == 1)
+        && !rows->stream;
+}
+
 static int run_rows(const sf_job *job, sf_rows_function *function)
 {
+    if (is_one_block(job)) {
+        SF_ALIGNED(64) char scratch[SF_BLOCK_SCRATCH(ELEMENTS_PER_BLOCK, 8)];
+        sf_environment found = sf_enter();
+        function(&job->rows, 0, job->n_rows, scratch);
+        sf_leave(found);
+        return SF_OK;
+    }
     work w = {.job = job, .body = plain_body, .on_rows = function};
     return run(&w, NULL);
 }
@@ -182,6 +176,15 @@ static int run_rows(const sf_job *job, sf_rows_function *function)
 static int run_losses(const sf_job *job, const sf_targets *targets, sf_loss_function *function,
                       sf_result *result)
 {
+    if (is_one_block(job)) {
+        SF_ALIGNED(64) char scratch[SF_BLOCK_SCRATCH(ELEMENTS_PER_BLOCK, 8)];
+        sf_result part = sf_no_result();
+        sf_environment found = sf_enter();
+        function(&job->rows, targets, 0, job->n_rows, &part, scratch);
+        sf_leave(found);
+        fold(result, &part);
+        return SF_OK;
+    }
     work w = {.job = job, .body = loss_body, .on_losses = function, .targets = targets};
     return run(&w, result);
 }
@@ -205,6 +208,8 @@ typedef void piece_body(long_row *r, ptrdiff_t first, ptrdiff_t count);
 /* How many threads should share each row; 1: rows are shared out instead. */
 static int threads_within_rows(const sf_job *job)
 {
+    if (job->n_threads == 1 || job->rows.n_classes < 2 * ELEMENTS_PER_THREAD)
+        return 1;
     ptrdiff_t block = job->kernels->block, n_blocks = (job->rows.n_classes + block - 1) / block;
     int n = threads_for(job->rows.n_classes, n_blocks, job->n_threads);
     return job->n_rows < FEW_ROWS && job->n_rows < 2 * n && job->n_rows % n ? n : 1;
@@ -320,8 +325,22 @@ static int long_rows(const sf_job *job, int n_threads, piece_body *first, piece_
 
 /* ---- the calls -------------------------------------------------------------------------------------- */
 
+/* The same job, writing through the caches. */
+static sf_job without_streams(const sf_job *job)
+{
+    sf_job plain = *job;
+    plain.rows.stream = 0;
+    return plain;
+}
+
+/* Exponentials that do not wait in a level-2 cache are better left where they will be scaled. */
 int sf_softmax(const sf_job *job)
 {
+    if (job->rows.stream
+        && job->rows.n_classes * job->kernels->item_size > sf_cached(2) / 4 * 3) {
+        sf_job plain = without_streams(job);
+        return sf_softmax(&plain);
+    }
     int n = threads_within_rows(job);
     return n > 1 ? long_rows(job, n, exponentials_piece, softmax_piece)
                  : run_rows(job, job->kernels->softmax);
@@ -378,8 +397,13 @@ int sf_softmax_loss(const sf_job *job, const sf_targets *targets, sf_result *res
     return SF_OK;
 }
 
+/* Never past the caches: the gradient at the label comes last, into a line just written. */
 int sf_softmax_loss_grad(const sf_job *job, const sf_targets *targets, sf_result *result)
 {
+    if (job->rows.stream) {
+        sf_job plain = without_streams(job);
+        return sf_softmax_loss_grad(&plain, targets, result);
+    }
     int n = threads_within_rows(job);
     long_row r;
     if (n == 1)

@@ -22,10 +22,31 @@ typedef struct {
     int n_threads;    /* at most; the loop is not entered for one */
 } sf_job;
 
-/* Fills the kernels' job but for rows.out and the temperature. */
-void sf_begin(sf_job *job, sf_input x, ptrdiff_t n_rows, ptrdiff_t inner, ptrdiff_t n_classes,
-              int n_threads);
-void sf_write_to(sf_job *job, sf_output out);
+enum { SF_FAR_BYTES = 262144 }; /* logits of more do not stay in a level-2 cache */
+
+/* Fills the kernels' job but for rows.out and the temperature.  Inline, like sf_write_to: passing the
+ * structs takes as long as a short row. */
+static inline void sf_begin(sf_job *job, sf_input x, ptrdiff_t n_rows, ptrdiff_t inner,
+                            ptrdiff_t n_classes, int n_threads)
+{
+    const sf_tables *tables = sf_tables_in_use();
+    const sf_kernels *kernels = x.kind == SF_F64 ? tables->f64 : tables->f32;
+    sf_job begun = {.kernels = kernels, .n_rows = n_rows, .n_threads = n_threads};
+    begun.rows.x = x;
+    begun.rows.inner = inner;
+    begun.rows.n_classes = n_classes;
+    begun.rows.far = n_rows * n_classes * kernels->item_size > SF_FAR_BYTES;
+    *job = begun;
+}
+
+static inline void sf_write_to(sf_job *job, sf_output out)
+{
+    job->rows.out = out;
+    /* Streaming stores pay when in and out together exceed the last cache; in place, the lines are
+     * there anyway. */
+    job->rows.stream = job->rows.far && job->rows.x.data != out.data
+        && job->n_rows * job->rows.n_classes * job->kernels->item_size > sf_cached(3) / 2;
+}
 
 /* Each returns SF_OK or SF_NO_MEMORY.  result must begin as sf_no_result. */
 int sf_softmax(const sf_job *job);

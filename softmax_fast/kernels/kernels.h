@@ -215,7 +215,7 @@ const sf_tables *sf_tables_in_use(void); /* the best, or that of SOFTMAX_FAST_IS
 void sf_use_tables(const sf_tables *tables);
 const char *sf_isa_built(int i);                    /* best first; NULL past the end */
 ptrdiff_t sf_cache_size(int level);                /* bytes of data cache, 0: unknown */
-ptrdiff_t sf_last_cache(void);                     /* bytes of the last level of cache */
+ptrdiff_t sf_cached(int level);                     /* the same, read once; where unknown, usual */
 size_t sf_scratch_bytes(const sf_rows *rows, ptrdiff_t item_size);
 
 
