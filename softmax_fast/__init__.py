@@ -1,6 +1,17 @@
 """Fast, exact softmax and cross-entropy loss for NumPy arrays on the CPU."""
 
-from ._config import show_config
+try:
+    __import__("softmax_fast._core")
+except ModuleNotFoundError as error:
+    if error.name != "softmax_fast._core":
+        raise
+    raise ImportError(
+        f"no compiled module for this Python in {__path__[0]}: if that belongs to a source tree, "
+        "build it with `pip install -e .` in the folder above, or start Python in another "
+        "folder to import an installed softmax_fast"
+    ) from None
+
+from ._config import get_include, show_config
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .functional import log_softmax, logsumexp, selected_log_probs, softmax
@@ -19,6 +30,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "get_include",
     "get_num_threads",
     "linear_softmax_loss",
     "linear_softmax_loss_and_grad",

@@ -21,6 +21,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "get_include",
     "get_num_threads",
     "linear_softmax_loss",
     "linear_softmax_loss_and_grad",
@@ -34,6 +35,7 @@ __all__ = [
     "softmax_loss_and_grad",
 ]
 
+def get_include() -> str: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: SupportsIndex | None) -> None: ...
 @overload

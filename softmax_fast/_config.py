@@ -1,5 +1,6 @@
-"""What this copy of the library was built with, and what it chose on this machine."""
+"""What this copy of the library was built with, what it chose on this machine, and where it lies."""
 
+import pathlib
 import platform
 
 import numpy as np
@@ -43,6 +44,30 @@ def show_config(mode="stdout"):
         return _config()
     print("\n".join(_lines(_config())))
     return None
+
+
+def get_include():
+    """Return the folder of the C header ``softmax_fast.h``.
+
+    Returns
+    -------
+    str
+        For the compiler's search path (``-I``) or ``include_dirs`` of an extension module. The
+        header says what there is to call; Cython modules need no header, they
+        ``cimport softmax_fast``.
+
+    See Also
+    --------
+    numpy.get_include
+
+    Examples
+    --------
+    >>> import os
+    >>> import softmax_fast
+    >>> os.listdir(softmax_fast.get_include())
+    ['softmax_fast.h']
+    """
+    return str(pathlib.Path(__file__).resolve().parent / "include")
 
 
 def _config():

@@ -9,9 +9,11 @@ classes last.  Below the entry points nothing touches a Python object.
 cimport cython
 cimport numpy as cnp
 from cpython.long cimport PyLong_AsLongLongAndOverflow
+from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 from libc.stdint cimport int32_t, int64_t, uint16_t
 
+from softmax_fast._api cimport *
 from softmax_fast._kernels cimport *
 from softmax_fast._openmp cimport (
     SF_COMPILER, SF_OPENMP_LLVM, SF_OPENMP_VERSION, omp_get_max_threads, omp_get_thread_num,
@@ -132,8 +134,12 @@ cdef class Job:
 cdef void parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces, int n_workers) noexcept nogil:
     """Rows, blocks and pieces of every function are shared out here; see kernels/drive.c."""
     cdef Py_ssize_t piece
-    for piece in prange(n_pieces, num_threads=n_workers, schedule="dynamic"):
-        body(context, piece, omp_get_thread_num())
+    if serial:
+        for piece in range(n_pieces):
+            body(context, piece, 0)
+    else:
+        for piece in prange(n_pieces, num_threads=n_workers, schedule="dynamic"):
+            body(context, piece, omp_get_thread_num())
 
 
 if SF_OPENMP_VERSION:
@@ -588,6 +594,125 @@ cdef object reduced(const sf_result *result, str reduction):
     if reduction == "mean":
         value = value / sf_sum_value(result.weight)
     return np.float64(value)
+
+
+# ---- C-level API ----------------------------------------------------------------------------------------
+#
+# For other compiled modules: include/softmax_fast.h by way of _C_API, and for Cython, and for all who
+# look addresses up in __pyx_capi__, the same functions declared in _core.pxd.
+
+_C_API = PyCapsule_New(<void *>&sf_api_table, "softmax_fast._core._C_API", NULL)
+
+
+cdef int api_version() noexcept nogil:
+    return softmax_fast_api_version()
+
+
+cdef int softmax_f32(
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    float *out, Py_ssize_t out_row_stride, Py_ssize_t out_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil:
+    return softmax_fast_softmax_f32(
+        x, x_row_stride, x_class_stride, out, out_row_stride, out_class_stride, n_rows, n_classes,
+        temperature, n_threads)
+
+
+cdef int softmax_f64(
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    double *out, Py_ssize_t out_row_stride, Py_ssize_t out_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil:
+    return softmax_fast_softmax_f64(
+        x, x_row_stride, x_class_stride, out, out_row_stride, out_class_stride, n_rows, n_classes,
+        temperature, n_threads)
+
+
+cdef int log_softmax_f32(
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    float *out, Py_ssize_t out_row_stride, Py_ssize_t out_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil:
+    return softmax_fast_log_softmax_f32(
+        x, x_row_stride, x_class_stride, out, out_row_stride, out_class_stride, n_rows, n_classes,
+        temperature, n_threads)
+
+
+cdef int log_softmax_f64(
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    double *out, Py_ssize_t out_row_stride, Py_ssize_t out_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil:
+    return softmax_fast_log_softmax_f64(
+        x, x_row_stride, x_class_stride, out, out_row_stride, out_class_stride, n_rows, n_classes,
+        temperature, n_threads)
+
+
+cdef int logsumexp_f32(
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    float *out, Py_ssize_t out_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil:
+    return softmax_fast_logsumexp_f32(
+        x, x_row_stride, x_class_stride, out, out_stride, n_rows, n_classes, temperature,
+        n_threads)
+
+
+cdef int logsumexp_f64(
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    double *out, Py_ssize_t out_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil:
+    return softmax_fast_logsumexp_f64(
+        x, x_row_stride, x_class_stride, out, out_stride, n_rows, n_classes, temperature,
+        n_threads)
+
+
+cdef int softmax_loss_f32(
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const loss_options *options,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil:
+    return softmax_fast_softmax_loss_f32(
+        x, x_row_stride, x_class_stride, labels, n_rows, n_classes, temperature,
+        <const softmax_fast_loss_options *>options, row_losses, loss_sum, weight_sum, bad_row,
+        n_threads)
+
+
+cdef int softmax_loss_f64(
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const loss_options *options,
+    double *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil:
+    return softmax_fast_softmax_loss_f64(
+        x, x_row_stride, x_class_stride, labels, n_rows, n_classes, temperature,
+        <const softmax_fast_loss_options *>options, row_losses, loss_sum, weight_sum, bad_row,
+        n_threads)
+
+
+cdef int softmax_loss_grad_f32(
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const loss_options *options,
+    double gradient_scale, float *grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil:
+    return softmax_fast_softmax_loss_grad_f32(
+        x, x_row_stride, x_class_stride, labels, n_rows, n_classes, temperature,
+        <const softmax_fast_loss_options *>options, gradient_scale, grad, grad_row_stride,
+        grad_class_stride, row_losses, loss_sum, weight_sum, bad_row, n_threads)
+
+
+cdef int softmax_loss_grad_f64(
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const loss_options *options,
+    double gradient_scale, double *grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+    double *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil:
+    return softmax_fast_softmax_loss_grad_f64(
+        x, x_row_stride, x_class_stride, labels, n_rows, n_classes, temperature,
+        <const softmax_fast_loss_options *>options, gradient_scale, grad, grad_row_stride,
+        grad_class_stride, row_losses, loss_sum, weight_sum, bad_row, n_threads)
+
+
+cdef int weight_sum(
+    const int64_t *labels, Py_ssize_t n_rows, Py_ssize_t n_classes, const loss_options *options,
+    double *total, Py_ssize_t *bad_row) noexcept nogil:
+    return softmax_fast_weight_sum(
+        labels, n_rows, n_classes, <const softmax_fast_loss_options *>options, total, bad_row)
 
 
 # ---- what is in use -------------------------------------------------------------------------------------

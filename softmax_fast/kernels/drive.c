@@ -275,7 +275,8 @@ static void merge(long_row *r)
 static int begin_long_rows(long_row *r, const sf_job *job, int n_threads)
 {
     ptrdiff_t block = job->kernels->block, n = (job->rows.n_classes + block - 1) / block;
-    double *numbers = (double *)malloc((size_t)n * 4 * sizeof *numbers);
+    /* Room for the numbers of all blocks; and for a row that does not count, as the kernels want it. */
+    double *numbers = (double *)malloc(sf_scratch_bytes(&job->rows, job->kernels->item_size));
     sf_blocks blocks = {numbers, numbers + n, numbers + 2 * n, numbers + 3 * n};
     if (!numbers)
         return SF_NO_MEMORY;

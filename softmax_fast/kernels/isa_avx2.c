@@ -2,6 +2,14 @@
 #include "shared.h"
 #ifdef SF_BUILD_AVX2
 #include <immintrin.h>
+#if defined(__clang__) && defined(_MSC_VER)
+/* There, immintrin.h leaves out what the command line does not ask for. */
+#include <pmmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <f16cintrin.h>
+#include <fmaintrin.h>
+#endif
 #define SF_ISA avx2
 #define SF_STREAM_FENCE() _mm_sfence()
 SF_TARGET_BEGIN_AVX2

@@ -1,0 +1,83 @@
+# The C-level API for other compiled modules, which see it through capi.pxd.  What the arguments mean
+# is said in include/softmax_fast.h.
+
+from libc.stdint cimport int64_t
+
+cdef enum:
+    API_VERSION = 1
+
+    SOFTMAX_FAST_OK = 0
+    SOFTMAX_FAST_NO_MEMORY = 1
+    SOFTMAX_FAST_BAD_ARGUMENT = 2
+    SOFTMAX_FAST_BAD_LABEL = 3
+
+# softmax_fast_loss_options of include/softmax_fast.h, member for member.
+ctypedef struct loss_options:
+    size_t size
+    const double *class_weight
+    const double *sample_weight
+    double label_smoothing
+    int64_t ignore_index
+    int has_ignore_index
+
+cdef int api_version() noexcept nogil
+
+cdef int softmax_f32(
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    float *out, Py_ssize_t out_row_stride, Py_ssize_t out_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil
+
+cdef int softmax_f64(
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    double *out, Py_ssize_t out_row_stride, Py_ssize_t out_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil
+
+cdef int log_softmax_f32(
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    float *out, Py_ssize_t out_row_stride, Py_ssize_t out_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil
+
+cdef int log_softmax_f64(
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    double *out, Py_ssize_t out_row_stride, Py_ssize_t out_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil
+
+cdef int logsumexp_f32(
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    float *out, Py_ssize_t out_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil
+
+cdef int logsumexp_f64(
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    double *out, Py_ssize_t out_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, int n_threads) noexcept nogil
+
+cdef int softmax_loss_f32(
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const loss_options *options,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil
+
+cdef int softmax_loss_f64(
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const loss_options *options,
+    double *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil
+
+cdef int softmax_loss_grad_f32(
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const loss_options *options,
+    double gradient_scale, float *grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil
+
+cdef int softmax_loss_grad_f64(
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const loss_options *options,
+    double gradient_scale, double *grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+    double *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil
+
+cdef int weight_sum(
+    const int64_t *labels, Py_ssize_t n_rows, Py_ssize_t n_classes, const loss_options *options,
+    double *total, Py_ssize_t *bad_row) noexcept nogil

@@ -1,0 +1,147 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+# The C-level API for Cython: `from softmax_fast.capi cimport softmax_f32`.  The rules, and what the
+# arguments mean, are in include/softmax_fast.h.
+
+from libc.stdint cimport int64_t
+from softmax_fast._core cimport (
+    API_VERSION,
+    SOFTMAX_FAST_BAD_ARGUMENT,
+    SOFTMAX_FAST_BAD_LABEL,
+    SOFTMAX_FAST_NO_MEMORY,
+    SOFTMAX_FAST_OK,
+    api_version,
+    log_softmax_f32,
+    log_softmax_f64,
+    logsumexp_f32,
+    logsumexp_f64,
+    loss_options,
+    softmax_f32,
+    softmax_f64,
+    softmax_loss_f32,
+    softmax_loss_f64,
+    softmax_loss_grad_f32,
+    softmax_loss_grad_f64,
+    weight_sum,
+)
+
+
+cdef inline loss_options default_loss_options() noexcept nogil:
+    """The options that NULL stands for, to be changed: no weights, labels of -100 ignored."""
+    cdef loss_options options
+    options.size = sizeof(loss_options)
+    options.class_weight = NULL
+    options.sample_weight = NULL
+    options.label_smoothing = 0.0
+    options.ignore_index = -100
+    options.has_ignore_index = 1
+    return options
+
+
+# ---- typed memoryviews ---------------------------------------------------------------------------
+#
+# The same functions of views of any strides, rows by classes.  Shapes that do not fit, and strides
+# that are no multiple of the item size, are SOFTMAX_FAST_BAD_ARGUMENT.
+
+ctypedef fused softmax_real:
+    float
+    double
+
+
+cdef inline int softmax_view(
+    const softmax_real[:, :] x, softmax_real[:, :] out, double temperature, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t item = sizeof(softmax_real)
+    if (out.shape[0] != x.shape[0] or out.shape[1] != x.shape[1]
+            or (x.strides[0] | x.strides[1] | out.strides[0] | out.strides[1]) % item):
+        return SOFTMAX_FAST_BAD_ARGUMENT
+    if softmax_real is float:
+        return softmax_f32(
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item,
+            &out[0, 0], out.strides[0] // item, out.strides[1] // item,
+            x.shape[0], x.shape[1], temperature, n_threads)
+    else:
+        return softmax_f64(
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item,
+            &out[0, 0], out.strides[0] // item, out.strides[1] // item,
+            x.shape[0], x.shape[1], temperature, n_threads)
+
+
+cdef inline int log_softmax_view(
+    const softmax_real[:, :] x, softmax_real[:, :] out, double temperature, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t item = sizeof(softmax_real)
+    if (out.shape[0] != x.shape[0] or out.shape[1] != x.shape[1]
+            or (x.strides[0] | x.strides[1] | out.strides[0] | out.strides[1]) % item):
+        return SOFTMAX_FAST_BAD_ARGUMENT
+    if softmax_real is float:
+        return log_softmax_f32(
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item,
+            &out[0, 0], out.strides[0] // item, out.strides[1] // item,
+            x.shape[0], x.shape[1], temperature, n_threads)
+    else:
+        return log_softmax_f64(
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item,
+            &out[0, 0], out.strides[0] // item, out.strides[1] // item,
+            x.shape[0], x.shape[1], temperature, n_threads)
+
+
+cdef inline int logsumexp_view(
+    const softmax_real[:, :] x, softmax_real[:] out, double temperature, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t item = sizeof(softmax_real)
+    if (out.shape[0] != x.shape[0]
+            or (x.strides[0] | x.strides[1] | out.strides[0]) % item):
+        return SOFTMAX_FAST_BAD_ARGUMENT
+    if softmax_real is float:
+        return logsumexp_f32(
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item,
+            &out[0], out.strides[0] // item, x.shape[0], x.shape[1], temperature, n_threads)
+    else:
+        return logsumexp_f64(
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item,
+            &out[0], out.strides[0] // item, x.shape[0], x.shape[1], temperature, n_threads)
+
+
+cdef inline int softmax_loss_view(
+    const softmax_real[:, :] x, const int64_t[::1] labels, double temperature,
+    const loss_options *options,
+    double *loss_sum, double *weight_total, Py_ssize_t *bad_row, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t item = sizeof(softmax_real)
+    if labels.shape[0] != x.shape[0] or (x.strides[0] | x.strides[1]) % item:
+        return SOFTMAX_FAST_BAD_ARGUMENT
+    if softmax_real is float:
+        return softmax_loss_f32(
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item, &labels[0],
+            x.shape[0], x.shape[1], temperature, options,
+            NULL, loss_sum, weight_total, bad_row, n_threads)
+    else:
+        return softmax_loss_f64(
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item, &labels[0],
+            x.shape[0], x.shape[1], temperature, options,
+            NULL, loss_sum, weight_total, bad_row, n_threads)
+
+
+cdef inline int softmax_loss_grad_view(
+    const softmax_real[:, :] x, const int64_t[::1] labels, double temperature,
+    const loss_options *options,
+    double gradient_scale, softmax_real[:, :] grad,
+    double *loss_sum, double *weight_total, Py_ssize_t *bad_row, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t item = sizeof(softmax_real)
+    if (labels.shape[0] != x.shape[0]
+            or grad.shape[0] != x.shape[0] or grad.shape[1] != x.shape[1]
+            or (x.strides[0] | x.strides[1] | grad.strides[0] | grad.strides[1]) % item):
+        return SOFTMAX_FAST_BAD_ARGUMENT
+    if softmax_real is float:
+        return softmax_loss_grad_f32(
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item, &labels[0],
+            x.shape[0], x.shape[1], temperature, options,
+            gradient_scale, &grad[0, 0], grad.strides[0] // item, grad.strides[1] // item,
+            NULL, loss_sum, weight_total, bad_row, n_threads)
+    else:
+        return softmax_loss_grad_f64(
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item, &labels[0],
+            x.shape[0], x.shape[1], temperature, options,
+            gradient_scale, &grad[0, 0], grad.strides[0] // item, grad.strides[1] // item,
+            NULL, loss_sum, weight_total, bad_row, n_threads)

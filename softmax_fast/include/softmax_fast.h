@@ -1,0 +1,228 @@
+/* Softmax, log-softmax, log-sum-exp and the softmax loss, for C11 and C++.
+ *
+ * From an extension module of Python, with the installed softmax_fast behind it:
+ *
+ *     #include <Python.h>
+ *     #include <softmax_fast.h>        the folder: softmax_fast.get_include()
+ *
+ *     if (import_softmax_fast() < 0)   once in each source file, in its module's initialisation
+ *         return NULL;
+ *
+ * Without Python, with a library compiled from the kernels:
+ *
+ *     #define SOFTMAX_FAST_NO_PYTHON
+ *     #include <softmax_fast.h>
+ *
+ * The functions are the same.  They need no GIL, raise nothing, call no Python, and may be called
+ * from several threads at a time.  Results have the bits of the Python functions.
+ *
+ * Versions: functions, and members of the options, are only ever added, each time with a higher
+ * SOFTMAX_FAST_API_VERSION.  What was compiled with this header runs with every later library.
+ */
+#ifndef SOFTMAX_FAST_H
+#define SOFTMAX_FAST_H
+
+#ifndef SOFTMAX_FAST_NO_PYTHON
+#include <Python.h>
+#endif
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SOFTMAX_FAST_API_VERSION 1
+
+/* What every function but softmax_fast_api_version returns. */
+enum {
+    SOFTMAX_FAST_OK = 0,
+    SOFTMAX_FAST_NO_MEMORY = 1,
+    SOFTMAX_FAST_BAD_ARGUMENT = 2, /* nothing was written */
+    SOFTMAX_FAST_BAD_LABEL = 3     /* a label outside [0, n_classes) that is not ignored */
+};
+
+/* Options of the losses; a NULL pointer stands for SOFTMAX_FAST_LOSS_OPTIONS. */
+typedef struct {
+    size_t size;                 /* sizeof of this struct */
+    const double *class_weight;  /* n_classes weights, finite and >= 0, or NULL for ones */
+    const double *sample_weight; /* n_rows weights, finite and >= 0, or NULL for ones */
+    double label_smoothing;      /* in [0, 1]: the target becomes (1 - it) * label + it/n_classes */
+    int64_t ignore_index;        /* rows with this label are not read and count for nothing ... */
+    int has_ignore_index;        /* ... unless this is 0 */
+} softmax_fast_loss_options;
+
+#define SOFTMAX_FAST_LOSS_OPTIONS \
+    { sizeof(softmax_fast_loss_options), NULL, NULL, 0.0, -100, 1 }
+
+/* ---- the functions ------------------------------------------------------------------------------
+ *
+ * _f32 functions read and write float, _f64 ones double.
+ *
+ * x                n_rows rows of n_classes logits.  Entry c of row r is
+ *                  x[r * x_row_stride + c * x_class_stride]: strides count elements, and may be 0
+ *                  or negative for what is read.  Aligned as its type is.
+ * out, grad        Likewise; no two of its entries may be the same memory.  It may be x itself with
+ *                  the same strides (in place); any other overlap with what is read is not checked
+ *                  and gives wrong results.
+ * temperature      T in softmax(x/T): 1e-30 to 1e30 for _f32, above 0 to 2^900 for _f64.
+ * n_threads        At most how many threads compute, >= 1; results do not depend on it, and small
+ *                  work stays in the calling thread.  From Python these are OpenMP's, and a child
+ *                  of os.fork or multiprocessing uses one; in one forked by other means say 1.
+ *                  Without Python it counts only after softmax_fast_set_parallel_for.
+ *
+ * SOFTMAX_FAST_BAD_ARGUMENT: a negative size, a size beyond the address space, a NULL pointer to
+ * what would be read or written, a temperature, n_threads or option out of its range; for the
+ * losses also n_classes = 0.  The values of weights are not checked.  NaN and infinities in x are
+ * no error, see the table in README.md.
+ *
+ * Of functions with the same arguments, only the first is written out. */
+
+/* softmax_fast_softmax_f32:     out = exp((x - m)/T) / s, m a row's maximum, s = sum exp((x - m)/T)
+ * softmax_fast_log_softmax_f32: out = (x - m)/T - log(s)
+ * Without classes there is nothing to do. */
+typedef int softmax_fast_rows_f32(
+    const float *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride,
+    float *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stride,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature, int n_threads);
+typedef int softmax_fast_rows_f64(
+    const double *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride,
+    double *out, ptrdiff_t out_row_stride, ptrdiff_t out_class_stride,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature, int n_threads);
+
+/* softmax_fast_logsumexp_f32: out[r * out_stride] = m/T + log(s); -inf without classes.  out is not
+ * part of x. */
+typedef int softmax_fast_reduction_f32(
+    const float *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride,
+    float *out, ptrdiff_t out_stride,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature, int n_threads);
+typedef int softmax_fast_reduction_f64(
+    const double *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride,
+    double *out, ptrdiff_t out_stride,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature, int n_threads);
+
+/* softmax_fast_softmax_loss_f32: the sum of the rows' losses v w[y] (log(s) - (x[y] - m)/T), and
+ * what a mean divides by.  y is a row's label, w the class weights, v the sample weights.
+ *
+ * labels       n_rows labels, one after another
+ * row_losses   n_rows losses, one after another, or NULL
+ * loss_sum     their sum, or NULL
+ * weight_sum   the sum of v w[y] over the rows that are not ignored, or NULL
+ * bad_row      for SOFTMAX_FAST_BAD_LABEL the first row with a bad label, else -1, or NULL
+ *
+ * With a bad label, row_losses holds anything; the sums are written for SOFTMAX_FAST_OK only. */
+typedef int softmax_fast_loss_f32(
+    const float *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, const int64_t *labels,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature,
+    const softmax_fast_loss_options *options,
+    float *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads);
+typedef int softmax_fast_loss_f64(
+    const double *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, const int64_t *labels,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature,
+    const softmax_fast_loss_options *options,
+    double *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads);
+
+/* softmax_fast_softmax_loss_grad_f32: the same, and grad = gradient_scale * d(loss_sum)/dx.  For
+ * the gradient of the mean, gradient_scale is 1/weight_sum of softmax_fast_weight_sum.  Labels are
+ * checked before anything but bad_row is written. */
+typedef int softmax_fast_loss_grad_f32(
+    const float *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, const int64_t *labels,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature,
+    const softmax_fast_loss_options *options,
+    double gradient_scale, float *grad, ptrdiff_t grad_row_stride, ptrdiff_t grad_class_stride,
+    float *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads);
+typedef int softmax_fast_loss_grad_f64(
+    const double *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, const int64_t *labels,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature,
+    const softmax_fast_loss_options *options,
+    double gradient_scale, double *grad, ptrdiff_t grad_row_stride, ptrdiff_t grad_class_stride,
+    double *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads);
+
+/* softmax_fast_weight_sum: checks the labels, and gives the denominator of the mean. */
+typedef int softmax_fast_weights(
+    const int64_t *labels, ptrdiff_t n_rows, ptrdiff_t n_classes,
+    const softmax_fast_loss_options *options, double *weight_sum, ptrdiff_t *bad_row);
+
+/* softmax_fast_api_version: SOFTMAX_FAST_API_VERSION of the library that runs. */
+typedef int softmax_fast_version(void);
+
+/* What import_softmax_fast fetches.  Members are only ever appended. */
+typedef struct {
+    int version; /* the library's SOFTMAX_FAST_API_VERSION */
+    size_t size; /* of the library's struct */
+    softmax_fast_version *api_version;
+    softmax_fast_rows_f32 *softmax_f32, *log_softmax_f32;
+    softmax_fast_rows_f64 *softmax_f64, *log_softmax_f64;
+    softmax_fast_reduction_f32 *logsumexp_f32;
+    softmax_fast_reduction_f64 *logsumexp_f64;
+    softmax_fast_loss_f32 *softmax_loss_f32;
+    softmax_fast_loss_f64 *softmax_loss_f64;
+    softmax_fast_loss_grad_f32 *softmax_loss_grad_f32;
+    softmax_fast_loss_grad_f64 *softmax_loss_grad_f64;
+    softmax_fast_weights *weight_sum;
+} softmax_fast_table;
+
+#ifdef SOFTMAX_FAST_NO_PYTHON
+
+softmax_fast_version softmax_fast_api_version;
+softmax_fast_rows_f32 softmax_fast_softmax_f32, softmax_fast_log_softmax_f32;
+softmax_fast_rows_f64 softmax_fast_softmax_f64, softmax_fast_log_softmax_f64;
+softmax_fast_reduction_f32 softmax_fast_logsumexp_f32;
+softmax_fast_reduction_f64 softmax_fast_logsumexp_f64;
+softmax_fast_loss_f32 softmax_fast_softmax_loss_f32;
+softmax_fast_loss_f64 softmax_fast_softmax_loss_f64;
+softmax_fast_loss_grad_f32 softmax_fast_softmax_loss_grad_f32;
+softmax_fast_loss_grad_f64 softmax_fast_softmax_loss_grad_f64;
+softmax_fast_weights softmax_fast_weight_sum;
+
+/* Threads of your own.  loop(pool, body, context, n_pieces, n_workers) must call body(context,
+ * piece, worker) once for each piece in [0, n_pieces), on at most n_workers threads, and return
+ * when all calls have; no two calls at a time may have the same worker in [0, n_workers).  Set it
+ * before the first call of another function, and not during one; NULL returns to the calling
+ * thread. */
+typedef void softmax_fast_body(void *context, ptrdiff_t piece, int worker);
+typedef void softmax_fast_parallel_for(void *pool, softmax_fast_body *body, void *context,
+                                       ptrdiff_t n_pieces, int n_workers);
+void softmax_fast_set_parallel_for(softmax_fast_parallel_for *loop, void *pool);
+
+#else
+
+static const softmax_fast_table *softmax_fast_imported;
+
+/* 0, or -1 with an ImportError or AttributeError set. */
+static inline int import_softmax_fast(void)
+{
+    const softmax_fast_table *table = (const softmax_fast_table *)PyCapsule_Import(
+        "softmax_fast._core._C_API", 0);
+    if (!table)
+        return -1;
+    if (table->version < SOFTMAX_FAST_API_VERSION || table->size < sizeof *table) {
+        PyErr_Format(PyExc_ImportError,
+                     "compiled for version %d of softmax_fast's C API; the installed one has %d",
+                     SOFTMAX_FAST_API_VERSION, table->version);
+        return -1;
+    }
+    softmax_fast_imported = table;
+    return 0;
+}
+
+#define softmax_fast_api_version (softmax_fast_imported->api_version)
+#define softmax_fast_softmax_f32 (softmax_fast_imported->softmax_f32)
+#define softmax_fast_softmax_f64 (softmax_fast_imported->softmax_f64)
+#define softmax_fast_log_softmax_f32 (softmax_fast_imported->log_softmax_f32)
+#define softmax_fast_log_softmax_f64 (softmax_fast_imported->log_softmax_f64)
+#define softmax_fast_logsumexp_f32 (softmax_fast_imported->logsumexp_f32)
+#define softmax_fast_logsumexp_f64 (softmax_fast_imported->logsumexp_f64)
+#define softmax_fast_softmax_loss_f32 (softmax_fast_imported->softmax_loss_f32)
+#define softmax_fast_softmax_loss_f64 (softmax_fast_imported->softmax_loss_f64)
+#define softmax_fast_softmax_loss_grad_f32 (softmax_fast_imported->softmax_loss_grad_f32)
+#define softmax_fast_softmax_loss_grad_f64 (softmax_fast_imported->softmax_loss_grad_f64)
+#define softmax_fast_weight_sum (softmax_fast_imported->weight_sum)
+
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

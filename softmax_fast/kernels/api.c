@@ -1,0 +1,273 @@
+/* The functions of include/softmax_fast.h: arguments checked, then one call of drive.h. */
+#include "api.h"
+#include "drive.h"
+#include "shared.h"
+
+enum {
+    /* More than any machine has cores for, few enough to be created. */
+    MOST_THREADS = 1024,
+    /* Sizes below 2 to this cannot overflow the bytes of an array. */
+    HARMLESS_SIZE_BITS = sizeof(ptrdiff_t) * 4 - 2
+};
+
+/* The options as they were in version 1. */
+enum { OPTIONS_SIZE_1 = offsetof(softmax_fast_loss_options, has_ignore_index) + sizeof(int) };
+
+static int sizes_fit(ptrdiff_t n_rows, ptrdiff_t n_classes)
+{
+    if (((size_t)n_rows | (size_t)n_classes) >> HARMLESS_SIZE_BITS == 0)
+        return 1;
+    return n_rows >= 0 && n_classes >= 0
+        && (n_classes == 0 || n_rows <= PTRDIFF_MAX / (ptrdiff_t)sizeof(double) / n_classes);
+}
+
+/* Above 2^900 the double kernels could not tell -inf from a large finite spread, and the float ones
+ * hold 1/T in a float with digits to spare. */
+static int temperature_fits(int kind, double temperature)
+{
+    return kind == SF_F32 ? temperature >= 1e-30 && temperature <= 1e30
+                          : temperature > 0.0 && temperature <= 0x1p900;
+}
+
+static int sane(int kind, const void *x, ptrdiff_t n_rows, ptrdiff_t n_classes,
+                const double *temperature, int n_threads)
+{
+    return sizes_fit(n_rows, n_classes) && temperature_fits(kind, *temperature) && n_threads >= 1
+        && (x || n_rows == 0 || n_classes == 0);
+}
+
+SF_INLINE void begin(sf_job *job, int kind, const void *x, ptrdiff_t row_stride,
+                     ptrdiff_t class_stride, ptrdiff_t n_rows, ptrdiff_t n_classes,
+                     const double *temperature, int n_threads)
+{
+    sf_input rows = {x, 0, row_stride, class_stride, kind};
+    sf_begin(job, rows, n_rows, n_rows, n_classes, SF_MIN(n_threads, MOST_THREADS));
+    job->rows.temperature = temperature;
+}
+
+SF_INLINE int write_rows(int (*function)(const sf_job *job), int kind, const void *x,
+                         ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, void *out,
+                         ptrdiff_t out_row_stride, ptrdiff_t out_class_stride, ptrdiff_t n_rows,
+                         ptrdiff_t n_classes, const double *temperature, int n_threads)
+{
+    sf_job job;
+    sf_output rows = {out, 0, out_row_stride, out_class_stride};
+    if (!sane(kind, x, n_rows, n_classes, temperature, n_threads))
+        return SOFTMAX_FAST_BAD_ARGUMENT;
+    if (n_rows == 0 || n_classes == 0)
+        return SOFTMAX_FAST_OK;
+    if (!out)
+        return SOFTMAX_FAST_BAD_ARGUMENT;
+    begin(&job, kind, x, x_row_stride, x_class_stride, n_rows, n_classes, temperature, n_threads);
+    sf_write_to(&job, rows);
+    return function(&job);
+}
+
+static void fill_minus_infinity(int kind, void *out, ptrdiff_t stride, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        if (kind == SF_F32)
+            ((float *)out)[i * stride] = -INFINITY;
+        else
+            ((double *)out)[i * stride] = -INFINITY;
+    }
+}
+
+SF_INLINE int reduce_rows(int kind, const void *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride,
+                          void *out, ptrdiff_t out_stride, ptrdiff_t n_rows, ptrdiff_t n_classes,
+                          const double *temperature, int n_threads)
+{
+    sf_job job;
+    sf_output rows = {out, 0, out_stride, 1};
+    if (!sane(kind, x, n_rows, n_classes, temperature, n_threads) || (!out && n_rows))
+        return SOFTMAX_FAST_BAD_ARGUMENT;
+    if (n_rows == 0)
+        return SOFTMAX_FAST_OK;
+    if (n_classes == 0) {
+        fill_minus_infinity(kind, out, out_stride, n_rows);
+        return SOFTMAX_FAST_OK;
+    }
+    begin(&job, kind, x, x_row_stride, x_class_stride, n_rows, n_classes, temperature, n_threads);
+    job.rows.out = rows;
+    return sf_logsumexp(&job);
+}
+
+/* Labels and options in the kernels' form. */
+static int targets_of(sf_targets *targets, const int64_t *labels, ptrdiff_t n_rows,
+                      ptrdiff_t n_classes, const softmax_fast_loss_options *options)
+{
+    static const softmax_fast_loss_options defaults = SOFTMAX_FAST_LOSS_OPTIONS;
+    if (!options)
+        options = &defaults;
+    if (options->size < OPTIONS_SIZE_1 || n_classes < 1 || (!labels && n_rows)
+        || !(options->label_smoothing >= 0.0 && options->label_smoothing <= 1.0))
+        return SOFTMAX_FAST_BAD_ARGUMENT;
+    *targets = sf_no_targets();
+    targets->labels64 = labels;
+    targets->class_weight = options->class_weight;
+    targets->sample_weight = options->sample_weight;
+    targets->label_smoothing = options->label_smoothing;
+    targets->ignore_index = options->ignore_index;
+    targets->has_ignore_index = options->has_ignore_index != 0;
+    return SOFTMAX_FAST_OK;
+}
+
+static int check_labels(const sf_targets *targets, ptrdiff_t n_rows, ptrdiff_t n_classes,
+                        ptrdiff_t *bad_row)
+{
+    sf_result none = sf_no_result();
+    for (ptrdiff_t row = 0; row < n_rows; row++) {
+        if (!sf_row_counts(targets, row, n_classes, &none) && none.bad_label_row >= 0) {
+            if (bad_row)
+                *bad_row = row;
+            return SOFTMAX_FAST_BAD_LABEL;
+        }
+    }
+    return SOFTMAX_FAST_OK;
+}
+
+static int finish(int status, const sf_result *result, double *loss_sum, double *weight_sum,
+                  ptrdiff_t *bad_row)
+{
+    if (status == SOFTMAX_FAST_OK && result->bad_label_row >= 0) {
+        status = SOFTMAX_FAST_BAD_LABEL;
+        if (bad_row)
+            *bad_row = result->bad_label_row;
+    }
+    if (status == SOFTMAX_FAST_OK && loss_sum)
+        *loss_sum = sf_sum_value(result->loss);
+    if (status == SOFTMAX_FAST_OK && weight_sum)
+        *weight_sum = sf_sum_value(result->weight);
+    return status;
+}
+
+/* With a gradient where grad is not NULL. */
+SF_INLINE int loss_rows(int kind, const void *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride,
+                        const int64_t *labels, ptrdiff_t n_rows, ptrdiff_t n_classes,
+                        const double *temperature, const softmax_fast_loss_options *options,
+                        double gradient_scale, const sf_output *grad, void *row_losses,
+                        double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads)
+{
+    sf_job job;
+    sf_targets targets;
+    sf_result result = sf_no_result();
+    int status = SOFTMAX_FAST_OK;
+    if (bad_row)
+        *bad_row = -1;
+    if (!sane(kind, x, n_rows, n_classes, temperature, n_threads)
+        || (grad && !grad->data && n_rows)
+        || targets_of(&targets, labels, n_rows, n_classes, options) != SOFTMAX_FAST_OK)
+        return SOFTMAX_FAST_BAD_ARGUMENT;
+    targets.row_losses = row_losses;
+    if (n_rows > 0) {
+        begin(&job, kind, x, x_row_stride, x_class_stride, n_rows, n_classes, temperature,
+              n_threads);
+        if (grad) {
+            if (check_labels(&targets, n_rows, n_classes, bad_row) != SOFTMAX_FAST_OK)
+                return SOFTMAX_FAST_BAD_LABEL;
+            targets.gradient_scale = gradient_scale;
+            sf_write_to(&job, *grad);
+            status = sf_softmax_loss_grad(&job, &targets, &result);
+        } else {
+            status = sf_softmax_loss(&job, &targets, &result);
+        }
+    }
+    return finish(status, &result, loss_sum, weight_sum, bad_row);
+}
+
+/* ---- the public functions -------------------------------------------------------------------- */
+
+int softmax_fast_api_version(void) { return SOFTMAX_FAST_API_VERSION; }
+
+#define ROWS_FUNCTION(name, function, real, kind)                                                  \
+    int name(const real *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, real *out,           \
+             ptrdiff_t out_row_stride, ptrdiff_t out_class_stride, ptrdiff_t n_rows,               \
+             ptrdiff_t n_classes, double temperature, int n_threads)                               \
+    {                                                                                              \
+        return write_rows(function, kind, x, x_row_stride, x_class_stride, out, out_row_stride,    \
+                          out_class_stride, n_rows, n_classes, &temperature, n_threads);           \
+    }
+
+#define FUNCTIONS(suffix, real, kind)                                                              \
+    ROWS_FUNCTION(softmax_fast_softmax_##suffix, sf_softmax, real, kind)                           \
+    ROWS_FUNCTION(softmax_fast_log_softmax_##suffix, sf_log_softmax, real, kind)                   \
+    int softmax_fast_logsumexp_##suffix(                                                           \
+        const real *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, real *out,                \
+        ptrdiff_t out_stride, ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature,           \
+        int n_threads)                                                                             \
+    {                                                                                              \
+        return reduce_rows(kind, x, x_row_stride, x_class_stride, out, out_stride, n_rows,         \
+                           n_classes, &temperature, n_threads);                                    \
+    }                                                                                              \
+    int softmax_fast_softmax_loss_##suffix(                                                        \
+        const real *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, const int64_t *labels,    \
+        ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature,                                 \
+        const softmax_fast_loss_options *options, real *row_losses, double *loss_sum,              \
+        double *weight_sum, ptrdiff_t *bad_row, int n_threads)                                     \
+    {                                                                                              \
+        return loss_rows(kind, x, x_row_stride, x_class_stride, labels, n_rows, n_classes,         \
+                         &temperature, options, 1.0, NULL, row_losses, loss_sum, weight_sum,       \
+                         bad_row, n_threads);                                                      \
+    }                                                                                              \
+    int softmax_fast_softmax_loss_grad_##suffix(                                                   \
+        const real *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, const int64_t *labels,    \
+        ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature,                                 \
+        const softmax_fast_loss_options *options, double gradient_scale, real *grad,               \
+        ptrdiff_t grad_row_stride, ptrdiff_t grad_class_stride, real *row_losses,                  \
+        double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads)                   \
+    {                                                                                              \
+        sf_output rows = {grad, 0, grad_row_stride, grad_class_stride};                            \
+        return loss_rows(kind, x, x_row_stride, x_class_stride, labels, n_rows, n_classes,         \
+                         &temperature, options, gradient_scale, &rows, row_losses, loss_sum,       \
+                         weight_sum, bad_row, n_threads);                                          \
+    }
+
+FUNCTIONS(f32, float, SF_F32)
+FUNCTIONS(f64, double, SF_F64)
+
+int softmax_fast_weight_sum(const int64_t *labels, ptrdiff_t n_rows, ptrdiff_t n_classes,
+                            const softmax_fast_loss_options *options, double *weight_sum,
+                            ptrdiff_t *bad_row)
+{
+    sf_targets targets;
+    sf_result result = sf_no_result();
+    if (bad_row)
+        *bad_row = -1;
+    if (!sizes_fit(n_rows, n_classes)
+        || targets_of(&targets, labels, n_rows, n_classes, options) != SOFTMAX_FAST_OK)
+        return SOFTMAX_FAST_BAD_ARGUMENT;
+    sf_target_weights(&targets, n_rows, n_classes, &result);
+    return finish(SOFTMAX_FAST_OK, &result, NULL, weight_sum, bad_row);
+}
+
+static softmax_fast_parallel_for *users_loop;
+static void *users_pool;
+
+static void users_parallel_for(sf_body *body, void *context, ptrdiff_t n_pieces, int n_workers)
+{
+    users_loop(users_pool, body, context, n_pieces, n_workers);
+}
+
+void softmax_fast_set_parallel_for(softmax_fast_parallel_for *loop, void *pool)
+{
+    users_loop = loop;
+    users_pool = pool;
+    sf_set_parallel_for(loop ? users_parallel_for : NULL);
+}
+
+const softmax_fast_table sf_api_table = {
+    .version = SOFTMAX_FAST_API_VERSION,
+    .size = sizeof(softmax_fast_table),
+    .api_version = softmax_fast_api_version,
+    .softmax_f32 = softmax_fast_softmax_f32,
+    .log_softmax_f32 = softmax_fast_log_softmax_f32,
+    .softmax_f64 = softmax_fast_softmax_f64,
+    .log_softmax_f64 = softmax_fast_log_softmax_f64,
+    .logsumexp_f32 = softmax_fast_logsumexp_f32,
+    .logsumexp_f64 = softmax_fast_logsumexp_f64,
+    .softmax_loss_f32 = softmax_fast_softmax_loss_f32,
+    .softmax_loss_f64 = softmax_fast_softmax_loss_f64,
+    .softmax_loss_grad_f32 = softmax_fast_softmax_loss_grad_f32,
+    .softmax_loss_grad_f64 = softmax_fast_softmax_loss_grad_f64,
+    .weight_sum = softmax_fast_weight_sum,
+};
