@@ -35,8 +35,12 @@
 
 /* MSVC compiles every intrinsic everywhere and needs no region; AVX-512 is left off there and with
  * clang-cl.  GCC for Windows keeps vectors wider than 16 bytes on a stack aligned to 16 only, and
- * faults (its bug 54412): generic kernels there. */
-#if defined(SF_X86_64) && !(defined(_WIN32) && defined(__GNUC__) && !defined(__clang__))
+ * faults (its bug 54412): generic kernels there, unless SF_UNALIGNED_MOVES says that it makes do
+ * with unaligned moves, by -Wa,-muse-unaligned-vector-move or by a patch such as Debian's. */
+#if defined(_WIN32) && defined(__GNUC__) && !defined(__clang__) && !defined(SF_UNALIGNED_MOVES)
+#define SF_NARROW_STACK 1
+#endif
+#if defined(SF_X86_64) && !defined(SF_NARROW_STACK)
 #if defined(__GNUC__) || defined(__clang__) || defined(SF_MSVC)
 #define SF_BUILD_AVX2 1
 #endif
