@@ -37,6 +37,7 @@ def test_the_public_names_are_those_of_the_contract():
         "binary_cross_entropy",
         "binary_cross_entropy_with_logits",
         "selected_log_probs",
+        "get_include",
         "get_num_threads",
         "set_num_threads",
         "show_config",
