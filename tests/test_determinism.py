@@ -35,10 +35,27 @@ def test_means_do_not_depend_on_the_number_of_threads(name, shape, isa, dtype):
             assert got == expected, f"{reduction}, {n_threads} threads"
 
 
+# Many threads on few cores wait long for each other: most of the calls are on two
+THREADS_OF_A_HUNDRED_CALLS = [*range(1, 9), *range(1, 9), *[2] * 84]
+
+
+@pytest.mark.parametrize("shape", [(700, 100), (3, 40_003)], ids=str)
+@every_row_function
+def test_a_hundred_calls_on_one_to_eight_threads_give_the_same_bits(name, shape, isa, dtype):
+    # shared out by rows, and every row in pieces
+    x, y, t = shared_problem(shape, dtype)
+    expected = ROW_FUNCTIONS[name](x, y, t, n_threads=1)
+    for n_threads in THREADS_OF_A_HUNDRED_CALLS:
+        got = ROW_FUNCTIONS[name](x, y, t, n_threads=n_threads)
+        oracle.assert_same_bits(got, expected, f"{name}, {n_threads} threads")
+
+
+@pytest.mark.parametrize("shape", [(2100, 33), (3, 40_003)], ids=str)
 @every_mean
-def test_repetitions_give_one_mean(name):
-    x, y, t = problem((5000, 33), np.float32)
-    assert len({float(MEANS[name](x, y, t, n_threads=2)) for _ in range(30)}) == 1
+def test_a_hundred_calls_on_one_to_eight_threads_give_one_mean(name, shape, isa, dtype):
+    x, y, t = shared_problem(shape, dtype)
+    means = {float(MEANS[name](x, y, t, n_threads=n)) for n in THREADS_OF_A_HUNDRED_CALLS}
+    assert len(means) == 1, means
 
 
 @every_row_function
@@ -76,11 +93,14 @@ def test_rows_do_not_depend_on_their_place_in_memory(name, n_classes, isa, dtype
     x, y, t = problem((9, n_classes), dtype)
     expected = ROW_FUNCTIONS[name](x, y, t)
     for offset in range(16):
-        moved = np.zeros(x.size + 16, dtype)[offset : offset + x.size].reshape(x.shape)
-        moved[...] = x
-        oracle.assert_same_bits(
-            ROW_FUNCTIONS[name](moved, y, t), expected, f"{name}, offset {offset}"
-        )
+        moved = [np.zeros(x.size + 16, dtype)[offset : offset + x.size] for _ in range(2)]
+        moved = [place.reshape(x.shape) for place in moved]
+        for place, values in zip(moved, (x, t), strict=True):
+            place[...] = values
+        labels = np.zeros(y.size + 16, y.dtype)[offset : offset + y.size]
+        labels[...] = y
+        got = ROW_FUNCTIONS[name](moved[0], labels, moved[1])
+        oracle.assert_same_bits(got, expected, f"{name}, offset {offset}")
 
 
 @pytest.mark.parametrize("n_classes", FEW)
@@ -114,9 +134,10 @@ def layouts(x):
 def test_rows_do_not_depend_on_strides(name, shape, isa, dtype, n_threads):
     x, y, t = shared_problem(shape, dtype)
     expected = ROW_FUNCTIONS[name](x, y, t)
-    for layout, view in layouts(x):
-        got = ROW_FUNCTIONS[name](view, y, t, n_threads=n_threads)
-        oracle.assert_same_bits(got, expected, f"{name}, {layout}")
+    for (layout, view), (_, t_view) in zip(layouts(x), layouts(t), strict=True):
+        for other in (t, t_view):
+            got = ROW_FUNCTIONS[name](view, y, other, n_threads=n_threads)
+            oracle.assert_same_bits(got, expected, f"{name}, {layout}")
 
 
 @every_mean
@@ -143,6 +164,34 @@ def test_fresh_given_and_in_place_outputs_hold_the_same_bits(shape, isa, dtype, 
     place = x.copy()
     sf.softmax_loss_and_grad(place, y, grad_out=place, n_threads=n_threads)
     oracle.assert_same_bits(place, expected, "gradient in place")
+
+
+def given_out(function, *arguments, **keywords):
+    """What the function writes into an ``out`` of the shape and dtype of its fresh result."""
+    fresh = function(*arguments, **keywords)
+    out = np.full_like(fresh, 7)
+    assert function(*arguments, out=out, **keywords) is out
+    return fresh, out
+
+
+@pytest.mark.parametrize("shape", [(70, 3), (9, 2053), (1, 300_001)], ids=str)
+def test_fresh_and_given_outputs_of_one_number_a_row_hold_the_same_bits(
+    shape, isa, dtype, n_threads
+):
+    x, y, t = shared_problem(shape, dtype)
+    k = {"n_threads": n_threads}
+    oracle.assert_same_bits(*given_out(sf.logsumexp, x, **k))
+    oracle.assert_same_bits(*given_out(sf.selected_log_probs, x, y, **k))
+    k["reduction"] = "none"
+    for targets in (y, t):
+        oracle.assert_same_bits(*given_out(sf.softmax_loss, x, targets, **k))
+        oracle.assert_same_bits(*given_out(sf.cross_entropy, t, targets, **k))
+        losses = np.empty(len(x), dtype)
+        fresh = sf.softmax_loss_and_grad(x, targets, **k)[0]
+        assert sf.softmax_loss_and_grad(x, targets, out=losses, **k)[0] is losses
+        oracle.assert_same_bits(losses, fresh)
+    oracle.assert_same_bits(*given_out(sf.binary_cross_entropy, t, t, **k))
+    oracle.assert_same_bits(*given_out(sf.binary_cross_entropy_with_logits, x, t, **k))
 
 
 def test_rows_of_an_array_larger_than_the_cache_equal_rows_alone(isa):

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 FE_UPWARD, FE_DOWNWARD, FE_TONEAREST = 0x800, 0x400, 0
 MXCSR_STATUS = 0x3F
 FTZ_AND_DAZ = 0x8040
+ALL_BUT_INEXACT = 0x1D
 
 libm = ctypes.CDLL(ctypes.util.find_library("m") or "libm.so.6")
 
@@ -69,6 +70,36 @@ def test_a_caller_that_flushes_subnormals_keeps_doing_so(isa, dtype, restored):
         after = Environment.now().control()
         restored.install()
         assert after == flushing.control()
+
+
+def test_a_caller_that_traps_exceptions_is_not_trapped(isa, dtype, run_python):
+    # with the caller's traps on, a NaN or an overflow among the logits would end the process
+    run_python(
+        f"""
+        import ctypes, ctypes.util
+        import numpy as np
+        import softmax_fast as sf
+        sf._core.set_isa({isa!r})
+        big = np.finfo({dtype.name!r}).max
+        x = np.zeros((5, 300), {dtype.name!r})
+        x[0, 3], x[1, 3], x[2, 3], x[3, :3], x[4] = np.nan, np.inf, -np.inf, -big, big
+        y, out = np.arange(5), np.empty_like(x)
+        libm = ctypes.CDLL(ctypes.util.find_library("m") or "libm.so.6")
+        calls = [
+            lambda k: sf.softmax(x, out=out, **k),
+            lambda k: sf.log_softmax(x, out=out, temperature=0.3, **k),
+            lambda k: sf.logsumexp(x[:, :100], **k),
+            lambda k: sf.softmax_loss(x, y, **k),
+            lambda k: sf.softmax_loss_and_grad(x, y, grad_out=out, **k),
+        ]
+        for call in calls:
+            call({{}}), call({{"n_threads": 2}})
+            assert libm.feenableexcept({ALL_BUT_INEXACT}) >= 0
+            call({{}}), call({{"n_threads": 2}})
+            assert libm.fegetexcept() == {ALL_BUT_INEXACT}
+            libm.fedisableexcept({ALL_BUT_INEXACT})
+        """
+    )
 
 
 def test_importing_keeps_subnormals_alive(run_python):

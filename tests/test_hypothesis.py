@@ -20,6 +20,15 @@ bounded = settings(
 )
 pytestmark = pytest.mark.usefixtures("isa")
 
+LAYOUTS = [
+    "as it is",
+    "broadcast",
+    "byte-swapped",
+    "read-only",
+    "Fortran",
+    "overlapping",
+    "unaligned",
+]
 FLOATS = [np.float16, np.float32, np.float64]
 OTHERS = [np.int8, np.uint16, np.int32, np.int64, np.bool_]
 FUNCTIONS = [sf.softmax, sf.log_softmax, sf.logsumexp]
@@ -34,7 +43,7 @@ def layouts(draw, array):
     array = array.transpose(draw(st.permutations(range(array.ndim))))
     steps = st.sampled_from([None, None, 2, -1, -2])
     array = array[tuple(slice(None, None, draw(steps)) for _ in range(array.ndim))]
-    how = draw(st.sampled_from(["as it is", "broadcast", "byte-swapped", "read-only", "Fortran"]))
+    how = draw(st.sampled_from(LAYOUTS))
     if how == "broadcast" and array.ndim < 5:
         return np.broadcast_to(array, (draw(st.integers(0, 3)), *array.shape))
     if how == "byte-swapped":
@@ -44,6 +53,15 @@ def layouts(draw, array):
         array.flags.writeable = False
     if how == "Fortran":
         return np.asfortranarray(array)
+    if how == "overlapping" and array.ndim < 5 and array.shape[-1]:
+        width = draw(st.integers(1, array.shape[-1]))
+        return np.lib.stride_tricks.sliding_window_view(array, width, axis=-1)
+    if how == "unaligned":
+        memory = np.zeros(array.nbytes + 1, np.uint8)[1:]
+        copy = memory.view(array.dtype) if array.size else memory[:0].view(array.dtype)
+        copy = copy.reshape(array.shape)
+        copy[...] = array
+        return copy
     return array
 
 
@@ -162,6 +180,209 @@ def test_aliasing_of_out(function, data):
     assert (buffer[~written] == kept[~written]).all()
 
 
+@bounded
+@given(data=st.data())
+def test_aliasing_of_gradient_losses_and_inputs(data):
+    """Logits, gradient, row losses and weights are stretches of one buffer."""
+    dtype = np.dtype(data.draw(st.sampled_from([np.float32, np.float64])))
+    n, c = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))
+    buffer = np.linspace(0.5, 4, 240).astype(dtype)
+
+    def stretch(size):
+        start = data.draw(st.one_of(st.integers(0, 20), st.integers(0, 240 - size)))
+        return buffer[start : start + size]
+
+    x, grad, losses = stretch(n * c).reshape(n, c), stretch(n * c).reshape(n, c), stretch(n)
+    if data.draw(st.booleans()):
+        grad = x
+    options = {"reduction": "none", "out": losses, "grad_out": grad}
+    inputs = [x]
+    if dtype == np.float64 and data.draw(st.booleans()):
+        options["sample_weight"] = stretch(n)
+        inputs.append(options["sample_weight"])
+    copies, before = [a.copy() for a in inputs], buffer.tobytes()
+    same = grad.ctypes.data == x.ctypes.data
+    overlap = (
+        np.shares_memory(grad, losses)
+        or (np.shares_memory(grad, x) and not same)
+        or any(np.shares_memory(losses, a) for a in inputs)
+        or any(np.shares_memory(grad, a) for a in inputs[1:])
+    )
+    y = np.arange(n) % c
+    if overlap:
+        with pytest.raises(ValueError):
+            sf.softmax_loss_and_grad(x, y, **options)
+        assert buffer.tobytes() == before
+        return
+    sf.softmax_loss_and_grad(x, y, **options)
+    weight = copies[1] if len(copies) > 1 else None
+    expected = oracle.softmax_loss(copies[0], y, sample_weight=weight, with_grad=True)
+    oracle.check_loss(losses, expected, "none", dtype)
+    oracle.check_grad(grad, expected, "none", dtype)
+    untouched = np.ones(buffer.size, bool)
+    for a in (grad, losses):
+        start = (a.ctypes.data - buffer.ctypes.data) // dtype.itemsize
+        untouched[start : start + a.size] = False
+    assert (buffer[untouched] == np.frombuffer(before, dtype)[untouched]).all()
+
+
+@bounded
+@given(data=st.data(), x=arrays(min_dims=1))
+def test_any_out(data, x):
+    """Of any shape, dtype and layout: filled and returned, or an error and not a byte written."""
+    function = data.draw(st.sampled_from(FUNCTIONS))
+    axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
+    shape = x.shape if function is not sf.logsumexp else rows_shape(x, axis)
+    dtype = oracle.result_dtype(x.dtype)
+    wrong = data.draw(st.sampled_from([None, None, None, "shape", "dtype", "order", "read-only"]))
+    if wrong == "shape":
+        shape = data.draw(st.sampled_from([(*shape, 1), (1, *shape), shape[1:], (*shape, 2)]))
+    if wrong == "dtype":
+        dtype = np.dtype(data.draw(st.sampled_from([np.float16, np.int64, np.complex128])))
+    out = np.full(tuple(2 * n + 1 for n in shape), 7, dtype)
+    out = out[(..., *(slice(0, 2 * n, 2) for n in shape))]
+    if wrong == "order":
+        out = out.astype(dtype.newbyteorder())
+    if wrong == "read-only":
+        out.flags.writeable = False
+    whole = out if out.base is None else out.base
+    before = whole.tobytes()
+    expected_shape = x.shape if function is not sf.logsumexp else rows_shape(x, axis)
+    if wrong in (None, "shape") and shape == expected_shape:
+        assert function(x, axis, out=out) is out
+        oracle.CHECKS[function.__name__](out.copy(), x, axis)
+        out[...] = 7
+    else:
+        with pytest.raises((TypeError, ValueError)):
+            function(x, axis, out=out)
+    assert whole.tobytes() == before
+
+
+class Holder:
+    """An object with ``__array__``, which may change its mind about what it holds."""
+
+    def __init__(self, *held):
+        self.held = list(held)
+
+    def __array__(self, dtype=None, copy=None):
+        held = self.held.pop(0) if len(self.held) > 1 else self.held[0]
+        if isinstance(held, Exception):
+            raise held
+        return held if dtype is None else held.astype(dtype)
+
+
+class Subclass(np.ndarray):
+    """As arrays with units have it: arithmetic on it is not to be trusted."""
+
+    def __array_ufunc__(self, *arguments, **keywords):
+        return NotImplemented
+
+
+class Trouble(Exception):
+    pass
+
+
+HARMLESS = {
+    "holder": Holder,
+    "subclass": lambda a: a.view(Subclass),
+    "list": lambda a: a.tolist(),
+    "memoryview": memoryview,
+}
+REFUSED = {
+    "object dtype": lambda a: a.astype(object),
+    "complex": lambda a: a.astype(complex),
+    "text": lambda a: a.astype(str),
+    "masked": lambda a: np.ma.masked_array(a, a > 0),
+    "dates": lambda a: np.zeros(a.shape, "M8[s]"),
+    "records": lambda a: np.zeros(a.shape, [("x", a.dtype)]),
+    "raises": lambda a: Holder(Trouble("no array today")),
+    "raises later": lambda a: Holder(a, Trouble("no array twice")),
+    "grows": lambda a: Holder(a, np.concatenate([a, a])),
+    "shrinks": lambda a: Holder(a, a[:1]),
+    "another dtype": lambda a: Holder(a, a.astype(object)),
+    "not an array": lambda a: Holder("nothing"),
+    "none": lambda a: None,
+}
+USES = {
+    "softmax": lambda x, y, t, **k: sf.softmax(x, **k),
+    "log_softmax": lambda x, y, t, **k: sf.log_softmax(x, **k),
+    "logsumexp": lambda x, y, t: sf.logsumexp(x),
+    "loss of labels": lambda x, y, t: sf.softmax_loss(x, y),
+    "loss of probabilities": lambda x, y, t: sf.softmax_loss(x, t, sample_weight=y),
+    "gradient": lambda x, y, t: sf.softmax_loss_and_grad(x, y, reduction="none")[1],
+    "cross_entropy": lambda x, y, t: sf.cross_entropy(t, y),
+    "binary": lambda x, y, t: sf.binary_cross_entropy_with_logits(x, t),
+    "selected": lambda x, y, t: sf.selected_log_probs(x, y),
+    "linear": lambda x, y, t: sf.linear_softmax_loss(x, t, y),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@settings(bounded, max_examples=40)
+@given(data=st.data())
+def test_objects_that_lie(use, data):
+    """One argument is not what it seems: as if it were the array, or an exception of ours or its own."""
+    n, c = data.draw(st.integers(2, 6)), data.draw(st.integers(6, 20))
+    x = np.linspace(-3, 3, n * c).reshape(n, c)
+    t = np.linspace(0, 1, n * c).reshape(n, c)
+    y = np.arange(n)
+    kinds = HARMLESS | REFUSED
+    kind = data.draw(st.sampled_from(sorted(kinds)))
+    arguments = [x, y, t]
+    which = data.draw(st.integers(0, 2))
+    expected = np.asarray(USES[use](x, y, t))
+    arguments[which] = kinds[kind](arguments[which])
+    options, out = {}, None
+    if use in ("softmax", "log_softmax") and data.draw(st.booleans()):
+        out = options["out"] = np.full(x.shape, 7.0)
+    try:
+        got = np.asarray(USES[use](*arguments, **options))
+    except (TypeError, ValueError, IndexError, Trouble):
+        assert kind in REFUSED
+        assert out is None or (out == 7).all()
+        return
+    # read once, while it still told the truth; or not read at all
+    if got.shape == expected.shape:
+        oracle.assert_same_bits(got, expected, f"{use} of {kind}")
+    else:
+        assert kind in ("grows", "shrinks")
+
+
+@bounded
+@given(data=st.data())
+def test_any_linear_loss(data):
+    dtype = np.dtype(data.draw(st.sampled_from([np.float32, np.float64])))
+    n, d, c = (data.draw(st.integers(0, 6)) for _ in range(3))
+    eighths = st.integers(-16, 16).map(lambda k: k / 8)
+    features = data.draw(layouts(data.draw(hnp.arrays(dtype, (n, d), elements=eighths))))
+    weights = data.draw(layouts(data.draw(hnp.arrays(dtype, (c, d), elements=eighths))))
+    bias = data.draw(st.one_of(st.none(), hnp.arrays(dtype, (c,), elements=eighths)))
+    label = st.one_of(st.integers(0, max(c - 1, 0)), st.sampled_from([-100, -1, c]))
+    y = data.draw(hnp.arrays(np.int64, (n,), elements=label))
+    options = {"bias": bias, "reduction": data.draw(st.sampled_from(["mean", "sum", "none"]))}
+    shaped = (
+        features.ndim == 2
+        and weights.ndim == 2
+        and features.shape[1] == weights.shape[1]
+        and len(features) == n
+        and (bias is None or len(weights) == c)
+    )
+    classes = len(weights)
+    bad = ((y < 0) | (y >= classes)) & (y != -100)
+    if not shaped or classes == 0 or bad.any():
+        with pytest.raises((IndexError, ValueError)):
+            sf.linear_softmax_loss(features, weights, y, **options)
+        return
+    # eighths of a small size: every logit is exact
+    logits = (features.astype(dtype) @ weights.astype(dtype).T).reshape(n, classes)
+    logits = logits if bias is None else logits + bias
+    expected = sf.softmax_loss(logits, y, reduction=options["reduction"])
+    loss, grads = sf.linear_softmax_loss_and_grad(features, weights, y, **options)
+    for got in (sf.linear_softmax_loss(features, weights, y, **options), loss):
+        np.testing.assert_allclose(got, expected, rtol=8 * np.finfo(dtype).eps, atol=1e-6)
+    assert grads.features.shape == features.shape and grads.weights.shape == weights.shape
+
+
 @st.composite
 def losses(draw):
     """Logits, targets and options, good and bad: ``(logits, targets, options, error or None)``."""
@@ -243,7 +464,7 @@ def test_any_selected_log_probs(data, x, temperature):
     shape = data.draw(st.sampled_from([rows, (*rows, 0), (*rows, 1), (*rows, 3)]))
     label = st.one_of(
         st.integers(0, max(c - 1, 0)),
-        st.sampled_from([-100] + [-1, c] * data.draw(st.integers(0, 1))),
+        st.sampled_from([-100] + [-1, c, 2**31, -(2**63), 2**63 - 1] * data.draw(st.integers(0, 1))),
     )
     indices = data.draw(hnp.arrays(np.int64, shape, elements=label))
     bad = ((indices < 0) | (indices >= c)) & (indices != -100)
@@ -258,16 +479,26 @@ def test_any_selected_log_probs(data, x, temperature):
 
 
 @bounded
-@given(data=st.data(), n=st.integers(0, 70))
-def test_any_binary_loss(data, n):
+@given(data=st.data(), shape=shapes(min_dims=1))
+def test_any_binary_loss(data, shape):
     dtype = np.dtype(data.draw(st.sampled_from(FLOATS)))
     values = st.floats(width=8 * dtype.itemsize)
-    x = data.draw(hnp.arrays(dtype, n, elements=st.one_of(st.integers(-40, 40).map(float), values)))
-    t = data.draw(hnp.arrays(np.float32, n, elements=st.integers(0, 8).map(lambda k: k / 8)))
+    usual = st.integers(-40, 40).map(float)
+    x = data.draw(layouts(data.draw(hnp.arrays(dtype, shape, elements=st.one_of(usual, values)))))
+    eighths = st.integers(0, 8).map(lambda k: k / 8)
+    t = data.draw(hnp.arrays(np.float32, x.shape, elements=eighths))
     reduction = data.draw(st.sampled_from(["mean", "sum", "none"]))
     result = oracle.result_dtype(dtype)
-    got = sf.binary_cross_entropy_with_logits(x, t, reduction=reduction)
-    oracle.check_loss(got, oracle.binary_cross_entropy_with_logits(x, t), reduction, result)
+    options = {}
+    if data.draw(st.booleans()):
+        options["temperature"] = data.draw(row_temperatures(x.shape))
+    for option in ("sample_weight", "pos_weight"):
+        if data.draw(st.booleans()):
+            weights = hnp.arrays(np.float64, x.shape, elements=st.floats(0.125, 4))
+            options[option] = data.draw(weights)
+    got = sf.binary_cross_entropy_with_logits(x, t, reduction=reduction, **options)
+    exact = oracle.binary_cross_entropy_with_logits(x, t, **options)
+    oracle.check_loss(got, exact, reduction, result)
     if ((x < 0) | (x > 1)).any():
         with pytest.raises(ValueError, match="binary_cross_entropy_with_logits"):
             sf.binary_cross_entropy(x, t, reduction=reduction)
@@ -284,10 +515,15 @@ def test_any_cross_entropy(data, x):
     if data.draw(st.booleans()):
         with np.errstate(all="ignore"):
             x = (np.abs(x) % 1).astype(x.dtype)
-    label = st.one_of(st.integers(0, max(c - 1, 0)), st.just(-100))
+    border = st.sampled_from([-100] + [-1, c, 2**31, -(2**63)] * data.draw(st.integers(0, 1)))
+    label = st.one_of(st.integers(0, max(c - 1, 0)), border)
     y = data.draw(hnp.arrays(np.int64, rows, elements=label))
     reduction = data.draw(st.sampled_from(["mean", "sum", "none"]))
     outside = np.moveaxis((x < 0) | (x > 1), axis, -1).any(axis=-1) & (y != -100)
+    if c and (((y < 0) | (y >= c)) & (y != -100)).any():
+        with pytest.raises((IndexError, ValueError)):
+            sf.cross_entropy(x, y, axis=axis, reduction=reduction)
+        return
     if c == 0 or outside.any():
         with pytest.raises(ValueError, match="class|softmax_loss"):
             sf.cross_entropy(x, y, axis=axis, reduction=reduction)

@@ -133,6 +133,22 @@ def test_canaries_around_the_output_live(n_rows, isa, dtype, n_threads):
         assert intact(), f"logsumexp, {x.shape}"
 
 
+@pytest.mark.parametrize("label", [-100, 40_000])
+def test_a_long_column_that_does_not_count_writes_nothing_but_its_gradient(label, isa, dtype):
+    # a row in pieces has little scratch, and a column wants much
+    for _ in range(20):
+        x = np.zeros((40_000, 3), dtype)[:, :1]
+        grad, intact = guarded_out(x.shape, dtype)
+        call = dict(axis=0, reduction="sum", grad_out=grad, n_threads=2)
+        if label < 0:
+            assert sf.softmax_loss_and_grad(x, [label], **call)[0] == 0
+            assert not grad.any()
+        else:
+            with pytest.raises(IndexError):
+                sf.softmax_loss_and_grad(x, [label], **call)
+        assert intact()
+
+
 def error_paths(x, y, out):
     """Calls that all raise, with arrays whose references are watched."""
     yield lambda: sf.softmax(x, axis=7, out=out)
@@ -216,8 +232,8 @@ def test_memory_does_not_grow_with_the_number_of_calls():
 
     work(500)
     before = resident()
-    work(3000)
-    # 3000 rounds that kept one 8x33 result each would hold 3 MB
+    work(15_000)  # more than 100,000 calls
+    # 15,000 rounds that kept one 8x33 result each would hold 15 MB
     assert resident() - before < 1e6
 
 
@@ -243,4 +259,41 @@ def test_running_out_of_memory_is_a_memory_error(run_python):
         assert np.allclose(sf.softmax(x[:2, :2]), 0.5)
         """,
         env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_running_out_of_memory_for_scratch_is_a_memory_error(n_threads, run_python):
+    # rows so long that the sums of their blocks alone take 256 MB, out of one number's memory
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "RLIMIT_AS") or not sys.platform.startswith("linux"):
+        pytest.skip("the address space cannot be limited here")
+    run_python(
+        f"""
+        import mmap
+        import resource
+        import numpy as np
+        import softmax_fast as sf
+        x = np.broadcast_to(np.float32(1), (1, 2**34))
+        p = np.broadcast_to(np.float32(2.0**-34), (1, 2**34))
+        k = {{"n_threads": {n_threads}}}
+        sf.logsumexp(x[:, :100_000], **k)
+        with open("/proc/self/statm") as file:
+            size = int(file.read().split()[0]) * mmap.PAGESIZE
+        limit = size + 2**26
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        for call in (
+            lambda: sf.logsumexp(x, **k),
+            lambda: sf.softmax_loss(x, [0], **k),
+            lambda: sf.softmax_loss(x, p, **k),
+            lambda: sf.selected_log_probs(x, [[0, 1]], **k),
+        ):
+            try:
+                call()
+            except MemoryError:
+                continue
+            raise SystemExit("no MemoryError")
+        assert sf.logsumexp(x[:, :10]).shape == (1,)
+        """,
+        env={"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"},
     )

@@ -3,7 +3,10 @@
 import concurrent.futures
 import multiprocessing
 import os
+import shutil
+import subprocess
 import sys
+import sysconfig
 import textwrap
 import threading
 
@@ -417,6 +420,84 @@ def test_two_openmp_runtimes_in_one_process(first, run_python):
             assert abs(other - expected).max() < 1e-6
         """,
         timeout=120,
+    )
+
+
+@needs_openmp
+@needs_proc
+@pytest.mark.parametrize("first", ["sklearn", "softmax_fast"])
+def test_beside_scikit_learn(first, run_python):
+    pytest.importorskip("sklearn")
+    run_python(
+        program(
+            f"""
+            import {first}
+            import sklearn.metrics
+            a = np.ascontiguousarray(x[:300, :50])
+            expected = sf.softmax(x, n_threads=1)
+            for _ in range(3):
+                sklearn.metrics.pairwise_distances_argmin(a, a)
+                assert (sf.softmax(x, n_threads=2) == expected).all()
+            """
+        ),
+        timeout=120,
+    )
+
+
+OTHER_RUNTIME = """
+#include <omp.h>
+double count(int n)
+{
+    double sum = 0;
+#pragma omp parallel for num_threads(2) reduction(+ : sum)
+    for (int i = 0; i < n; i++)
+        sum += 1;
+    return sum;
+}
+"""
+
+
+@needs_openmp
+@needs_proc
+@pytest.mark.parametrize("first", ["other", "softmax_fast"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_beside_a_library_built_by_either_compiler(compiler, first, run_python, tmp_path):
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler} here")
+    source, library = tmp_path / "other.c", tmp_path / "libother.so"
+    source.write_text(OTHER_RUNTIME)
+    command = [compiler, "-O1", "-fopenmp", "-shared", "-fPIC", str(source), "-o", str(library)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip(f"{compiler} has no OpenMP here")
+    load = f"""
+        import ctypes
+        other = ctypes.CDLL({str(library)!r})
+        other.count.restype = ctypes.c_double
+        assert other.count(1000) == 1000
+    """
+    parallel = "expected = sf.softmax(x, n_threads=2)"
+    both = """
+        for _ in range(3):
+            assert other.count(1000) == 1000
+            assert (sf.softmax(x, n_threads=2) == expected).all()
+        assert (sf.softmax(x, n_threads=1) == expected).all()
+    """
+    parts = [textwrap.dedent(load), program(parallel)]
+    run_python("".join(parts[:: 1 if first == "other" else -1]) + textwrap.dedent(both))
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this interpreter has a GIL"
+)
+def test_a_free_threaded_interpreter_stays_without_a_gil(run_python):
+    # importing a module that does not declare support would switch the GIL on, with a warning
+    run_python(
+        """
+        import sys, warnings
+        warnings.simplefilter("error")
+        import softmax_fast
+        assert not sys._is_gil_enabled()
+        """
     )
 
 

@@ -1,0 +1,790 @@
+/* The kernels under a coverage-guided fuzzer: shapes, strides, dtypes, temperatures, labels, options
+ * and entries come from the input's bytes.
+ *
+ *   clang -std=c11 -O1 -g -ffp-contract=off -fsanitize=fuzzer,address,undefined \
+ *      -fno-sanitize-recover=undefined -I softmax_fast/kernels -o fuzz_kernels \
+ *      tests/fuzz/fuzz_kernels.c softmax_fast/kernels/d*.c softmax_fast/kernels/isa_*.c -lm
+ *   mkdir found && ./fuzz_kernels -max_len=256 -max_total_time=60 found tests/fuzz/corpus
+ *   ./fuzz_kernels crash-0123...           # once more, what it found
+ *
+ * Every instruction set that runs here computes the rows alone and contiguous, then in batches of any
+ * layout, then through drive.c in backward order as if on several threads.  All must have the same bits,
+ * leave what lies between the rows alone, and agree with the same sums in long double. */
+#include "drive.h"
+#include <float.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#if LDBL_MANT_DIG < 64
+#error "the oracle needs a long double of 64 digits"
+#endif
+
+enum { MOST_ENTRIES = 36000, N_INDICES = 3, FILL = 0xb5 };
+enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, STATS, EXPONENTIALS, LOSS, GRADIENT, CROSS_ENTROPY, SELECTED,
+       BINARY, N_FUNCTIONS };
+static const char *const names[] = {"softmax", "log_softmax", "logsumexp", "row_stats", "exponentials",
+                                    "loss", "gradient", "cross_entropy", "selected_log_probs", "binary"};
+
+/* ---- the input's bytes ----------------------------------------------------------------------------- */
+
+static const uint8_t *bytes;
+static size_t n_bytes, next_byte;
+
+static unsigned take(void) { return next_byte < n_bytes ? bytes[next_byte++] : 0; }
+
+static double pick(const double *values, size_t n) { return values[take() % n]; }
+
+/* The bytes that are left, over and over, otherwise each time. */
+static uint64_t entry_byte(size_t i)
+{
+    size_t left = n_bytes - next_byte;
+    uint64_t turn = left ? i / left : i + 1;
+    uint64_t mixed = turn * 0x9e3779b97f4a7c15u;
+    return ((left ? bytes[next_byte + i % left] : 0) ^ (mixed >> 56)) & 0xff;
+}
+
+/* ---- what is computed ------------------------------------------------------------------------------- */
+
+typedef struct { /* rows of one array in a region of exactly the bytes they span */
+    unsigned char *region, *data;
+    size_t size;
+    ptrdiff_t outer, row, step;
+    size_t item;
+} view;
+
+static struct {
+    int function, kind, result_kind, of_logits, stream, in_place;
+    ptrdiff_t n_outer, inner, rows, n, split;
+    int temperature_step, pos_weight_step;
+    double *temperature, *class_weight, *sample_weight, *pos_weight, *shift, *scale;
+    double smoothing, gradient_scale;
+    int32_t *labels32;
+    int64_t *labels64, *indices;
+    int has_ignore_index, of_labels;
+    double *x, *t; /* entries as the kernels should see them, rows contiguous */
+    view x_view, t_view;
+} p;
+
+static const char *isa;
+
+static void fail(const char *format, ...)
+{
+    va_list arguments;
+    fprintf(stderr, "%s, %s, kind %d, %ld x %ld x %ld, T %a (step %d), strides %ld %ld %ld, stream %d, in place %d: ",
+            isa, names[p.function], p.kind, (long)p.n_outer, (long)p.inner, (long)p.n, p.temperature[0],
+            p.temperature_step, (long)p.x_view.outer, (long)p.x_view.row, (long)p.x_view.step, p.stream,
+            p.in_place);
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "\n");
+    abort();
+}
+
+static void *allocated(size_t size)
+{
+    void *memory = malloc(size);
+    if (!memory)
+        exit(1);
+    memset(memory, FILL, size);
+    return memory;
+}
+
+static size_t item_of(int kind) { return kind == SF_F64 ? 8 : kind == SF_F32 ? 4 : 2; }
+
+static double half_value(unsigned bits)
+{
+    int exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
+    double size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+    return bits & 0x8000 ? -size : size;
+}
+
+static double get(const void *from, int kind)
+{
+    double wide;
+    float narrow;
+    uint16_t half;
+    uint32_t widened;
+    if (kind == SF_F64) {
+        memcpy(&wide, from, sizeof wide);
+        return wide;
+    }
+    if (kind == SF_F32) {
+        memcpy(&narrow, from, sizeof narrow);
+        return narrow;
+    }
+    memcpy(&half, from, sizeof half);
+    if (kind == SF_F16)
+        return half_value(half);
+    widened = (uint32_t)half << 16;
+    memcpy(&narrow, &widened, sizeof narrow);
+    return narrow;
+}
+
+static void put(void *to, int kind, double value)
+{
+    float narrow = (float)fmax(-FLT_MAX, fmin(value, FLT_MAX));
+    uint32_t word;
+    uint16_t half;
+    if (value != value || isinf(value))
+        narrow = (float)value;
+    if (kind == SF_F64) {
+        memcpy(to, &value, sizeof value);
+        return;
+    }
+    if (kind == SF_F32) {
+        memcpy(to, &narrow, sizeof narrow);
+        return;
+    }
+    memcpy(&word, &narrow, sizeof word);
+    half = (uint16_t)(word >> 16);
+    if (kind == SF_F16) { /* truncated */
+        double size = fabs((double)narrow);
+        int exponent = size > 0 && size < INFINITY ? ilogb(size) : 0;
+        half &= 0x8000;
+        if (size != size)
+            half |= 0x7e00;
+        else if (size >= 65536)
+            half |= size == INFINITY ? 0x7c00 : 0x7bff;
+        else if (exponent >= -14 && size > 0)
+            half |= (uint16_t)(((exponent + 15) << 10) | ((int)ldexp(size, 10 - exponent) & 0x3ff));
+        else
+            half |= (uint16_t)ldexp(size, 24);
+    }
+    memcpy(to, &half, sizeof half);
+}
+
+static unsigned char *at(const view *v, ptrdiff_t row, ptrdiff_t c)
+{
+    ptrdiff_t i = row / p.inner * v->outer + row % p.inner * v->row + c * v->step;
+    return v->data + i * (ptrdiff_t)v->item;
+}
+
+/* Any order of the three dimensions, gaps between their steps, and any of them backwards. */
+static view new_view(unsigned layout, ptrdiff_t width, size_t item)
+{
+    static const int orders[6][3] = {{2, 1, 0}, {1, 2, 0}, {1, 0, 2}, {2, 0, 1}, {0, 1, 2}, {0, 2, 1}};
+    ptrdiff_t sizes[3] = {p.n_outer, p.inner, width}, strides[3], low = 0, high = 0, span = 1;
+    for (int i = 0; i < 3; i++) {
+        int dimension = orders[layout % 6][i];
+        strides[dimension] = span;
+        if (layout & (0x08u << i))
+            strides[dimension] += i == 0 ? 2 : 3;
+        span = strides[dimension] * sizes[dimension];
+    }
+    for (int i = 0; i < 3; i++) {
+        if ((layout & 0x80) && (layout & (0x08u << i)))
+            strides[i] = -strides[i];
+        *(strides[i] < 0 ? &low : &high) += strides[i] * (sizes[i] - 1);
+    }
+    view v = {NULL, NULL, (size_t)(high - low + 1) * item, strides[0], strides[1], strides[2], item};
+    v.region = allocated(v.size);
+    v.data = v.region - low * (ptrdiff_t)item;
+    return v;
+}
+
+static view like(const view *v)
+{
+    view copy = *v;
+    copy.region = allocated(v->size);
+    memcpy(copy.region, v->region, v->size);
+    copy.data = copy.region + (v->data - v->region);
+    return copy;
+}
+
+static sf_input input(const view *v, int kind)
+{
+    sf_input in = {v->data, v->outer, v->row, v->step, kind};
+    return in;
+}
+
+static sf_output output(const view *v)
+{
+    sf_output out = {v->data, v->outer, v->row, v->step};
+    return out;
+}
+
+/* ---- entries ------------------------------------------------------------------------------------------- */
+
+enum { EIGHTHS, WIDE, SPECIAL, BITS, OFFSET, MASKED, N_STYLES };
+
+static double entry(int style, size_t i)
+{
+    const int f32 = p.kind != SF_F64;
+    const double specials[] = {NAN, INFINITY, -INFINITY, 0.0, -0.0, f32 ? FLT_MAX : DBL_MAX,
+                               f32 ? -FLT_MAX : -DBL_MAX, f32 ? FLT_MIN : DBL_MIN,
+                               f32 ? 0x1p-149 : 0x1p-1074, 88.7, -103.97, 709.78, -745.13, 1e5, -1e-5, 1};
+    int byte = (int)entry_byte(i);
+    switch (style) {
+    case WIDE: return (byte - 128) * 8.25;
+    case SPECIAL: return byte < 16 ? specials[byte] : (byte - 128) / 8.0;
+    case OFFSET: return (f32 ? 4e4 : 1e12) + byte / 64.0;
+    case MASKED: return byte % 4 ? -INFINITY : byte / 16.0;
+    default: return (byte - 128) / 8.0;
+    }
+}
+
+static void fill_entries(view *v, int kind, int style, double *seen, int unit_interval)
+{
+    size_t i = 0;
+    for (ptrdiff_t row = 0; row < p.rows; row++)
+        for (ptrdiff_t c = 0; c < p.n; c++, i++) {
+            unsigned char *to = at(v, row, c);
+            if (unit_interval && style != SPECIAL && style != BITS) {
+                unsigned byte = (unsigned)entry_byte(i);
+                put(to, kind, byte > 250 ? (double)(byte & 1) : byte < 4 ? ldexp(1, -(int)byte * 9)
+                                                                        : byte / 256.0);
+            } else if (style == BITS) {
+                for (size_t j = 0; j < v->item; j++)
+                    to[j] = (unsigned char)entry_byte(i * v->item + j);
+            } else {
+                put(to, kind, entry(style, i));
+            }
+            seen[i] = get(to, kind);
+        }
+}
+
+static double *numbers(ptrdiff_t n, unsigned how)
+{
+    double *values = allocated((size_t)n * sizeof *values);
+    for (ptrdiff_t i = 0; i < n; i++) {
+        unsigned byte = (unsigned)entry_byte((size_t)i * 7 + how);
+        values[i] = byte < 32 ? 0.0 : byte / 64.0;
+    }
+    return values;
+}
+
+static void decode(void)
+{
+    static const double temperatures[] = {1, 1, 1, 0.5, 0.1, 1e-3, 3, 1e3, 0.7, 1.0000000000000002,
+                                          1e-30, 1e30, 1e-300, 1e270, 1e-307, 1e100};
+    static const ptrdiff_t borders[] = {191, 192, 193, 194, 255, 256, 257, 511, 1000, 1023, 1024, 1025, 1031,
+                                        2047, 2048, 2049, 2053, 3000, 4096, 4097, 4099, 6145, 32768, 33000};
+    memset(&p, 0, sizeof p);
+    p.function = (int)(take() % N_FUNCTIONS);
+    p.kind = (int)(take() % 4);
+    p.result_kind = p.kind == SF_F64 ? SF_F64 : SF_F32;
+    unsigned classes = take(), outer = take(), inner = take(), layout = take(), t_layout = take();
+    unsigned options = take(), more = take(), style = take() % N_STYLES, t_style = take();
+    p.n = classes < 200 ? (ptrdiff_t)classes + 1 : borders[classes % (sizeof borders / sizeof *borders)];
+    p.n_outer = outer % 4 == 3 ? 1 + outer % 3 : 1;
+    p.inner = 1 + inner % 80;
+    /* Enough for drive.c to share them out, but seldom: most inputs should take little time. */
+    ptrdiff_t most = more & 0x80 ? MOST_ENTRIES : MOST_ENTRIES / 8;
+    if (more & 0x80)
+        p.inner = MOST_ENTRIES;
+    if (p.inner * p.n_outer * p.n > most)
+        p.inner = most / p.n / p.n_outer;
+    if (p.inner < 1)
+        p.inner = p.n_outer = 1;
+    p.rows = p.n_outer * p.inner;
+    p.split = (ptrdiff_t)take() % (p.inner + 1);
+    p.stream = options >> 7 & 1;
+    p.in_place = (options >> 6 & 1) && p.kind == p.result_kind;
+    p.temperature_step = options >> 5 & 1;
+    p.temperature = allocated((p.temperature_step ? (size_t)(p.rows * p.n) : 1) * sizeof(double));
+    p.temperature[0] = pick(temperatures, sizeof temperatures / sizeof *temperatures);
+    if (p.result_kind == SF_F32) /* the rest is computed in double: see _layout.py */
+        p.temperature[0] = fmin(fmax(p.temperature[0], 1e-30), 1e30);
+    for (ptrdiff_t i = 1; p.temperature_step && i < p.rows * p.n; i++)
+        p.temperature[i] = temperatures[entry_byte((size_t)i * 3) % 10];
+    if (options & 1)
+        p.sample_weight = numbers(p.function == BINARY ? p.rows * p.n : p.rows, 1);
+    if (options & 2)
+        p.class_weight = numbers(p.n, 2);
+    p.has_ignore_index = options >> 2 & 1;
+    p.of_labels = options >> 3 & 1;
+    p.of_logits = options >> 4 & 1;
+    p.smoothing = more & 1 ? (more >> 1 & 7) / 7.0 : 0.0;
+    p.gradient_scale = more & 0x10 ? 1.0 / 3 : 1.0;
+    p.pos_weight_step = more >> 5 & 1;
+    p.pos_weight = numbers(p.pos_weight_step ? p.rows * p.n : 1, 4);
+
+    p.x = allocated((size_t)(p.rows * p.n) * sizeof *p.x);
+    p.t = allocated((size_t)(p.rows * p.n) * sizeof *p.t);
+    p.x_view = new_view(p.function == BINARY ? 0 : layout, p.n, item_of(p.kind));
+    p.t_view = new_view(p.function == BINARY ? 0 : t_layout, p.n, item_of(p.result_kind));
+    int probabilities = p.function == CROSS_ENTROPY || (p.function == BINARY && !p.of_logits);
+    fill_entries(&p.x_view, p.kind, (int)style, p.x, probabilities);
+    fill_entries(&p.t_view, p.result_kind, t_style % 8 == 7 && p.function == BINARY ? SPECIAL : EIGHTHS,
+                 p.t, 1);
+
+    const int64_t wrong[] = {-1, p.n, -100, p.n - 1, 0, INT64_MAX, INT64_MIN, INT32_MAX, INT32_MIN,
+                             INT64_C(1) << 32, -100, -100};
+    const size_t n_wrong = sizeof wrong / sizeof *wrong;
+    p.labels64 = allocated((size_t)p.rows * sizeof *p.labels64);
+    p.labels32 = allocated((size_t)p.rows * sizeof *p.labels32);
+    p.indices = allocated((size_t)p.rows * N_INDICES * sizeof *p.indices);
+    for (ptrdiff_t i = 0; i < p.rows * N_INDICES; i++) {
+        unsigned byte = (unsigned)entry_byte((size_t)i * 5 + 3);
+        int64_t label = byte < (t_style & 31) ? wrong[byte % n_wrong] : (int64_t)byte * 131 % p.n;
+        if (more >> 6 & 1 && (label > INT32_MAX || label < INT32_MIN))
+            label = 0;
+        p.indices[i] = label;
+        if (i < p.rows)
+            p.labels64[i] = label;
+    }
+    for (ptrdiff_t i = 0; i < p.rows; i++)
+        p.labels32[i] = (int32_t)p.labels64[i];
+    if (!(more >> 6 & 1)) {
+        free(p.labels32);
+        p.labels32 = NULL;
+    }
+    p.shift = allocated((size_t)p.rows * sizeof *p.shift);
+    p.scale = numbers(p.rows, 5);
+    for (ptrdiff_t row = 0; row < p.rows; row++) {
+        double most = -INFINITY;
+        for (ptrdiff_t c = 0; c < p.n; c++)
+            most = fmax(most, p.x[row * p.n + c]);
+        p.shift[row] = isfinite(most) ? most : 0;
+    }
+}
+
+static void forget(void)
+{
+    void *all[] = {p.temperature, p.class_weight, p.sample_weight, p.pos_weight, p.shift, p.scale,
+                   p.labels32, p.labels64, p.indices, p.x, p.t, p.x_view.region, p.t_view.region};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+/* ---- runs --------------------------------------------------------------------------------------------- */
+
+typedef struct { /* results of rows, contiguous, in the type of the result */
+    unsigned char *out, *losses;
+    double *row_max, *row_rest;
+    sf_result result;
+} results;
+
+static ptrdiff_t width(void)
+{
+    return p.function == SELECTED ? N_INDICES : p.function == LOGSUMEXP ? 1
+         : p.function == SOFTMAX || p.function == LOG_SOFTMAX || p.function == EXPONENTIALS
+               || p.function == GRADIENT ? p.n : 0;
+}
+
+static results new_results(void)
+{
+    size_t item = item_of(p.result_kind), r = (size_t)p.rows;
+    results o = {allocated(r * (size_t)width() * item),
+                 allocated(r * (p.function == BINARY ? (size_t)p.n : 1) * item),
+                 allocated(r * sizeof(double)), allocated(r * sizeof(double)), {{0, 0}, {0, 0}, -1, -1}};
+    return o;
+}
+
+static void free_results(results *o)
+{
+    free(o->out);
+    free(o->losses);
+    free(o->row_max);
+    free(o->row_rest);
+}
+
+static sf_targets targets(const view *t, void *losses)
+{
+    sf_targets target = sf_no_targets();
+    target.labels32 = p.of_labels ? p.labels32 : NULL;
+    target.labels64 = p.of_labels && !p.labels32 ? p.labels64 : NULL;
+    target.probabilities = input(t, p.result_kind);
+    target.class_weight = p.class_weight;
+    target.sample_weight = p.sample_weight;
+    target.has_ignore_index = p.has_ignore_index;
+    target.ignore_index = -100;
+    target.label_smoothing = p.function == CROSS_ENTROPY ? 0 : p.smoothing;
+    target.row_losses = losses;
+    target.gradient_scale = p.gradient_scale;
+    return target;
+}
+
+static void run_rows(const sf_kernels *k, const sf_rows *rows, const sf_targets *t, ptrdiff_t first,
+                     ptrdiff_t count, results *o, void *scratch)
+{
+    switch (p.function) {
+    case SOFTMAX: k->softmax(rows, first, count, scratch); break;
+    case LOG_SOFTMAX: k->log_softmax(rows, first, count, scratch); break;
+    case LOGSUMEXP: k->logsumexp(rows, first, count, scratch); break;
+    case STATS: k->row_stats(rows, first, count, o->row_max + first, o->row_rest + first, scratch); break;
+    case EXPONENTIALS: k->exponentials(rows, p.shift, p.scale, first, count); break;
+    case LOSS: k->softmax_loss(rows, t, first, count, &o->result, scratch); break;
+    case GRADIENT: k->softmax_loss_grad(rows, t, first, count, &o->result, scratch); break;
+    case CROSS_ENTROPY: k->cross_entropy(rows, t, first, count, &o->result, scratch); break;
+    default:
+        k->selected_log_probs(rows, p.indices, N_INDICES, t, first, count, &o->result, scratch);
+    }
+}
+
+/* Every row by itself, contiguous. */
+static void run_alone(const sf_kernels *k, results *o)
+{
+    ptrdiff_t n = p.n, inner = p.inner;
+    view x = {0}, t = {0};
+    x.item = item_of(p.kind);
+    t.item = item_of(p.result_kind);
+    x.outer = t.outer = n * inner;
+    x.row = t.row = n;
+    x.step = t.step = 1;
+    x.size = (size_t)(p.rows * n) * x.item;
+    t.size = (size_t)(p.rows * n) * t.item;
+    x.data = x.region = allocated(x.size);
+    t.data = t.region = allocated(t.size);
+    for (ptrdiff_t row = 0; row < p.rows; row++)
+        for (ptrdiff_t c = 0; c < n; c++) {
+            memcpy(at(&x, row, c), at(&p.x_view, row, c), x.item);
+            memcpy(at(&t, row, c), at(&p.t_view, row, c), t.item);
+        }
+    sf_output out = {width() ? o->out : NULL, inner * width(), width(), 1};
+    sf_rows rows = {.x = input(&x, p.kind), .out = out, .inner = inner, .n_classes = n,
+                    .temperature = p.temperature, .temperature_step = p.temperature_step};
+    sf_targets target = targets(&t, o->losses);
+    void *scratch = allocated(sf_scratch_bytes(&rows, k->item_size));
+    for (ptrdiff_t row = 0; row < p.rows; row++)
+        run_rows(k, &rows, &target, row, 1, o, scratch);
+    free(scratch);
+    free(x.region);
+    free(t.region);
+}
+
+static int is_nan(const unsigned char *from)
+{
+    double value = get(from, p.result_kind);
+    return value != value;
+}
+
+static void compare(const char *what, const unsigned char *got, const unsigned char *expected, ptrdiff_t row,
+                    ptrdiff_t c)
+{
+    if (memcmp(got, expected, item_of(p.result_kind)) && !(is_nan(got) && is_nan(expected)))
+        fail("%s: row %ld, entry %ld: %a, alone %a", what, (long)row, (long)c, get(got, p.result_kind),
+             get(expected, p.result_kind));
+}
+
+static int same_number(double a, double b) { return a == b || (a != a && b != b); }
+
+/* In the layout asked for: batch by batch, or through drive.c. */
+static void run_laid_out(const char *what, const sf_kernels *k, unsigned out_layout, int n_threads,
+                         const results *alone)
+{
+    const size_t item = item_of(p.result_kind);
+    const int outer_rows = width() == p.n && p.function != SELECTED && p.function != LOGSUMEXP;
+    results o = new_results();
+    view x = p.x_view, out = p.x_view;
+    if (outer_rows)
+        out = p.in_place ? like(&p.x_view) : new_view(out_layout, p.n, item);
+    if (p.in_place && outer_rows)
+        x = out;
+    unsigned char *untouched = outer_rows ? allocated(out.size) : NULL;
+    if (outer_rows)
+        memcpy(untouched, out.region, out.size);
+    sf_targets target = targets(&p.t_view, o.losses);
+    sf_output flat = {width() ? o.out : NULL, p.inner * width(), width(), 1};
+    if (n_threads) {
+        sf_job job;
+        sf_begin(&job, input(&x, p.kind), p.rows, p.inner, p.n, n_threads);
+        job.rows.out = flat;
+        if (outer_rows)
+            sf_write_to(&job, output(&out));
+        job.rows.stream = p.stream && outer_rows;
+        job.rows.temperature = p.temperature;
+        job.rows.temperature_step = p.temperature_step;
+        int status = SF_OK;
+        switch (p.function) {
+        case SOFTMAX: status = sf_softmax(&job); break;
+        case LOG_SOFTMAX: status = sf_log_softmax(&job); break;
+        case LOGSUMEXP: status = sf_logsumexp(&job); break;
+        case STATS: status = sf_row_stats(&job, o.row_max, o.row_rest); break;
+        case EXPONENTIALS: status = sf_exponentials(&job, p.shift, p.scale); break;
+        case LOSS: status = sf_softmax_loss(&job, &target, &o.result); break;
+        case GRADIENT: status = sf_softmax_loss_grad(&job, &target, &o.result); break;
+        case CROSS_ENTROPY: status = sf_cross_entropy(&job, &target, &o.result); break;
+        default: status = sf_selected_log_probs(&job, p.indices, N_INDICES, &target, &o.result);
+        }
+        if (status != SF_OK)
+            fail("%s: status %d", what, status);
+    } else {
+        sf_rows rows = {.x = input(&x, p.kind), .out = outer_rows ? output(&out) : flat,
+                        .inner = p.inner, .n_classes = p.n, .temperature = p.temperature,
+                        .temperature_step = p.temperature_step, .stream = p.stream && outer_rows};
+        void *scratch = allocated(sf_scratch_bytes(&rows, k->item_size));
+        for (ptrdiff_t a = 0; a < p.n_outer; a++) {
+            if (p.split > 0)
+                run_rows(k, &rows, &target, a * p.inner, p.split, &o, scratch);
+            if (p.split < p.inner)
+                run_rows(k, &rows, &target, a * p.inner + p.split, p.inner - p.split, &o, scratch);
+        }
+        free(scratch);
+        if (!same_number(sf_sum_value(o.result.loss), sf_sum_value(alone->result.loss))
+            || !same_number(sf_sum_value(o.result.weight), sf_sum_value(alone->result.weight)))
+            fail("%s: sums %a and %a, alone %a and %a", what, sf_sum_value(o.result.loss),
+                 sf_sum_value(o.result.weight), sf_sum_value(alone->result.loss),
+                 sf_sum_value(alone->result.weight));
+    }
+    if (o.result.bad_label_row != alone->result.bad_label_row
+        || o.result.bad_value_row != alone->result.bad_value_row)
+        fail("%s: bad rows %ld and %ld, alone %ld and %ld", what, (long)o.result.bad_label_row,
+             (long)o.result.bad_value_row, (long)alone->result.bad_label_row,
+             (long)alone->result.bad_value_row);
+    for (ptrdiff_t row = 0; row < p.rows; row++) {
+        for (ptrdiff_t c = 0; c < width(); c++) {
+            unsigned char *got = outer_rows ? at(&out, row, c) : o.out + (size_t)(row * width() + c) * item;
+            compare(what, got, alone->out + (size_t)(row * width() + c) * item, row, c);
+            if (outer_rows)
+                memcpy(got, untouched + (got - out.region), item);
+        }
+        if (p.function == LOSS || p.function == GRADIENT || p.function == CROSS_ENTROPY)
+            compare(what, o.losses + (size_t)row * item, alone->losses + (size_t)row * item, row, -1);
+        if (p.function == STATS && (!same_number(o.row_max[row], alone->row_max[row])
+                                    || !same_number(o.row_rest[row], alone->row_rest[row])))
+            fail("%s: row %ld: statistics %a and %a, alone %a and %a", what, (long)row, o.row_max[row],
+                 o.row_rest[row], alone->row_max[row], alone->row_rest[row]);
+    }
+    if (outer_rows && memcmp(out.region, untouched, out.size))
+        fail("%s: wrote between the rows", what);
+    if (outer_rows)
+        free(out.region);
+    free(untouched);
+    free_results(&o);
+}
+
+/* Pieces in backward order, to any worker; more pieces than drive.c makes are an error there. */
+static void backwards(sf_body *body, void *context, ptrdiff_t n_pieces, int n_workers)
+{
+    for (ptrdiff_t piece = n_pieces - 1; piece >= 0; piece--)
+        body(context, piece, (int)(piece * 5 % n_workers));
+}
+
+/* ---- the oracle ---------------------------------------------------------------------------------------- */
+
+static double epsilon, smallest, largest;
+
+static void within(double got, long double exact, long double bound, const char *what, ptrdiff_t row,
+                   ptrdiff_t c)
+{
+    if (got == exact || (got != got && exact != exact))
+        return;
+    if (fabsl(exact) + bound > largest && isinf(got) && (got > 0) == (exact > 0))
+        return;
+    if (!(fabsl(got - exact) <= bound))
+        fail("%s of row %ld, entry %ld: %a, exact %La, error %Lg of %Lg", what, (long)row, (long)c, got, exact,
+             fabsl(got - exact), bound);
+}
+
+static double temperature_of(ptrdiff_t i) { return p.temperature[i * p.temperature_step]; }
+
+typedef struct { long double m, sum, log_sum; int valid; } exact_row;
+
+static long double exponent(const exact_row *r, ptrdiff_t row, ptrdiff_t c)
+{
+    return ((long double)p.x[row * p.n + c] - r->m) / temperature_of(row);
+}
+
+static exact_row exact_row_of(ptrdiff_t row)
+{
+    exact_row r = {-INFINITY, 0, NAN, 0};
+    const double *x = p.x + row * p.n;
+    for (ptrdiff_t c = 0; c < p.n; c++)
+        r.m = x[c] != x[c] || r.m != r.m ? NAN : fmaxl(r.m, x[c]);
+    if (!isfinite(r.m))
+        return r;
+    r.valid = 1;
+    for (ptrdiff_t c = 0; c < p.n; c++)
+        r.sum += expl(exponent(&r, row, c));
+    r.log_sum = logl(r.sum);
+    return r;
+}
+
+/* The contract's bound; every rounding of the exponent counts where the result is subnormal, too. */
+static long double probability_bound(long double d, long double value, double temperature)
+{
+    long double slope = temperature == 1 ? 0.5L : 1.5L;
+    return value == 0 ? 2 * smallest : (4 + slope * fabsl(d)) * epsilon * value + 2 * smallest;
+}
+
+static int counts(ptrdiff_t row)
+{
+    if (!p.of_labels)
+        return 1;
+    return p.labels64[row] >= 0 && p.labels64[row] < p.n;
+}
+
+static void check_loss(const results *o, ptrdiff_t row, const exact_row *r, long double *sum, long double *sum_bound)
+{
+    const int logits = p.function != CROSS_ENTROPY;
+    const double v = p.sample_weight ? p.sample_weight[row] : 1, alpha = logits ? p.smoothing : 0;
+    const double t = temperature_of(row);
+    const size_t item = item_of(p.result_kind);
+    double got = get(o->losses + (size_t)row * item, p.result_kind);
+    long double loss = 0, share = 0;
+    int nan = 0, outside = 0, unknown = 0, ignored = !counts(row);
+    for (ptrdiff_t c = 0; !ignored && c < p.n; c++) {
+        double x = p.x[row * p.n + c];
+        long double target = p.of_labels ? c == p.labels64[row] : p.t[row * p.n + c];
+        long double a = (1 - (long double)alpha) * target + (long double)alpha / p.n;
+        int counted = a != 0;
+        a *= p.class_weight ? p.class_weight[c] : 1;
+        share += a;
+        long double term = logits ? r->log_sum - exponent(r, row, c) : -logl(x);
+        nan |= x != x;
+        outside |= x < 0 || x > 1;
+        if (a != 0)
+            loss += a * term;
+        /* inf * 0, or a weight that comes after a sum that overflows */
+        unknown |= counted && fabsl(term) > DBL_MAX / 1e6 && (a * v == 0 || isfinite(term));
+    }
+    if (logits ? !r->valid && !ignored : nan)
+        loss = NAN;
+    loss *= v;
+    if (!unknown && (logits || !outside))
+        within(got, loss, 4 * epsilon * fmaxl(share * v, fabsl(loss)), "loss", row, -1);
+    *sum += unknown ? NAN : loss;
+    *sum_bound += 4 * epsilon * fmaxl(share * v, fabsl(loss));
+
+    if (p.function != GRADIENT)
+        return;
+    long double k = (long double)p.gradient_scale * v / t;
+    for (ptrdiff_t c = 0; c < p.n; c++) {
+        long double target = p.of_labels ? c == p.labels64[row] : p.t[row * p.n + c];
+        long double a = ((1 - (long double)alpha) * target + (long double)alpha / p.n)
+                      * (p.class_weight ? p.class_weight[c] : 1);
+        long double d = exponent(r, row, c), probability = expl(d) / r->sum;
+        long double exact = ignored ? 0 : r->valid ? k * (probability * share - a) : NAN;
+        /* p's own error, a handful of roundings of each of the two terms, and the result's */
+        long double bound = k * (probability_bound(d, probability, t) * share
+                                 + 4 * epsilon * (probability * share + a)) + 2 * smallest;
+        got = get(o->out + (size_t)(row * p.n + c) * item, p.result_kind);
+        if (ignored || k < 1e30L)
+            within(got, exact, bound, "gradient", row, c);
+    }
+}
+
+static void check_rows(const results *o)
+{
+    const size_t item = item_of(p.result_kind);
+    long double sum = 0, sum_bound = 0;
+    for (ptrdiff_t row = 0; row < p.rows; row++) {
+        exact_row r = exact_row_of(row);
+        double t = temperature_of(row);
+        long double total = r.m != r.m || isinf(r.m) ? r.m : r.m / t + r.log_sum;
+        long double total_bound = 4 * epsilon * fmaxl(1, fmaxl(fabsl(r.m / t), fabsl(total)));
+        if (p.function == LOSS || p.function == GRADIENT || p.function == CROSS_ENTROPY) {
+            check_loss(o, row, &r, &sum, &sum_bound);
+            continue;
+        }
+        if (p.function == STATS) {
+            double got = o->row_max[row] / t + (isfinite(o->row_max[row]) ? log1p(o->row_rest[row]) : 0);
+            if (o->row_rest[row] != o->row_rest[row])
+                got = NAN;
+            within(got, total, total_bound + 1e-300L, "log-sum-exp of statistics", row, -1);
+            continue;
+        }
+        for (ptrdiff_t c = 0; c < width(); c++) {
+            double got = get(o->out + (size_t)(row * width() + c) * item, p.result_kind);
+            int64_t index = p.function == SELECTED ? p.indices[row * N_INDICES + c] : c;
+            if (p.function == LOGSUMEXP) {
+                within(got, total, total_bound, "logsumexp", row, c);
+                continue;
+            }
+            if (index < 0 || index >= p.n) {
+                if (p.has_ignore_index && index == -100 && got != 0)
+                    fail("row %ld, index %ld: not 0 where ignored", (long)row, (long)c);
+                continue;
+            }
+            long double d = exponent(&r, row, index), probability = expl(d), log_p = d - r.log_sum;
+            if (p.function == SOFTMAX) {
+                probability = r.valid ? probability / r.sum : NAN;
+                within(got, probability, probability_bound(d, probability, t), "softmax", row, c);
+            } else if (p.function == EXPONENTIALS) {
+                if (r.valid)
+                    within(got, probability * p.scale[row],
+                           probability_bound(d, probability * p.scale[row], t)
+                               + 2 * smallest * (p.scale[row] + 1), "exponential", row, c);
+            } else {
+                within(got, r.valid ? log_p : NAN, 4 * epsilon * fmaxl(1, fabsl(log_p)), "log p", row, c);
+            }
+        }
+    }
+    if (p.function == LOSS && isfinite(sum))
+        within(sf_sum_value(o->result.loss), sum, sum_bound + 1e-300L, "sum", -1, -1);
+}
+
+/* ---- binary losses --------------------------------------------------------------------------------------- */
+
+static void check_binary(const sf_kernels *k)
+{
+    const ptrdiff_t n = p.rows * p.n;
+    const size_t item = item_of(p.result_kind);
+    results o = new_results(), shared = new_results(), serial = new_results();
+    sf_binary job = {{p.x_view.region, 0, 0, 1, p.kind}, p.t_view.region, p.temperature, p.pos_weight,
+                     p.sample_weight, p.temperature_step, p.pos_weight_step, p.of_logits, o.losses};
+    for (ptrdiff_t i = 0; i < n; i += 1 + i / 3) /* any beginnings and lengths */
+        k->binary_loss(&job, i, i + 1 + i / 3 < n ? 1 + i / 3 : n - i, &o.result);
+    job.losses = shared.losses;
+    int status = sf_binary_loss(&job, n, 3, &shared.result);
+    job.losses = serial.losses;
+    status |= sf_binary_loss(&job, n, 1, &serial.result);
+    if (status != SF_OK || !same_number(sf_sum_value(shared.result.loss), sf_sum_value(serial.result.loss))
+        || !same_number(sf_sum_value(shared.result.weight), sf_sum_value(serial.result.weight)))
+        fail("sums differ between one thread and three");
+    for (ptrdiff_t i = 0; i < n; i++) {
+        long double x = p.x[i], t = p.t[i], v = p.sample_weight ? p.sample_weight[i] : 1, yes, no, loss;
+        compare("through drive.c", shared.losses + (size_t)i * item, o.losses + (size_t)i * item, i, 0);
+        compare("serially", serial.losses + (size_t)i * item, o.losses + (size_t)i * item, i, 0);
+        if (!(t >= 0 && t <= 1) || (!p.of_logits && (x < 0 || x > 1)))
+            continue;
+        if (p.of_logits) {
+            long double z = x / temperature_of(i), rest = log1pl(expl(-fabsl(z)));
+            yes = rest + fmaxl(-z, 0);
+            no = rest + fmaxl(z, 0);
+        } else {
+            yes = -logl(x);
+            no = -log1pl(-x);
+        }
+        long double weight = p.of_logits ? p.pos_weight[i * p.pos_weight_step] : 1, on = t * weight;
+        loss = v * ((on == 0 ? 0 : on * yes) + (t == 1 ? 0 : (1 - t) * no));
+        if (x != x)
+            loss = NAN;
+        if (fmaxl(yes * fmaxl(weight, 1), no) > DBL_MAX) /* times a small weight, in whatever order */
+            continue;
+        within(get(o.losses + (size_t)i * item, p.result_kind), loss,
+               4 * epsilon * fmaxl(v * (on + 1 - t), fabsl(loss)), "binary loss", i, 0);
+    }
+    free_results(&o);
+    free_results(&shared);
+    free_results(&serial);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size > 4096)
+        return -1;
+    bytes = data;
+    n_bytes = size;
+    next_byte = 0;
+    unsigned out_layout = take();
+    decode();
+    epsilon = p.result_kind == SF_F64 ? DBL_EPSILON : FLT_EPSILON;
+    smallest = p.result_kind == SF_F64 ? 0x1p-1074 : 0x1p-149;
+    largest = p.result_kind == SF_F64 ? DBL_MAX : FLT_MAX;
+    sf_set_parallel_for(backwards);
+    for (int i = 0; sf_isa_built(i); i++) {
+        const sf_tables *tables = sf_tables_named(sf_isa_built(i));
+        if (!tables)
+            continue;
+        const sf_kernels *k = p.kind == SF_F64 ? tables->f64 : tables->f32;
+        isa = tables->isa;
+        sf_use_tables(tables);
+        if (p.function == BINARY) {
+            check_binary(k);
+            continue;
+        }
+        results alone = new_results();
+        run_alone(k, &alone);
+        run_laid_out("in batches", k, out_layout, 0, &alone);
+        run_laid_out("through drive.c", k, out_layout, 3, &alone);
+        check_rows(&alone);
+        free_results(&alone);
+    }
+    forget();
+    return 0;
+}
