@@ -81,7 +81,9 @@ def needs_float64(kind, temperature):
 
 def common_factor(temperature):
     """A power of two for logits and temperature alike, 1 but for the largest temperatures."""
-    return 1.0 if not np.size(temperature) or np.max(temperature) <= HIGHEST_TEMPERATURE else 2.0**-128
+    return (
+        1.0 if not np.size(temperature) or np.max(temperature) <= HIGHEST_TEMPERATURE else 2.0**-128
+    )
 
 
 def rows_of(temperature, rows):

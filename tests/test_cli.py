@@ -108,6 +108,7 @@ def run_fresh(tmp_path):
             capture_output=True,
             text=True,
             timeout=60,
+            check=False,
         )
 
     return call

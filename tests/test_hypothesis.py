@@ -464,7 +464,9 @@ def test_any_selected_log_probs(data, x, temperature):
     shape = data.draw(st.sampled_from([rows, (*rows, 0), (*rows, 1), (*rows, 3)]))
     label = st.one_of(
         st.integers(0, max(c - 1, 0)),
-        st.sampled_from([-100] + [-1, c, 2**31, -(2**63), 2**63 - 1] * data.draw(st.integers(0, 1))),
+        st.sampled_from(
+            [-100] + [-1, c, 2**31, -(2**63), 2**63 - 1] * data.draw(st.integers(0, 1))
+        ),
     )
     indices = data.draw(hnp.arrays(np.int64, shape, elements=label))
     bad = ((indices < 0) | (indices >= c)) & (indices != -100)

@@ -139,7 +139,7 @@ def test_a_long_column_that_does_not_count_writes_nothing_but_its_gradient(label
     for _ in range(20):
         x = np.zeros((40_000, 3), dtype)[:, :1]
         grad, intact = guarded_out(x.shape, dtype)
-        call = dict(axis=0, reduction="sum", grad_out=grad, n_threads=2)
+        call = {"axis": 0, "reduction": "sum", "grad_out": grad, "n_threads": 2}
         if label < 0:
             assert sf.softmax_loss_and_grad(x, [label], **call)[0] == 0
             assert not grad.any()

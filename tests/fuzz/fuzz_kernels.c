@@ -1,5 +1,5 @@
-/* The kernels under a coverage-guided fuzzer: shapes, strides, dtypes, temperatures, labels, options
- * and entries come from the input's bytes.
+/* The kernels under a coverage-guided fuzzer: shapes, strides, dtypes, temperatures, labels,
+ * options and entries come from the input's bytes.
  *
  *   clang -std=c11 -O1 -g -ffp-contract=off -fsanitize=fuzzer,address,undefined \
  *      -fno-sanitize-recover=undefined -I softmax_fast/kernels -o fuzz_kernels \
@@ -7,9 +7,9 @@
  *   mkdir found && ./fuzz_kernels -max_len=256 -max_total_time=60 found tests/fuzz/corpus
  *   ./fuzz_kernels crash-0123...           # once more, what it found
  *
- * Every instruction set that runs here computes the rows alone and contiguous, then in batches of any
- * layout, then through drive.c in backward order as if on several threads.  All must have the same bits,
- * leave what lies between the rows alone, and agree with the same sums in long double. */
+ * Every instruction set that runs here computes the rows alone and contiguous, then in batches of
+ * any layout, then through drive.c in backward order as if on several threads.  All must have the
+ * same bits, leave what lies between the rows alone, and agree with the oracle in long double. */
 #include "drive.h"
 #include <float.h>
 #include <stdarg.h>
@@ -21,12 +21,13 @@
 #endif
 
 enum { MOST_ENTRIES = 36000, N_INDICES = 3, FILL = 0xb5 };
-enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, STATS, EXPONENTIALS, LOSS, GRADIENT, CROSS_ENTROPY, SELECTED,
-       BINARY, N_FUNCTIONS };
-static const char *const names[] = {"softmax", "log_softmax", "logsumexp", "row_stats", "exponentials",
-                                    "loss", "gradient", "cross_entropy", "selected_log_probs", "binary"};
+enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, STATS, EXPONENTIALS, LOSS, GRADIENT, CROSS_ENTROPY,
+       SELECTED, BINARY, N_FUNCTIONS };
+static const char *const names[] = {"softmax", "log_softmax", "logsumexp", "row_stats",
+                                    "exponentials", "loss", "gradient", "cross_entropy",
+                                    "selected_log_probs", "binary"};
 
-/* ---- the input's bytes ----------------------------------------------------------------------------- */
+/* ---- the input's bytes ----------------------------------------------------------------------- */
 
 static const uint8_t *bytes;
 static size_t n_bytes, next_byte;
@@ -44,7 +45,7 @@ static uint64_t entry_byte(size_t i)
     return ((left ? bytes[next_byte + i % left] : 0) ^ (mixed >> 56)) & 0xff;
 }
 
-/* ---- what is computed ------------------------------------------------------------------------------- */
+/* ---- what is computed ------------------------------------------------------------------------ */
 
 typedef struct { /* rows of one array in a region of exactly the bytes they span */
     unsigned char *region, *data;
@@ -71,10 +72,10 @@ static const char *isa;
 static void fail(const char *format, ...)
 {
     va_list arguments;
-    fprintf(stderr, "%s, %s, kind %d, %ld x %ld x %ld, T %a (step %d), strides %ld %ld %ld, stream %d, in place %d: ",
-            isa, names[p.function], p.kind, (long)p.n_outer, (long)p.inner, (long)p.n, p.temperature[0],
-            p.temperature_step, (long)p.x_view.outer, (long)p.x_view.row, (long)p.x_view.step, p.stream,
-            p.in_place);
+    fprintf(stderr, "%s, %s, kind %d, %ld x %ld x %ld, T %a (step %d), strides %ld %ld %ld, "
+            "stream %d, in place %d: ", isa, names[p.function], p.kind, (long)p.n_outer,
+            (long)p.inner, (long)p.n, p.temperature[0], p.temperature_step, (long)p.x_view.outer,
+            (long)p.x_view.row, (long)p.x_view.step, p.stream, p.in_place);
     va_start(arguments, format);
     vfprintf(stderr, format, arguments);
     va_end(arguments);
@@ -165,7 +166,8 @@ static unsigned char *at(const view *v, ptrdiff_t row, ptrdiff_t c)
 /* Any order of the three dimensions, gaps between their steps, and any of them backwards. */
 static view new_view(unsigned layout, ptrdiff_t width, size_t item)
 {
-    static const int orders[6][3] = {{2, 1, 0}, {1, 2, 0}, {1, 0, 2}, {2, 0, 1}, {0, 1, 2}, {0, 2, 1}};
+    static const int orders[6][3] = {{2, 1, 0}, {1, 2, 0}, {1, 0, 2},
+                                     {2, 0, 1}, {0, 1, 2}, {0, 2, 1}};
     ptrdiff_t sizes[3] = {p.n_outer, p.inner, width}, strides[3], low = 0, high = 0, span = 1;
     for (int i = 0; i < 3; i++) {
         int dimension = orders[layout % 6][i];
@@ -179,7 +181,8 @@ static view new_view(unsigned layout, ptrdiff_t width, size_t item)
             strides[i] = -strides[i];
         *(strides[i] < 0 ? &low : &high) += strides[i] * (sizes[i] - 1);
     }
-    view v = {NULL, NULL, (size_t)(high - low + 1) * item, strides[0], strides[1], strides[2], item};
+    view v = {NULL, NULL, (size_t)(high - low + 1) * item, strides[0], strides[1], strides[2],
+              item};
     v.region = allocated(v.size);
     v.data = v.region - low * (ptrdiff_t)item;
     return v;
@@ -206,7 +209,7 @@ static sf_output output(const view *v)
     return out;
 }
 
-/* ---- entries ------------------------------------------------------------------------------------------- */
+/* ---- entries --------------------------------------------------------------------------------- */
 
 enum { EIGHTHS, WIDE, SPECIAL, BITS, OFFSET, MASKED, N_STYLES };
 
@@ -215,7 +218,8 @@ static double entry(int style, size_t i)
     const int f32 = p.kind != SF_F64;
     const double specials[] = {NAN, INFINITY, -INFINITY, 0.0, -0.0, f32 ? FLT_MAX : DBL_MAX,
                                f32 ? -FLT_MAX : -DBL_MAX, f32 ? FLT_MIN : DBL_MIN,
-                               f32 ? 0x1p-149 : 0x1p-1074, 88.7, -103.97, 709.78, -745.13, 1e5, -1e-5, 1};
+                               f32 ? 0x1p-149 : 0x1p-1074, 88.7, -103.97, 709.78, -745.13, 1e5,
+                               -1e-5, 1};
     int byte = (int)entry_byte(i);
     switch (style) {
     case WIDE: return (byte - 128) * 8.25;
@@ -260,15 +264,17 @@ static void decode(void)
 {
     static const double temperatures[] = {1, 1, 1, 0.5, 0.1, 1e-3, 3, 1e3, 0.7, 1.0000000000000002,
                                           1e-30, 1e30, 1e-300, 1e270, 1e-307, 1e100};
-    static const ptrdiff_t borders[] = {191, 192, 193, 194, 255, 256, 257, 511, 1000, 1023, 1024, 1025, 1031,
-                                        2047, 2048, 2049, 2053, 3000, 4096, 4097, 4099, 6145, 32768, 33000};
+    static const ptrdiff_t borders[] = {191,  192,  193,  194,  255,  256,  257,  511,
+                                        1000, 1023, 1024, 1025, 1031, 2047, 2048, 2049,
+                                        2053, 3000, 4096, 4097, 4099, 6145, 32768, 33000};
+    const size_t n_borders = sizeof borders / sizeof *borders;
     memset(&p, 0, sizeof p);
     p.function = (int)(take() % N_FUNCTIONS);
     p.kind = (int)(take() % 4);
     p.result_kind = p.kind == SF_F64 ? SF_F64 : SF_F32;
     unsigned classes = take(), outer = take(), inner = take(), layout = take(), t_layout = take();
     unsigned options = take(), more = take(), style = take() % N_STYLES, t_style = take();
-    p.n = classes < 200 ? (ptrdiff_t)classes + 1 : borders[classes % (sizeof borders / sizeof *borders)];
+    p.n = classes < 200 ? (ptrdiff_t)classes + 1 : borders[classes % n_borders];
     p.n_outer = outer % 4 == 3 ? 1 + outer % 3 : 1;
     p.inner = 1 + inner % 80;
     /* Enough for drive.c to share them out, but seldom: most inputs should take little time. */
@@ -308,8 +314,8 @@ static void decode(void)
     p.t_view = new_view(p.function == BINARY ? 0 : t_layout, p.n, item_of(p.result_kind));
     int probabilities = p.function == CROSS_ENTROPY || (p.function == BINARY && !p.of_logits);
     fill_entries(&p.x_view, p.kind, (int)style, p.x, probabilities);
-    fill_entries(&p.t_view, p.result_kind, t_style % 8 == 7 && p.function == BINARY ? SPECIAL : EIGHTHS,
-                 p.t, 1);
+    fill_entries(&p.t_view, p.result_kind,
+                 t_style % 8 == 7 && p.function == BINARY ? SPECIAL : EIGHTHS, p.t, 1);
 
     const int64_t wrong[] = {-1, p.n, -100, p.n - 1, 0, INT64_MAX, INT64_MIN, INT32_MAX, INT32_MIN,
                              INT64_C(1) << 32, -100, -100};
@@ -350,7 +356,7 @@ static void forget(void)
         free(all[i]);
 }
 
-/* ---- runs --------------------------------------------------------------------------------------------- */
+/* ---- runs ------------------------------------------------------------------------------------ */
 
 typedef struct { /* results of rows, contiguous, in the type of the result */
     unsigned char *out, *losses;
@@ -370,7 +376,7 @@ static results new_results(void)
     size_t item = item_of(p.result_kind), r = (size_t)p.rows;
     results o = {allocated(r * (size_t)width() * item),
                  allocated(r * (p.function == BINARY ? (size_t)p.n : 1) * item),
-                 allocated(r * sizeof(double)), allocated(r * sizeof(double)), {{0, 0}, {0, 0}, -1, -1}};
+                 allocated(r * sizeof(double)), allocated(r * sizeof(double)), sf_no_result()};
     return o;
 }
 
@@ -405,7 +411,9 @@ static void run_rows(const sf_kernels *k, const sf_rows *rows, const sf_targets 
     case SOFTMAX: k->softmax(rows, first, count, scratch); break;
     case LOG_SOFTMAX: k->log_softmax(rows, first, count, scratch); break;
     case LOGSUMEXP: k->logsumexp(rows, first, count, scratch); break;
-    case STATS: k->row_stats(rows, first, count, o->row_max + first, o->row_rest + first, scratch); break;
+    case STATS:
+        k->row_stats(rows, first, count, o->row_max + first, o->row_rest + first, scratch);
+        break;
     case EXPONENTIALS: k->exponentials(rows, p.shift, p.scale, first, count); break;
     case LOSS: k->softmax_loss(rows, t, first, count, &o->result, scratch); break;
     case GRADIENT: k->softmax_loss_grad(rows, t, first, count, &o->result, scratch); break;
@@ -452,12 +460,12 @@ static int is_nan(const unsigned char *from)
     return value != value;
 }
 
-static void compare(const char *what, const unsigned char *got, const unsigned char *expected, ptrdiff_t row,
-                    ptrdiff_t c)
+static void compare(const char *what, const unsigned char *got, const unsigned char *expected,
+                    ptrdiff_t row, ptrdiff_t c)
 {
     if (memcmp(got, expected, item_of(p.result_kind)) && !(is_nan(got) && is_nan(expected)))
-        fail("%s: row %ld, entry %ld: %a, alone %a", what, (long)row, (long)c, get(got, p.result_kind),
-             get(expected, p.result_kind));
+        fail("%s: row %ld, entry %ld: %a, alone %a", what, (long)row, (long)c,
+             get(got, p.result_kind), get(expected, p.result_kind));
 }
 
 static int same_number(double a, double b) { return a == b || (a != a && b != b); }
@@ -527,17 +535,19 @@ static void run_laid_out(const char *what, const sf_kernels *k, unsigned out_lay
              (long)alone->result.bad_value_row);
     for (ptrdiff_t row = 0; row < p.rows; row++) {
         for (ptrdiff_t c = 0; c < width(); c++) {
-            unsigned char *got = outer_rows ? at(&out, row, c) : o.out + (size_t)(row * width() + c) * item;
-            compare(what, got, alone->out + (size_t)(row * width() + c) * item, row, c);
+            size_t offset = (size_t)(row * width() + c) * item;
+            unsigned char *got = outer_rows ? at(&out, row, c) : o.out + offset;
+            compare(what, got, alone->out + offset, row, c);
             if (outer_rows)
                 memcpy(got, untouched + (got - out.region), item);
         }
         if (p.function == LOSS || p.function == GRADIENT || p.function == CROSS_ENTROPY)
-            compare(what, o.losses + (size_t)row * item, alone->losses + (size_t)row * item, row, -1);
+            compare(what, o.losses + (size_t)row * item, alone->losses + (size_t)row * item, row,
+                    -1);
         if (p.function == STATS && (!same_number(o.row_max[row], alone->row_max[row])
                                     || !same_number(o.row_rest[row], alone->row_rest[row])))
-            fail("%s: row %ld: statistics %a and %a, alone %a and %a", what, (long)row, o.row_max[row],
-                 o.row_rest[row], alone->row_max[row], alone->row_rest[row]);
+            fail("%s: row %ld: statistics %a and %a, alone %a and %a", what, (long)row,
+                 o.row_max[row], o.row_rest[row], alone->row_max[row], alone->row_rest[row]);
     }
     if (outer_rows && memcmp(out.region, untouched, out.size))
         fail("%s: wrote between the rows", what);
@@ -554,20 +564,20 @@ static void backwards(sf_body *body, void *context, ptrdiff_t n_pieces, int n_wo
         body(context, piece, (int)(piece * 5 % n_workers));
 }
 
-/* ---- the oracle ---------------------------------------------------------------------------------------- */
+/* ---- the oracle ------------------------------------------------------------------------------ */
 
 static double epsilon, smallest, largest;
 
-static void within(double got, long double exact, long double bound, const char *what, ptrdiff_t row,
-                   ptrdiff_t c)
+static void within(double got, long double exact, long double bound, const char *what,
+                   ptrdiff_t row, ptrdiff_t c)
 {
     if (got == exact || (got != got && exact != exact))
         return;
     if (fabsl(exact) + bound > largest && isinf(got) && (got > 0) == (exact > 0))
         return;
     if (!(fabsl(got - exact) <= bound))
-        fail("%s of row %ld, entry %ld: %a, exact %La, error %Lg of %Lg", what, (long)row, (long)c, got, exact,
-             fabsl(got - exact), bound);
+        fail("%s of row %ld, entry %ld: %a, exact %La, error %Lg of %Lg", what, (long)row, (long)c,
+             got, exact, fabsl(got - exact), bound);
 }
 
 static double temperature_of(ptrdiff_t i) { return p.temperature[i * p.temperature_step]; }
@@ -594,7 +604,7 @@ static exact_row exact_row_of(ptrdiff_t row)
     return r;
 }
 
-/* The contract's bound; every rounding of the exponent counts where the result is subnormal, too. */
+/* The contract's bound; roundings of the exponent count where the result is subnormal, too. */
 static long double probability_bound(long double d, long double value, double temperature)
 {
     long double slope = temperature == 1 ? 0.5L : 1.5L;
@@ -608,7 +618,8 @@ static int counts(ptrdiff_t row)
     return p.labels64[row] >= 0 && p.labels64[row] < p.n;
 }
 
-static void check_loss(const results *o, ptrdiff_t row, const exact_row *r, long double *sum, long double *sum_bound)
+static void check_loss(const results *o, ptrdiff_t row, const exact_row *r, long double *sum,
+                       long double *sum_bound)
 {
     const int logits = p.function != CROSS_ENTROPY;
     const double v = p.sample_weight ? p.sample_weight[row] : 1, alpha = logits ? p.smoothing : 0;
@@ -672,7 +683,9 @@ static void check_rows(const results *o)
             continue;
         }
         if (p.function == STATS) {
-            double got = o->row_max[row] / t + (isfinite(o->row_max[row]) ? log1p(o->row_rest[row]) : 0);
+            double got = o->row_max[row] / t;
+            if (isfinite(o->row_max[row]))
+                got += log1p(o->row_rest[row]);
             if (o->row_rest[row] != o->row_rest[row])
                 got = NAN;
             within(got, total, total_bound + 1e-300L, "log-sum-exp of statistics", row, -1);
@@ -700,7 +713,8 @@ static void check_rows(const results *o)
                            probability_bound(d, probability * p.scale[row], t)
                                + 2 * smallest * (p.scale[row] + 1), "exponential", row, c);
             } else {
-                within(got, r.valid ? log_p : NAN, 4 * epsilon * fmaxl(1, fabsl(log_p)), "log p", row, c);
+                within(got, r.valid ? log_p : NAN, 4 * epsilon * fmaxl(1, fabsl(log_p)), "log p",
+                       row, c);
             }
         }
     }
@@ -708,28 +722,34 @@ static void check_rows(const results *o)
         within(sf_sum_value(o->result.loss), sum, sum_bound + 1e-300L, "sum", -1, -1);
 }
 
-/* ---- binary losses --------------------------------------------------------------------------------------- */
+/* ---- binary losses --------------------------------------------------------------------------- */
 
 static void check_binary(const sf_kernels *k)
 {
     const ptrdiff_t n = p.rows * p.n;
     const size_t item = item_of(p.result_kind);
     results o = new_results(), shared = new_results(), serial = new_results();
-    sf_binary job = {{p.x_view.region, 0, 0, 1, p.kind}, p.t_view.region, p.temperature, p.pos_weight,
-                     p.sample_weight, p.temperature_step, p.pos_weight_step, p.of_logits, o.losses};
+    sf_binary job = {.x = {p.x_view.region, 0, 0, 1, p.kind}, .targets = p.t_view.region,
+                     .temperature = p.temperature, .temperature_step = p.temperature_step,
+                     .pos_weight = p.pos_weight, .pos_weight_step = p.pos_weight_step,
+                     .sample_weight = p.sample_weight, .of_logits = p.of_logits,
+                     .losses = o.losses};
     for (ptrdiff_t i = 0; i < n; i += 1 + i / 3) /* any beginnings and lengths */
         k->binary_loss(&job, i, i + 1 + i / 3 < n ? 1 + i / 3 : n - i, &o.result);
     job.losses = shared.losses;
     int status = sf_binary_loss(&job, n, 3, &shared.result);
     job.losses = serial.losses;
     status |= sf_binary_loss(&job, n, 1, &serial.result);
-    if (status != SF_OK || !same_number(sf_sum_value(shared.result.loss), sf_sum_value(serial.result.loss))
+    if (status != SF_OK
+        || !same_number(sf_sum_value(shared.result.loss), sf_sum_value(serial.result.loss))
         || !same_number(sf_sum_value(shared.result.weight), sf_sum_value(serial.result.weight)))
         fail("sums differ between one thread and three");
     for (ptrdiff_t i = 0; i < n; i++) {
-        long double x = p.x[i], t = p.t[i], v = p.sample_weight ? p.sample_weight[i] : 1, yes, no, loss;
-        compare("through drive.c", shared.losses + (size_t)i * item, o.losses + (size_t)i * item, i, 0);
-        compare("serially", serial.losses + (size_t)i * item, o.losses + (size_t)i * item, i, 0);
+        long double x = p.x[i], t = p.t[i], v = p.sample_weight ? p.sample_weight[i] : 1;
+        long double yes, no, loss;
+        const unsigned char *expected = o.losses + (size_t)i * item;
+        compare("through drive.c", shared.losses + (size_t)i * item, expected, i, 0);
+        compare("serially", serial.losses + (size_t)i * item, expected, i, 0);
         if (!(t >= 0 && t <= 1) || (!p.of_logits && (x < 0 || x > 1)))
             continue;
         if (p.of_logits) {
@@ -740,11 +760,12 @@ static void check_binary(const sf_kernels *k)
             yes = -logl(x);
             no = -log1pl(-x);
         }
-        long double weight = p.of_logits ? p.pos_weight[i * p.pos_weight_step] : 1, on = t * weight;
+        long double weight = p.of_logits ? p.pos_weight[i * p.pos_weight_step] : 1;
+        long double on = t * weight;
         loss = v * ((on == 0 ? 0 : on * yes) + (t == 1 ? 0 : (1 - t) * no));
         if (x != x)
             loss = NAN;
-        if (fmaxl(yes * fmaxl(weight, 1), no) > DBL_MAX) /* times a small weight, in whatever order */
+        if (fmaxl(yes * fmaxl(weight, 1), no) > DBL_MAX) /* and then a small weight */
             continue;
         within(get(o.losses + (size_t)i * item, p.result_kind), loss,
                4 * epsilon * fmaxl(v * (on + 1 - t), fabsl(loss)), "binary loss", i, 0);

@@ -53,4 +53,4 @@ if __name__ == "__main__":
     folder = Path(__file__).parent / "corpus"
     folder.mkdir(exist_ok=True)
     for name, content in seeds():
-        (folder / name).write_bytes(content)
+        (folder / f"{name}.bin").write_bytes(content)

@@ -6,9 +6,9 @@
  *      softmax_fast/kernels/isa_*.c -lm
  *   OMP_TOOL_LIBRARIES=libarcher.so ./race
  *
- * Clang's OpenMP runtime is not instrumented: its tool Archer tells the sanitizer of the forks, joins
- * and barriers.  Results on several threads must also have the bits of those on one.  With --racy the
- * program writes what another thread reads, to show that a race is found.  Exits 0 when all is well. */
+ * Clang's OpenMP runtime is not instrumented: its tool Archer tells the sanitizer of forks, joins
+ * and barriers.  Results on several threads must also have the bits of those on one.  With --racy
+ * all threads write to one place, to show that a race is found.  Exits 0 when all is well. */
 #include "drive.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -40,7 +40,7 @@ static double uniform(uint64_t *state)
     return (double)(*state >> 11) * 0x1p-53;
 }
 
-/* ---- one input, which all callers and threads read ------------------------------------------------ */
+/* ---- one input, which all callers and threads read ------------------------------------------- */
 
 /* Layout of the logits and of the output, as what lies next to an entry. */
 enum { CLASSES_ADJACENT, ROWS_ADJACENT };
@@ -138,10 +138,11 @@ static void free_results(results *o)
     free(o->row_rest);
 }
 
-/* ---- the calls ------------------------------------------------------------------------------------- */
+/* ---- the calls ------------------------------------------------------------------------------- */
 
 enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, ROW_STATS, EXPONENTIALS, LOSS, LOSS_OF_PROBABILITIES,
-       GRADIENT, GRADIENT_OF_PROBABILITIES, CROSS_ENTROPY, SELECTED, BINARY, BINARY_OF_LOGITS, N_CALLS };
+       GRADIENT, GRADIENT_OF_PROBABILITIES, CROSS_ENTROPY, SELECTED, BINARY, BINARY_OF_LOGITS,
+       N_CALLS };
 static const char *const names[] = {
     "softmax", "log_softmax", "logsumexp", "row_stats", "exponentials", "softmax_loss",
     "softmax_loss of probabilities", "softmax_loss_grad", "softmax_loss_grad of probabilities",
@@ -214,7 +215,7 @@ static sf_result call(const problem *p, results *o, int which, int n_threads, in
     return result;
 }
 
-/* ---- several callers at a time ---------------------------------------------------------------------- */
+/* ---- several callers at a time --------------------------------------------------------------- */
 
 typedef struct {
     const problem *p;
@@ -267,7 +268,7 @@ static void from_several(const problem *p, int which, const results *expected, s
         calls++;
         if (callers[i].failed) {
             failures++;
-            printf("FAILED %s: %s, kind %d, %ld x %ld, layout %d, stream %d: differs from one thread\n",
+            printf("FAILED %s: %s, kind %d, %ld x %ld, layout %d, stream %d: not as on one thread\n",
                    sf_tables_in_use()->isa, names[which], p->kind, (long)p->rows, (long)p->n,
                    p->layout, p->stream);
         }
