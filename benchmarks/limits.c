@@ -91,6 +91,11 @@ static inline uint64_t load_u64(const char *p)
 
 #if defined(__x86_64__)
 
+/* Entry i: the bits of 2^(i/8), less those of 1 and less i in eighths of an exponent. Twice. */
+static const uint32_t eighths[16] = {
+    0x00000000, 0xfffb95c2, 0xfff837f0, 0xfff5fed7, 0xfff504f3, 0xfff5672a, 0xfff744fd, 0xfffac0c7,
+    0x00000000, 0xfffb95c2, 0xfff837f0, 0xfff5fed7, 0xfff504f3, 0xfff5672a, 0xfff744fd, 0xfffac0c7};
+
 #define F(name) name##_avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #define V32 __m256
@@ -103,6 +108,11 @@ static inline uint64_t load_u64(const char *p)
 #define TIMES_POW2_32(p, t) \
     _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), \
                                          _mm256_slli_epi32(_mm256_castps_si256(t), 23)))
+#define EIGHTHS_32(t) \
+    _mm256_castsi256_ps(_mm256_add_epi32( \
+        _mm256_slli_epi32(_mm256_castps_si256(t), 20), \
+        _mm256_permutevar8x32_epi32(_mm256_loadu_si256((const __m256i *)eighths), \
+                                    _mm256_castps_si256(t))))
 #define V64 __m256d
 #define LANES64 4
 #define LOAD_64(p) _mm256_loadu_pd(p)
@@ -133,6 +143,10 @@ static inline uint64_t load_u64(const char *p)
 #define TIMES_POW2_32(p, t) \
     _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), \
                                          _mm512_slli_epi32(_mm512_castps_si512(t), 23)))
+#define EIGHTHS_32(t) \
+    _mm512_castsi512_ps(_mm512_add_epi32( \
+        _mm512_slli_epi32(_mm512_castps_si512(t), 20), \
+        _mm512_permutexvar_epi32(_mm512_castps_si512(t), _mm512_loadu_si512(eighths))))
 #define V64 __m512d
 #define LANES64 8
 #define LOAD_64(p) _mm512_loadu_pd(p)

@@ -8,6 +8,10 @@
 #define LANES_f64 4
 #define UNIT_f32 4
 #define UNIT_f64 2
+#define POW2_BITS_f32 3
+#define POW2_BITS_f64 1
+#define BESIDE_f32 1
+#define BESIDE_f64 4
 
 typedef __m256 v_f32;
 typedef __m256d v_f64;
@@ -65,7 +69,11 @@ SF_INLINE float v_hmax_f32(v_f32 a)
 }
 SF_INLINE v_f32 v_pow2_f32(v_f32 z)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(z), 23));
+    static const SF_ALIGNED(32) uint32_t table[8] = {
+        0x00000000, 0xfffb95c2, 0xfff837f0, 0xfff5fed7, 0xfff504f3, 0xfff5672a, 0xfff744fd, 0xfffac0c7};
+    __m256i n = _mm256_castps_si256(z);
+    __m256i entry = _mm256_permutevar8x32_epi32(_mm256_load_si256((const __m256i *)table), n);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(n, 20), entry));
 }
 SF_INLINE unsigned v_equal_bits_f32(v_f32 a, v_f32 b)
 {
@@ -147,7 +155,10 @@ SF_INLINE double v_hmax_f64(v_f64 a)
 }
 SF_INLINE v_f64 v_pow2_f64(v_f64 z)
 {
-    return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(z), 52));
+    static const SF_ALIGNED(32) uint64_t table[4] = {0, 0xfffea09e667f3bcd, 0, 0xfffea09e667f3bcd};
+    __m256i n = _mm256_castpd_si256(z); /* the permutation looks at the second bit */
+    __m256d entry = _mm256_permutevar_pd(_mm256_load_pd((const double *)table), _mm256_add_epi64(n, n));
+    return _mm256_castsi256_pd(_mm256_add_epi64(_mm256_slli_epi64(n, 51), _mm256_castpd_si256(entry)));
 }
 SF_INLINE unsigned v_equal_bits_f64(v_f64 a, v_f64 b)
 {

@@ -8,6 +8,10 @@
 #define LANES_f64 8
 #define UNIT_f32 4
 #define UNIT_f64 2
+#define POW2_BITS_f32 4
+#define POW2_BITS_f64 4
+#define BESIDE_f32 1
+#define BESIDE_f64 4
 
 typedef __m512 v_f32;
 typedef __m512d v_f64;
@@ -43,7 +47,12 @@ SF_INLINE float v_hmax_f32(v_f32 a)
 }
 SF_INLINE v_f32 v_pow2_f32(v_f32 z)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(z), 23));
+    static const SF_ALIGNED(64) uint32_t table[16] = {
+        0x00000000, 0xfffdaac3, 0xfffb95c2, 0xfff9c3d3, 0xfff837f0, 0xfff6f532, 0xfff5fed7, 0xfff5583f,
+        0xfff504f3, 0xfff508a4, 0xfff5672a, 0xfff6248c, 0xfff744fd, 0xfff8ccdf, 0xfffac0c7, 0xfffd257d};
+    __m512i n = _mm512_castps_si512(z);
+    __m512i entry = _mm512_permutexvar_epi32(n, _mm512_load_si512(table));
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(n, 19), entry));
 }
 SF_INLINE unsigned v_equal_bits_f32(v_f32 a, v_f32 b)
 {
@@ -124,7 +133,14 @@ SF_INLINE double v_hmax_f64(v_f64 a)
 }
 SF_INLINE v_f64 v_pow2_f64(v_f64 z)
 {
-    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(z), 52));
+    static const SF_ALIGNED(64) uint64_t table[16] = {
+        0x0000000000000000, 0xffffb5586cf9890f, 0xffff72b83c7d517b, 0xffff387a6e756238,
+        0xffff06fe0a31b715, 0xfffedea64c123422, 0xfffebfdad5362a27, 0xfffeab07dd485429,
+        0xfffea09e667f3bcd, 0xfffea11473eb0187, 0xfffeace5422aa0db, 0xfffec49182a3f090,
+        0xfffee89f995ad3ad, 0xffff199bdd85529c, 0xffff5818dcfba487, 0xffffa4afa2a490da};
+    __m512i n = _mm512_castpd_si512(z);
+    __m512i entry = _mm512_permutex2var_epi64(_mm512_load_si512(table), n, _mm512_load_si512(table + 8));
+    return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_slli_epi64(n, 48), entry));
 }
 SF_INLINE unsigned v_equal_bits_f64(v_f64 a, v_f64 b)
 {

@@ -5,7 +5,12 @@
  * UNIT_*   : columns that a transposing load or store moves at once (16 bytes).
  * v_max    : b where either operand is NaN, so v_max(x, running) drops a NaN and
  *            v_max(limit, x) keeps it.
- * v_pow2   : 2**n from z = n + EXP_MAGIC, by moving n's bits into the exponent.
+ * v_pow2   : 2**n from z = n + EXP_MAGIC, by moving n's bits into the exponent.  Where n has
+ *            POW2_BITS bits behind the point, these land in the mantissa, and a table turns them
+ *            into what belongs there: entry i is 2**(i/2**POW2_BITS), as bits, less 1.0 and less
+ *            those that i has left.
+ * BESIDE   : how many vectors' exp are best computed side by side: the chain of operations for
+ *            double is longer than a processor looks ahead to find what it can do meanwhile.
  */
 #ifndef SF_SIMD_GENERIC_H
 #define SF_SIMD_GENERIC_H
@@ -16,6 +21,10 @@
 #define LANES_f64 2
 #define UNIT_f32 4
 #define UNIT_f64 2
+#define POW2_BITS_f32 0
+#define POW2_BITS_f64 0
+#define BESIDE_f32 1
+#define BESIDE_f64 1
 
 typedef struct { float lane[LANES_f32]; } v_f32;
 typedef struct { double lane[LANES_f64]; } v_f64;

@@ -8,6 +8,10 @@
 #define LANES_f64 2
 #define UNIT_f32 4
 #define UNIT_f64 2
+#define POW2_BITS_f32 0
+#define POW2_BITS_f64 0
+#define BESIDE_f32 1
+#define BESIDE_f64 4
 
 typedef float32x4_t v_f32;
 typedef float64x2_t v_f64;
