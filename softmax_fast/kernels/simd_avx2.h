@@ -81,7 +81,7 @@ SF_INLINE unsigned v_equal_bits_f32(v_f32 a, v_f32 b)
 }
 SF_INLINE v_f32 v_zero_where_zero_f32(v_f32 test, v_f32 a)
 {
-    return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_NEQ_UQ), a);
+    return _mm256_andnot_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_EQ_OQ), a);
 }
 SF_INLINE v_f32 v_one_where_zero_f32(v_f32 test)
 {
@@ -166,7 +166,7 @@ SF_INLINE unsigned v_equal_bits_f64(v_f64 a, v_f64 b)
 }
 SF_INLINE v_f64 v_zero_where_zero_f64(v_f64 test, v_f64 a)
 {
-    return _mm256_and_pd(_mm256_cmp_pd(test, _mm256_setzero_pd(), _CMP_NEQ_UQ), a);
+    return _mm256_andnot_pd(_mm256_cmp_pd(test, _mm256_setzero_pd(), _CMP_EQ_OQ), a);
 }
 SF_INLINE v_f64 v_one_where_zero_f64(v_f64 test)
 {

@@ -60,7 +60,8 @@ SF_INLINE unsigned v_equal_bits_f32(v_f32 a, v_f32 b)
 }
 SF_INLINE v_f32 v_zero_where_zero_f32(v_f32 test, v_f32 a)
 {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_NEQ_UQ), a);
+    return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_EQ_OQ),
+                              _mm512_setzero_ps());
 }
 SF_INLINE v_f32 v_one_where_zero_f32(v_f32 test)
 {
@@ -148,7 +149,8 @@ SF_INLINE unsigned v_equal_bits_f64(v_f64 a, v_f64 b)
 }
 SF_INLINE v_f64 v_zero_where_zero_f64(v_f64 test, v_f64 a)
 {
-    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_NEQ_UQ), a);
+    return _mm512_mask_mov_pd(a, _mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_EQ_OQ),
+                              _mm512_setzero_pd());
 }
 SF_INLINE v_f64 v_one_where_zero_f64(v_f64 test)
 {
