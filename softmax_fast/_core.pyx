@@ -238,7 +238,7 @@ cdef class Targets:
             t.class_weight = &self.class_weight[0]
         if targets is None:
             pass
-        elif not isinstance(targets, np.ndarray):
+        elif not cnp.PyArray_Check(targets):
             self.probabilities = targets
             t.probabilities = input_of(targets)
         elif targets.dtype.itemsize == 4:
@@ -375,7 +375,7 @@ def add_target_weights(targets, Py_ssize_t n_rows, Py_ssize_t n_classes, sample_
     cdef Targets t
     cdef const double[::1] weights
     cdef Py_ssize_t row
-    if n_rows and isinstance(targets, np.ndarray):
+    if n_rows and cnp.PyArray_Check(targets):
         t = Targets(targets, sample_weight, None, options)
         with nogil:
             sf_target_weights(&t.targets, n_rows, n_classes, &sums.result)

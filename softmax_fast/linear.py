@@ -98,8 +98,9 @@ def linear_softmax_loss(
               s_1 e^{(m_1 - m) / T} + s_2 e^{(m_2 - m) / T}\Bigr)
 
     and the products by NumPy's BLAS into reused buffers. The memory beside the arguments is about
-    `softmax_fast.linear.BUFFER_BYTES`, whatever N and C. Rows with the label ``ignore_index`` are
-    left out of the products. The result depends on N, C, D and the BLAS, not on ``n_threads``.
+    `softmax_fast.linear.BUFFER_BYTES` and a few bytes a row. Rows with the label ``ignore_index``
+    and rows of weight 0 are left out of the products. The result depends on N, C, D and the BLAS,
+    not on ``n_threads``.
 
     References
     ----------
@@ -169,8 +170,8 @@ def linear_softmax_loss_and_grad(
     grads : LinearGrads
         Named tuple ``(features, weights, bias)`` of new arrays of the shapes (N, D), (C, D), (C,),
         float32 or float64 as the loss for "none"; ``bias`` is None without a bias. The gradient of
-        an ignored row's features is exactly 0, and the row counts for nothing in the others even
-        if it holds NaN.
+        the features of a row that is ignored or of weight 0 is exactly 0, and the row counts for
+        nothing in the others even if it holds NaN.
 
     Raises
     ------
