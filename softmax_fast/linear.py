@@ -378,14 +378,15 @@ class _Evaluation:
         if alpha:
             weight_sum, weighted_logits = self._weighted_logits(features)
             on_class = alpha / self.n_classes * v
-            spread = weight_sum * log_sum + (weight_sum * stats.maximum - weighted_logits) / (
-                temperature
-            )
-            losses = losses + _weighted(np.broadcast_to(on_class, log_p.shape), spread)
+            on_each = np.broadcast_to(on_class, log_p.shape)
+            losses += _weighted(on_each, weight_sum * log_sum)
+            below = weight_sum * stats.maximum - weighted_logits
+            losses += _weighted(on_each, below) / temperature
             total = on_label + on_class * weight_sum
         # The gradient is divided by T here, but for rows where the factors would overflow by it.
         factor = options.gradient_scale
-        undivided = np.isinf(total * factor / temperature) & np.isfinite(total * factor)
+        largest = np.finfo(self.layer.dtype).max
+        undivided = (total * factor <= largest) & (total * factor / temperature > largest)
         divisor = np.where(undivided, 1.0, temperature)
         smoothing = np.broadcast_to(on_class * factor / divisor, log_p.shape) if alpha else None
         # d/dx = (total·p − target) / T, at the label without cancellation for p near 1.
