@@ -25,6 +25,7 @@ from cases import labels, logits, positive
 
 import softmax_fast as sf
 from softmax_fast import _core, capi
+from softmax_fast._loss_problem import loss_problem
 
 HERE = pathlib.Path(__file__).parent
 SOURCES = HERE / "capi"
@@ -136,14 +137,8 @@ def expected(call):
     arguments = python_arguments(call)
     losses = sf.softmax_loss(x, call.labels, reduction="none", **arguments)
     total = float(sf.softmax_loss(x, call.labels, reduction="sum", **arguments))
-    weights, bad = _core.target_weight_sum(
-        call.labels,
-        x.shape[1],
-        (call.options or {}).get("weight"),
-        (call.options or {}).get("sample_weight"),
-        (call.options or {}).get("ignore_index", -100),
-    )
-    assert bad == -1
+    options = {"weight": None, "sample_weight": None, "ignore_index": -100, **(call.options or {})}
+    weights = loss_problem(call.labels, x.shape, 1, x.shape[1], reduction="mean", **options).weigh()
     if weights:
         assert total / weights == sf.softmax_loss(x, call.labels, reduction="mean", **arguments)
     if call.function == "weight_sum":
