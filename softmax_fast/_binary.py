@@ -87,8 +87,8 @@ def _blocks(x, t, numbers, losses):
         ]
         yield Block(
             rows,
-            x._replace(array=block_x.reshape(1, 1, -1)),
-            _narrowed(t._replace(array=block_t), dtype),
+            _layout.Source(block_x.reshape(1, 1, -1), x.kind),
+            _narrowed(_layout.Source(block_t, t.kind), dtype),
             *block_numbers,
             next(parts, None),
         )
