@@ -65,6 +65,7 @@ cdef extern from "kernels.h" nogil:
     void sf_use_tables(const sf_tables *tables) noexcept
     const char *sf_isa_built(int i) noexcept
     Py_ssize_t sf_cache_size(int level) noexcept
+    void sf_sum_add(sf_sum *total, double value) noexcept
     double sf_sum_value(sf_sum total) noexcept
 
 cdef extern from "drive.h" nogil:
