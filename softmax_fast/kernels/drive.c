@@ -233,7 +233,7 @@ static int is_one_block(const sf_call *call)
 {
     return call->n_rows < FEW_ROWS && call->n_rows <= call->inner
         && call->n_rows * call->n_classes <= ELEMENTS_PER_BLOCK
-        && call->n_rows <= sf_rows_of_a_sum(call->n_classes)
+        && (call->n_rows <= ROWS_PER_BLOCK || call->n_rows <= sf_rows_of_a_sum(call->n_classes))
         && call->x.class_stride == 1 && (!call->out.data || call->out.class_stride == 1)
         && !call->stream;
 }

@@ -19,6 +19,7 @@ static SF_NOINLINE void exact_binary_losses(const sf_call *call, ptrdiff_t first
     SF_ALIGNED(64) double x[CHUNK];
     SF_ALIGNED(64) double positive[CHUNK]; /* the loss of a target 1 */
     SF_ALIGNED(64) double negative[CHUNK]; /* the loss of a target 0 */
+    SF_ASSUME(n > 0);
     for (ptrdiff_t i = 0; i < n; i++)
         x[i] = values[i];
     if (of_logits) {
@@ -95,12 +96,12 @@ static SF_NOINLINE void binary_losses_of_logits(const sf_call *call, ptrdiff_t f
         negative = vzero_where_zero(rest, vmul(rest, negative));
         vstore(l + i, vadd(positive, negative));
     }
-    int all = varied || !within[0];
-    for (ptrdiff_t i = 0; i < n; i++) {
+    int finite = 1;
+    for (ptrdiff_t i = 0; i < n; i++)
         losses[i] = l[i];
-        all |= !isfinite(l[i]);
-    }
-    for (ptrdiff_t i = 0; all && i < n; i++)
+    for (ptrdiff_t i = 0; i < n; i++)
+        finite &= l[i] - l[i] == 0;
+    for (ptrdiff_t i = 0; (varied || !within[0] || !finite) && i < n; i++)
         if (!isfinite(l[i]) || !within[varied ? i : 0]) {
             double target = t[i];
             exact_binary_losses(call, first + i, 1, values + i, &target, 1, &losses[i]);
@@ -118,42 +119,46 @@ static SF_NOINLINE ptrdiff_t first_that_matters(const real *p, ptrdiff_t n, cons
     return i;
 }
 
+/* n targets as doubles; returns the first outside [0, 1], or n.  Beside float entries they may be
+ * doubles. */
+static SF_NOINLINE ptrdiff_t load_targets(const sf_input *in, ptrdiff_t first, ptrdiff_t n, double *t)
+{
+    const real *own = (const real *)in->data + first;
+    const double *wider = (const double *)in->data + first;
+    ptrdiff_t bad = 0;
+    if (is_native(in)) {
+        for (ptrdiff_t i = 0; i < n; i++)
+            t[i] = own[i];
+        return interval_flags(own, n) & 1 ? first_outside(own, n) : n;
+    }
+    memcpy(t, wider, (size_t)n * sizeof *t);
+    while (bad < n && !(t[bad] < 0 || t[bad] > 1))
+        bad++;
+    return bad;
+}
+
 SF_INLINE void binary_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_result *result,
                               const int of_logits)
 {
     const sf_targets *targets = call->targets;
     const sf_input *target = &targets->probabilities;
-    const int float_targets = !SF_DOUBLE && is_native(target);
     for (ptrdiff_t end = first + count; first < end; first += CHUNK) {
         SF_ALIGNED(64) real x_buffer[CHUNK];
         SF_ALIGNED(64) double losses[CHUNK], t[CHUNK];
         const ptrdiff_t n = SF_MIN(CHUNK, end - first);
+        SF_ASSUME(n > 0);
         const double *v = targets->sample_weight ? targets->sample_weight + first : NULL;
         const real *values = fetch(&call->x, first, n, x_buffer);
+        ptrdiff_t bad = load_targets(target, first, n, t);
+        if (bad < n && result->bad_label_row < 0)
+            result->bad_label_row = first + bad;
         if (!of_logits && (interval_flags(values, n) & 1) && result->bad_value_row < 0) {
-            ptrdiff_t bad = first_that_matters(values, n, v);
+            bad = first_that_matters(values, n, v);
             if (bad < n)
                 result->bad_value_row = first + bad;
         }
-        int bad_target = 0;
-        if (float_targets) {
-            const float *own = (const float *)target->data + first;
-            for (ptrdiff_t i = 0; i < n; i++) {
-                t[i] = own[i];
-                bad_target |= (own[i] < 0) | (own[i] > 1);
-            }
-        } else {
-            const double *own = (const double *)target->data + first;
-            for (ptrdiff_t i = 0; i < n; i++) {
-                t[i] = own[i];
-                bad_target |= (own[i] < 0) | (own[i] > 1);
-            }
-        }
-        for (ptrdiff_t i = 0; bad_target && i < n && result->bad_label_row < 0; i++)
-            if (t[i] < 0 || t[i] > 1)
-                result->bad_label_row = first + i;
 #if !SF_DOUBLE
-        if (of_logits && float_targets)
+        if (of_logits && is_native(target))
             binary_losses_of_logits(call, first, n, values, (const float *)target->data + first, losses);
         else
 #endif

@@ -214,20 +214,22 @@ void minus_logs(const double *p, double *out, ptrdiff_t n)
 
 sf_sum sum_of_doubles(const double *x, ptrdiff_t n)
 {
-    vec sum = vset1(0.0), lost = sum;
-    ptrdiff_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        vec a = vload(x + i), total = vadd(sum, a), added = vsub(total, sum);
-        lost = vadd(lost, vadd(vsub(sum, vsub(total, added)), vsub(a, added)));
-        sum = total;
-    }
-    double sums[LANES], losts[LANES];
     sf_sum result = {0.0, 0.0};
-    vstore(sums, sum);
-    vstore(losts, lost);
-    for (int k = 0; k < LANES; k++) {
-        sf_sum part = {sums[k], losts[k]};
-        sf_sum_merge(&result, part);
+    ptrdiff_t i = 0;
+    if (n >= 4 * LANES) {
+        vec sum = vset1(0.0), lost = sum;
+        double sums[LANES], losts[LANES];
+        for (; i + LANES <= n; i += LANES) {
+            vec a = vload(x + i), total = vadd(sum, a), added = vsub(total, sum);
+            lost = vadd(lost, vadd(vsub(sum, vsub(total, added)), vsub(a, added)));
+            sum = total;
+        }
+        vstore(sums, sum);
+        vstore(losts, lost);
+        for (int k = 0; k < LANES; k++) {
+            sf_sum part = {sums[k], losts[k]};
+            sf_sum_merge(&result, part);
+        }
     }
     for (; i < n; i++)
         sf_sum_add(&result, x[i]);

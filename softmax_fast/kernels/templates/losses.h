@@ -262,37 +262,42 @@ static void loss_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, s
 
 /* ---- the gradient: K (p_c sum a - a_c), K = gradient_scale * sample weight / T ------------------------ */
 
-/* What finish needs of a short row beside its statistics; e: its biased exponentials, step apart. */
-SF_INLINE void weigh_gradient_row(const sf_call *call, ptrdiff_t row, const real *e, ptrdiff_t step,
-                                  sf_batch *batch, ptrdiff_t at)
+/* What finish needs of short rows beside their statistics; e: their biased exponentials, of which row i
+ * begins at e + i and has entries step apart. */
+static SF_NOINLINE void weigh_gradients(const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                        const real *e, ptrdiff_t step, sf_batch *batch, ptrdiff_t at)
 {
     const sf_targets *targets = call->targets;
-    if (!row_counts(call, row))
-        return;
-    if (!sf_is_hard_label(targets)) {
-        row_weighted_sums(call, row, batch->max[at], &batch->share[at], &batch->quotient[at]);
-        return;
+    ptrdiff_t offset = sf_input_offset(call, &call->x, first);
+    for (ptrdiff_t i = 0; i < count; i++, offset += call->x.row_stride) {
+        if (!sf_is_hard_label(targets)) {
+            if (row_counts(call, first + i))
+                row_weighted_sums(call, first + i, batch->max[at + i], &batch->share[at + i],
+                                  &batch->quotient[at + i]);
+            continue;
+        }
+        int64_t y = sf_label(targets, first + i);
+        if (y < 0 || y >= call->n_classes)
+            continue;
+        double x = (double)fetch_one(&call->x, offset + (ptrdiff_t)y * call->x.class_stride);
+        batch->share[at + i] = sf_label_weight(targets, first + i);
+        batch->quotient[at + i] =
+            sf_quotient(x, batch->max[at + i], sf_temperature_of(call, first + i));
+        batch->at_label[at + i] = (double)e[i + (ptrdiff_t)y * step] * EXP_UNBIAS;
     }
-    ptrdiff_t y = (ptrdiff_t)sf_label(targets, row);
-    double x = (double)fetch_one(&call->x, sf_input_offset(call, &call->x, row) + y * call->x.class_stride);
-    batch->share[at] = sf_label_weight(targets, row);
-    batch->quotient[at] = sf_quotient(x, batch->max[at], sf_temperature_of(call, row));
-    batch->at_label[at] = (double)e[y * step] * EXP_UNBIAS;
 }
 
 static void gradient_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count, int width,
                           sf_batch *batch, ptrdiff_t at)
 {
-    const ptrdiff_t lanes = width * LANES;
     exponentiate_tile_exactly(tile, call, first, count, width, batch, at);
-    for (ptrdiff_t i = 0; i < count; i++)
-        weigh_gradient_row(call, first + i, tile->x + i, lanes, batch, at + i);
+    weigh_gradients(call, first, count, tile->x, width * LANES, batch, at);
 }
 
 static void gradient_row(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch, ptrdiff_t at)
 {
     reduce_row(room, call, row, 1, batch, at);
-    weigh_gradient_row(call, row, room->x, 1, batch, at);
+    weigh_gradients(call, row, 1, room->x, 1, batch, at);
 }
 
 static void gradient_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
@@ -310,33 +315,44 @@ static void merge_gradient(const sf_long_row *r)
     }
 }
 
-/* At a hard label: K sum a (p_y - 1), where 1 - p_y = ((1 - e_y) + rest)/(1 + rest) does not cancel. */
 static void gradient_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
                             ptrdiff_t at, sf_result *result)
 {
     const sf_targets *targets = call->targets;
     const int hard = sf_is_hard_label(targets);
     const int same_scale = !targets->sample_weight && !call->temperature_step;
+    const int unweighted = hard && same_scale && !targets->class_weight && !targets->row_losses;
     const double one_scale = targets->gradient_scale / sf_temperature_of(call, first);
+    const double *log_sum = batch->log_sum, *share = batch->share, *quotient = batch->quotient;
     sf_result r = *result; /* sums in registers */
     for (ptrdiff_t i = at; i < at + count; i++) {
         ptrdiff_t row = first + i - at;
-        double m = batch->max[i], rest = batch->rest[i], log_sum = batch->log_sum[i];
-        double share = batch->share[i], quotient = batch->quotient[i];
         batch->counts[i] = (unsigned char)sf_row_counts(targets, row, call->n_classes, &r);
+        batch->scale[i] = one_scale;
         if (!batch->counts[i]) {
             leave_row_out(call, row);
+            batch->share[i] = batch->at_label[i] = 0.0;
             continue;
         }
-        add_row_loss(call, row, hard ? share * (log_sum - quotient) : share * log_sum - quotient, &r);
-        batch->scale[i] = same_scale ? one_scale
-            : targets->gradient_scale * sf_sample_weight(targets, row) / sf_temperature_of(call, row);
-        if (hard)
-            batch->at_label[i] = isfinite(m) ? -(batch->scale[i] * share)
-                                                   * ((1.0 - batch->at_label[i]) + rest) / (1.0 + rest)
-                                             : NAN;
+        if (unweighted) {
+            sf_sum_add(&r.loss, log_sum[i] - quotient[i]);
+            r.weight.sum += 1.0;
+            continue;
+        }
+        add_row_loss(call, row,
+                     hard ? share[i] * (log_sum[i] - quotient[i]) : share[i] * log_sum[i] - quotient[i],
+                     &r);
+        if (!same_scale)
+            batch->scale[i] = targets->gradient_scale * sf_sample_weight(targets, row)
+                            / sf_temperature_of(call, row);
     }
     *result = r;
+    /* At the label K sum a (p_y - 1), where 1 - p_y = ((1 - e_y) + rest)/(1 + rest) does not cancel;
+     * NaN where the maximum is infinite. */
+    for (ptrdiff_t i = at; hard && i < at + count; i++)
+        batch->at_label[i] = -(batch->scale[i] * batch->share[i])
+                           * ((1.0 - batch->at_label[i]) + batch->rest[i]) / (1.0 + batch->rest[i])
+                           + (batch->max[i] - batch->max[i]);
 }
 
 /* Of a soft target, entries [begin, begin + n): e become their gradients. */

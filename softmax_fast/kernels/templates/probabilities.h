@@ -30,9 +30,9 @@ static SF_NOINLINE ptrdiff_t first_outside(const real *p, ptrdiff_t n)
     return i;
 }
 
-/* Of entries [begin, begin + n) of a row with a soft target, n <= BLOCK. */
+/* Of entries [begin, begin + n) of a row with a soft target, step apart in x. */
 static SF_NOINLINE double soft_cross_entropy(const sf_call *call, ptrdiff_t row, ptrdiff_t begin,
-                                             ptrdiff_t n, const real *x)
+                                             ptrdiff_t n, const real *x, ptrdiff_t step)
 {
     enum { chunk = 256 };
     SF_ALIGNED(64) real a[chunk];
@@ -40,8 +40,9 @@ static SF_NOINLINE double soft_cross_entropy(const sf_call *call, ptrdiff_t row,
     sf_sum sum = {0, 0};
     for (ptrdiff_t start = 0; start < n; start += chunk) {
         ptrdiff_t length = SF_MIN(chunk, n - start);
+        SF_ASSUME(length > 0);
         for (ptrdiff_t c = 0; c < length; c++)
-            p[c] = x[start + c];
+            p[c] = x[(start + c) * step];
         minus_logs(p, logs, length);
         weighted_target(call, row, begin + start, length, a);
         for (ptrdiff_t c = 0; c < length; c++)
@@ -59,10 +60,7 @@ SF_INLINE void weigh_probabilities(const sf_call *call, ptrdiff_t row, const rea
         batch->quotient[at] = x[(ptrdiff_t)sf_label(call->targets, row) * step];
         return;
     }
-    real entries[SF_SHORT_ROW];
-    for (ptrdiff_t c = 0; c < call->n_classes; c++)
-        entries[c] = x[c * step];
-    batch->quotient[at] = soft_cross_entropy(call, row, 0, call->n_classes, entries);
+    batch->quotient[at] = soft_cross_entropy(call, row, 0, call->n_classes, x, step);
 }
 
 static void cross_entropy_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
@@ -84,6 +82,7 @@ static void cross_entropy_tile(sf_tile *tile, const sf_call *call, ptrdiff_t fir
     }
     for (ptrdiff_t i = 0; i < count; i++) {
         put_flags((excess[i] > 0) | (nan[i] != 0) << 1, &batch->max[at + i], &batch->rest[at + i]);
+        batch->quotient[at + i] = 1.0;
         if (row_counts(call, first + i))
             weigh_probabilities(call, first + i, tile->x + i, lanes, batch, at + i);
     }
@@ -95,6 +94,7 @@ static void cross_entropy_row(sf_tile *room, const sf_call *call, ptrdiff_t row,
     ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row);
     const real *x = fetch(&call->x, offset, n, room->x);
     put_flags(interval_flags(x, n), &batch->max[at], &batch->rest[at]);
+    batch->quotient[at] = 1.0;
     if (row_counts(call, row))
         weigh_probabilities(call, row, x, 1, batch, at);
 }
@@ -107,7 +107,7 @@ static void cross_entropy_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_
         const real *x = block_at(r->call, r->row, b, x_buffer);
         put_flags(interval_flags(x, n), &r->blocks.max[b], &r->blocks.rest[b]);
         if (!sf_is_hard_label(r->call->targets))
-            r->blocks.product[b] = soft_cross_entropy(r->call, r->row, b * BLOCK, n, x);
+            r->blocks.product[b] = soft_cross_entropy(r->call, r->row, b * BLOCK, n, x, 1);
     }
 }
 
@@ -139,6 +139,7 @@ static void cross_entropy_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t
     const int hard = sf_is_hard_label(targets);
     double losses[SF_BATCH];
     sf_result r = *result; /* sums in registers */
+    SF_ASSUME(count > 0);
     if (hard)
         minus_logs(batch->quotient + at, losses, count);
     else

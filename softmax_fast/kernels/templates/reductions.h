@@ -300,6 +300,7 @@ static SF_NOINLINE void merge_statistics(const sf_long_row *r)
         double d[64], factor[64];
         for (ptrdiff_t start = 0; start < r->n_blocks; start += 64) {
             ptrdiff_t n = SF_MIN(64, r->n_blocks - start);
+            SF_ASSUME(n > 0);
             for (ptrdiff_t i = 0; i < n; i++)
                 d[i] = block_max[start + i] - m;
             exp_doubles(d, factor, n, r->temperature->exact);
