@@ -76,6 +76,7 @@ def _blocks(x, t, numbers, losses):
     for rows, views in _layout.cut_rows(
         [a[..., None] for a in arrays],
         [] if losses is None else [losses[..., None]],
+        _core.cut(1),
         only_contiguous=True,
         in_parts=t.array.dtype != dtype,
     ):

@@ -197,7 +197,7 @@ cdef class Targets:
             t.class_weight = &self.class_weight[0]
         if targets is None:
             pass
-        elif not isinstance(targets, np.ndarray):
+        elif not cnp.PyArray_Check(targets):
             self.probabilities = targets
             t.probabilities = input_of(targets)
         elif targets.dtype.itemsize == 4:

@@ -2,9 +2,9 @@
 
 C is the class axis, A and B the other dimensions, coalesced; a row's number is ``a * B + b``, its
 place in C order over the other dimensions. Where such views exist none is a copy. Elsewhere (three
-or more dimensions that do not coalesce) what is not contiguous goes through contiguous buffers, some
-rows at a time: of about `BLOCK_ELEMENTS` entries, or of ``_core.cut`` rows, at whose multiples alone
-rows may be cut, so that sums over rows do not depend on the layout.
+or more dimensions that do not coalesce) what is not contiguous goes through contiguous buffers of
+about `BLOCK_ELEMENTS` entries, or of ``cut`` rows, at whose multiples alone rows are cut: with that of
+``_core.cut``, sums over rows do not depend on the layout.
 """
 
 import math
@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _core
-
 # 1 MiB of float64: a buffer and its result stay in a level-2 cache.
 BLOCK_ELEMENTS = 1 << 17
+
+# Views of fewer entries are not worth a call each.
+_SLAB_ELEMENTS = 1 << 14
 
 _RESULT = {
     "f16": np.dtype(np.float32),
@@ -70,10 +71,19 @@ class Block(NamedTuple):
 
 
 def row_blocks(
-    x, axis, *, out=None, temperature=1.0, targets=None, sample_weight=None, row_results=None
+    x,
+    axis,
+    *,
+    cut=1,
+    out=None,
+    temperature=1.0,
+    targets=None,
+    sample_weight=None,
+    row_results=None,
 ):
     """Yield the rows of a non-empty ``x`` as the `Block` or blocks that ``_core`` is called with.
 
+    Blocks begin at multiples of ``cut`` rows.
     ``out`` has the shape of ``x`` but for the length of ``axis``; ``targets`` are a `Source` of the
     shape of ``x``, or have an entry a row. All else has an entry a row too, its first dimension the
     row and C-contiguous, or is one for all. What was written to a block has reached the arrays when
@@ -84,7 +94,7 @@ def row_blocks(
     if has_distributions:
         reads.append(axis_last(targets.array, axis))
     writes = [] if out is None else [axis_last(out, axis)]
-    for rows, views in cut_rows(reads, writes):
+    for rows, views in cut_rows(reads, writes, cut):
         yield Block(
             rows,
             x._replace(array=views[0]),
@@ -109,7 +119,7 @@ def axis_last(array, axis):
     return array.transpose(*range(axis), *range(axis + 1, last + 1), axis)
 
 
-def cut_rows(reads, writes, *, only_contiguous=False, in_parts=False):
+def cut_rows(reads, writes, cut, *, only_contiguous=False, in_parts=False):
     """Yield (slice of row numbers, views (A, B, C) of ``reads`` and ``writes`` in their order).
 
     The arrays are not empty, their last dimension is that of the classes, and those that are read
@@ -118,7 +128,7 @@ def cut_rows(reads, writes, *, only_contiguous=False, in_parts=False):
     """
     arrays = [*reads, *writes]
     outer, n_classes = arrays[0].shape[:-1], arrays[0].shape[-1]
-    n_rows, cut = math.prod(outer), _core.cut(n_classes)
+    n_rows = math.prod(outer)
     flat = [_flat(a) for a in arrays]
     if not in_parts and all(f is not None for f in flat):
         yield slice(0, n_rows), [f[None] for f in flat]
@@ -131,19 +141,22 @@ def cut_rows(reads, writes, *, only_contiguous=False, in_parts=False):
         for i, index in enumerate(np.ndindex(*outer[:lead])):
             yield slice(i * step, (i + 1) * step), _coalesced([a[index] for a in arrays])
         return
+    to_fill = [i for i in range(len(reads)) if flat[i] is None]
+    to_empty = [i for i in range(len(reads), len(arrays)) if flat[i] is None]
     step = max(cut, BLOCK_ELEMENTS // n_classes // cut * cut)
     for start in range(0, n_rows, step):
         rows = slice(start, min(start + step, n_rows))
         parts = [
-            _gathered(a, rows) if f is None else f[rows] for a, f in zip(reads, flat, strict=False)
+            np.empty((rows.stop - start, a.shape[-1]), a.dtype) if f is None else f[rows]
+            for a, f in zip(arrays, flat, strict=True)
         ]
-        for a, f in zip(writes, flat[len(reads) :], strict=True):
-            shape = rows.stop - start, a.shape[-1]
-            parts.append(np.empty(shape, a.dtype) if f is None else f[rows])
+        for i in to_fill:
+            for piece, place in _pieces(arrays[i], rows):
+                parts[i][place].reshape(piece.shape)[...] = piece
         yield rows, [part[None] for part in parts]
-        for a, f, part in zip(writes, flat[len(reads) :], parts[len(reads) :], strict=True):
-            if f is None:
-                _scatter(part, a, rows)
+        for i in to_empty:
+            for piece, place in _pieces(arrays[i], rows):
+                piece[...] = parts[i][place].reshape(piece.shape)
 
 
 def _flat(array):
@@ -151,18 +164,6 @@ def _flat(array):
     if array.flags.c_contiguous and array.flags.aligned:
         return array.reshape(-1, array.shape[-1])
     return None
-
-
-def _gathered(array, rows):
-    result = np.empty((rows.stop - rows.start, array.shape[-1]), array.dtype)
-    for part, place in _pieces(array, rows):
-        result[place].reshape(part.shape)[...] = part
-    return result
-
-
-def _scatter(values, array, rows):
-    for part, place in _pieces(array, rows):
-        part[...] = values[place].reshape(part.shape)
 
 
 def _pieces(array, rows):
@@ -193,12 +194,16 @@ def rectangles(outer, start, stop):
 
 def _leading(arrays, cut):
     """How many dimensions to go through one by one, so that the others are (A, B, C) views of whole
-    cuts of rows; None where there are no such views.
+    cuts of rows; None where there are no such views, or too small ones.
     """
-    outer, lead = arrays[0].shape[:-1], 0
+    *outer, n_classes = arrays[0].shape
+    lead = 0
     while _coalesced([a[(0,) * lead] for a in arrays]) is None:
         lead += 1
-    return lead if not lead or math.prod(outer[lead:]) % cut == 0 else None
+    n_rows = math.prod(outer[lead:])
+    if lead and (n_rows % cut or n_rows * n_classes < _SLAB_ELEMENTS):
+        return None
+    return lead
 
 
 def _coalesced(arrays):

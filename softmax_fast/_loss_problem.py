@@ -98,6 +98,7 @@ class LossProblem(NamedTuple):
         for block in _layout.row_blocks(
             x,
             axis,
+            cut=_core.cut(self.n_classes),
             out=out,
             temperature=self.temperature,
             targets=self.targets.codes if self.has_labels else self.targets,

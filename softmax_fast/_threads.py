@@ -52,7 +52,8 @@ def set_num_threads(n):
     Parameters
     ----------
     n : int or None
-        At least 1. None returns to the number at import: ``SOFTMAX_FAST_NUM_THREADS`` or automatic.
+        At least 1, of which 1024 are used at most. None returns to the number at import:
+        ``SOFTMAX_FAST_NUM_THREADS`` or automatic.
 
     Raises
     ------

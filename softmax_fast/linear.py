@@ -98,8 +98,9 @@ def linear_softmax_loss(
               s_1 e^{(m_1 - m) / T} + s_2 e^{(m_2 - m) / T}\Bigr)
 
     and the products by NumPy's BLAS into reused buffers. The memory beside the arguments is about
-    `softmax_fast.linear.BUFFER_BYTES`, whatever N and C. Rows with the label ``ignore_index`` are
-    left out of the products. The result depends on N, C, D and the BLAS, not on ``n_threads``.
+    `softmax_fast.linear.BUFFER_BYTES` and a few bytes a row. Rows with the label ``ignore_index``
+    and rows of weight 0 are left out of the products. The result depends on N, C, D and the BLAS,
+    not on ``n_threads``.
 
     References
     ----------
@@ -169,8 +170,8 @@ def linear_softmax_loss_and_grad(
     grads : LinearGrads
         Named tuple ``(features, weights, bias)`` of new arrays of the shapes (N, D), (C, D), (C,),
         float32 or float64 as the loss for "none"; ``bias`` is None without a bias. The gradient of
-        an ignored row's features is exactly 0, and the row counts for nothing in the others even
-        if it holds NaN.
+        the features of a row that is ignored or of weight 0 is exactly 0, and the row counts for
+        nothing in the others even if it holds NaN.
 
     Raises
     ------
@@ -377,14 +378,15 @@ class _Evaluation:
         if alpha:
             weight_sum, weighted_logits = self._weighted_logits(features)
             on_class = alpha / self.n_classes * v
-            spread = weight_sum * log_sum + (weight_sum * stats.maximum - weighted_logits) / (
-                temperature
-            )
-            losses = losses + _weighted(np.broadcast_to(on_class, log_p.shape), spread)
+            on_each = np.broadcast_to(on_class, log_p.shape)
+            losses += _weighted(on_each, weight_sum * log_sum)
+            below = weight_sum * stats.maximum - weighted_logits
+            losses += _weighted(on_each, below) / temperature
             total = on_label + on_class * weight_sum
         # The gradient is divided by T here, but for rows where the factors would overflow by it.
         factor = options.gradient_scale
-        undivided = np.isinf(total * factor / temperature) & np.isfinite(total * factor)
+        largest = np.finfo(self.layer.dtype).max
+        undivided = (total * factor <= largest) & (total * factor / temperature > largest)
         divisor = np.where(undivided, 1.0, temperature)
         smoothing = np.broadcast_to(on_class * factor / divisor, log_p.shape) if alpha else None
         # d/dx = (total·p − target) / T, at the label without cancellation for p near 1.

@@ -39,10 +39,11 @@ def softmax_loss(
     weight : array_like, shape (C,), optional
         Weight w of each class, finite and >= 0.
     sample_weight : array_like, shape of the rows, optional
-        Weight v of each row, finite and >= 0.
+        Weight v of each row, finite and >= 0. A row of weight 0, and one whose label's class has
+        weight 0, counts for nothing, whatever its logits.
     ignore_index : int or None, optional
-        Rows with this label are not read and count for nothing; None for no such label. Class
-        probabilities admit the default alone.
+        Rows with this label count for nothing either; None for no such label. Class probabilities
+        admit the default alone.
     label_smoothing : float, optional
         α in [0, 1]: the target becomes (1 - α)·t + α/C.
     reduction : {"mean", "sum", "none"}, optional
@@ -171,7 +172,7 @@ def softmax_loss_and_grad(
     grad : ndarray, shape of ``logits``
         Gradient with respect to the logits before the temperature, so that it carries 1/T: float64
         for float64, integers and bool, float32 otherwise. In C order, or ``grad_out``. Exactly 0 in
-        ignored rows.
+        rows that are ignored or of weight 0.
 
     Raises
     ------
@@ -241,7 +242,6 @@ def softmax_loss_and_grad(
     grad = _arguments.output("grad_out", grad_out, shape, dtype, inputs, x.array)
     checked = problem.output(out, dtype, {"logits": x.array, "grad_out": grad})
     problem = problem.scaled(problem.weigh())
-
     if grad is None:
         grad_out = grad = np.empty(shape, dtype)
     row_losses = problem.row_losses(checked, dtype)
