@@ -568,7 +568,32 @@ def damaged_npy_files():
         ),
         "negative shape": (header(shape=(-3, 4)), "has a damaged .npy header"),
         "fractional shape": (header(shape=(3.0, 4)), "has a damaged .npy header"),
-        "enormous shape": (header(shape=(2**62, 2**62)), "is truncated, it holds 100 of"),
+        "large shape": (header(shape=(2**30, 2**30)), "is truncated, it holds 100 of"),
+        **{
+            f"enormous shape {i}": (header(shape=shape), "has a damaged .npy header")
+            for i, shape in enumerate(
+                [
+                    (2**62, 2**62),
+                    (2**64,),
+                    (2**70, 0),
+                    (0, -(2**70)),
+                    (2**40, 2**40, 0),
+                    (10**4000, 10**4000),
+                    (10**18,) * 400,
+                ]
+            )
+        },
+        "65 dimensions": (header(shape=(0,) * 65), "65"),
+        "65 dimensions, not empty": (header(shape=(1,) * 65), "65"),
+        "truth values as shape": (header(shape=(True, True)), "has a damaged .npy header"),
+        "list as shape": (header(shape=[3, 4]), "has a damaged .npy header"),
+        "number as shape": (header(shape=12), "has a damaged .npy header"),
+        "no dict": (with_header(b"['descr', 'fortran_order', 'shape']"), "damaged .npy header"),
+        "two keys": (with_header(b"{'descr': '<f4', 'shape': (3, 4)}"), "damaged .npy header"),
+        "Fortran order 2": (header(fortran_order=2), "has a damaged .npy header"),
+        "dtype with a shape": (header(descr="(2,)<f4"), "has a damaged .npy header"),
+        "empty record": (header(descr=[]), "has a damaged .npy header"),
+        "record": (header(descr=[("a\nb", "<f2"), ("c", "<i2")]), "has dtype [('a\\nb', '<f2'), ("),
         "unknown dtype": (header(descr="<q9"), "has a damaged .npy header"),
         "dtype of no size": (header(descr="<U0"), "has a damaged .npy header"),
         "object dtype": (header(descr="|O"), "holds Python objects, which are never loaded"),
@@ -595,6 +620,26 @@ def test_damaged_npy(run, tmp_path, monkeypatch, name):
         assert_one_line(err)
         assert str(path) in err and message in err
     assert os.listdir(tmp_path) == ["x.npy"]  # nothing was unpickled or written
+
+
+@pytest.mark.parametrize("name", damaged_npy_files())
+def test_damaged_member(run, tmp_path, monkeypatch, name):
+    content, message = damaged_npy_files()[name]
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", content)
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["evaluate", path, DIGITS[1]],
+        ["evaluate", DIGITS[0], path],
+        ["softmax", path, "-o", tmp_path / "out.npy"],
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert str(path) in err
+        assert message in err or "has a damaged .npy header" in err
+    assert os.listdir(tmp_path) == ["x.npz"]
 
 
 def test_every_truncation_is_noticed(run, tmp_path):
@@ -691,6 +736,10 @@ def test_bad_outputs(run, tmp_path):
     cases = [
         ([DIGITS[0], "-o", tmp_path], "exists and is not a regular file"),
         ([DIGITS[0], "-o", tmp_path / "none" / "x.npy"], "No such file or directory"),
+        ([DIGITS[0], "-o", f"{tmp_path}/name/"], "name/: is not the name of a file"),
+        ([DIGITS[0], "-o", f"{tmp_path}/name/."], "name/.: is not the name of a file"),
+        ([DIGITS[0], "-o", f"{tmp_path}/name/.."], "name/..: is not the name of a file"),
+        ([DIGITS[0], "-o", ""], ": is not the name of a file"),
         ([DIGITS[0], "-o", tmp_path / "x.npz"], "the output is a .npy file"),
         ([DIGITS[0], "-o", tmp_path / "x.npy", "--axis", "2"], "axis 2 is out of range for 2"),
         ([DIGITS[0], "-o", tmp_path / "x.npy", "--axis", "-3"], "axis -3 is out of range for 2"),
@@ -814,6 +863,13 @@ def test_success_by_a_temporary_name(run, tmp_path, temporary_kind):
     assert run("softmax", DIGITS[0], "-o", out) == (0, "", "")
     assert os.listdir(tmp_path) == ["out.npy"]
     np.testing.assert_array_equal(np.load(out), softmax_fast.softmax(np.load(DIGITS[0])))
+
+
+def test_the_longest_names(run, tmp_path, temporary_kind):
+    for name in ("漢" * 80 + ".npy", "x" * 251 + ".npy"):
+        assert run("softmax", DIGITS[0], "-o", tmp_path / name) == (0, "", "")
+        assert os.listdir(tmp_path) == [name]
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="no unnamed files here")
