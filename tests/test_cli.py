@@ -96,20 +96,40 @@ def evaluate(run):
 
 
 @pytest.fixture
-def run_fresh(tmp_path):
-    """Run a program in a process of its own, which may die."""
+def run_process(tmp_path):
+    """Run a command in a process of its own, which may die."""
 
-    def call(program):
+    def call(command, **environment):
         folder = Path(softmax_fast.__file__).parent.parent
         return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(program)],
+            command,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(folder)},
+            env={**os.environ, "PYTHONPATH": str(folder), **environment},
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
+
+    return call
+
+
+@pytest.fixture
+def run_fresh(run_process):
+    """Run a Python program in a process of its own."""
+    return lambda program: run_process([sys.executable, "-c", textwrap.dedent(program)])
+
+
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def run_redirected(request, run_process):
+    """Run the command line as a shell does with these redirections."""
+    if not POSIX:
+        pytest.skip("a shell of POSIX")
+
+    def call(redirections, *arguments):
+        script = f'exec "$@" {redirections}'
+        program = [sys.executable, "-m", "softmax_fast", *map(str, arguments)]
+        return run_process(["sh", "-c", script, "sh", *program], PYTHONUNBUFFERED=request.param)
 
     return call
 
@@ -936,13 +956,26 @@ def test_no_progress_bar_in_a_file(run, monkeypatch):
     assert run("evaluate", *DIGITS)[2] == ""
 
 
+def test_a_terminal_that_goes_away(monkeypatch, tmp_path):
+    class Gone(Terminal):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    clock = itertools.count()
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock) * 10.0)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert cli.main(["softmax", DIGITS[0], "-o", str(tmp_path / "out.npy")]) == 0
+    assert os.listdir(tmp_path) == ["out.npy"]
+    assert cli.main(["softmax", "none.npy", "-o", "out.npy"]) == 2
+
+
 def test_info_prints_the_configuration(run, capsys):
     softmax_fast.show_config()
     expected = capsys.readouterr().out
     assert run("info") == (0, expected, "")
 
 
-def test_help_and_version(capsys):
+def test_help_and_version(run):
     for arguments, expected in (
         (["--version"], f"softmax-fast {softmax_fast.__version__}\n"),
         (["--help"], "example: softmax-fast evaluate logits.npy labels.npy"),
@@ -951,10 +984,9 @@ def test_help_and_version(capsys):
         (["log-softmax", "--help"], "example: softmax-fast log-softmax"),
         (["info", "--help"], "show_config()"),
     ):
-        with pytest.raises(SystemExit) as exit:
-            cli.main(arguments)
-        assert exit.value.code == 0
-        assert expected in capsys.readouterr().out
+        code, out, err = run(*arguments)
+        assert (code, err) == (0, "")
+        assert expected in out
 
 
 def test_run_as_a_module(run_fresh):
@@ -985,6 +1017,74 @@ def test_a_reader_that_goes_away(run_fresh):
     """
     done = run_fresh(program)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+# ---- standard streams that are closed or full
+
+UNWRITABLE = {">&-": "Bad file descriptor"}
+if os.path.exists("/dev/full"):
+    UNWRITABLE[">/dev/full"] = "No space left on device"
+
+
+@pytest.mark.parametrize("redirection", UNWRITABLE)
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["evaluate", "--help"], ["info"], ["evaluate", *DIGITS]],
+)
+def test_results_that_cannot_be_printed(run_redirected, redirection, arguments):
+    done = run_redirected(redirection, *arguments)
+    assert done.stderr == f"softmax-fast: error: standard output: {UNWRITABLE[redirection]}\n"
+    assert (done.returncode, done.stdout) == (1, "")
+    done = run_redirected(f"{redirection} 2{redirection}", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize("redirection", UNWRITABLE)
+def test_messages_that_cannot_be_printed(run_redirected, redirection):
+    done = run_redirected(f"2{redirection}", "evaluate", *DIGITS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mean loss          0.233643\n" in done.stdout
+    for arguments in (["evaluate", "none.npy", DIGITS[1]], ["evaluate"], ["train"], []):
+        done = run_redirected(f"2{redirection}", *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize("redirections", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_files_are_written_without_standard_streams(run_redirected, tmp_path, redirections):
+    done = run_redirected(redirections, "softmax", DIGITS[0], "-o", "out.npy")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out.npy"), softmax_fast.softmax(np.load(DIGITS[0]))
+    )
+
+
+@pytest.mark.skipif(not POSIX, reason="descriptors of POSIX")
+def test_no_file_is_taken_for_a_standard_stream(run_fresh, tmp_path):
+    program = f"""
+        import os, sys
+        from softmax_fast import cli, softmax
+
+        def noisy_softmax(*arguments, **options):
+            for descriptor in (1, 2):
+                try:
+                    os.write(descriptor, b"noise")
+                except OSError:
+                    pass
+            return softmax(*arguments, **options)
+
+        cli.softmax = noisy_softmax
+        os.closerange(1, 3)
+        codes = cli.main(["softmax", {DIGITS[0]!r}, "-o", "out.npy"]), cli.main(["info"])
+        sys.exit(0 if codes == (0, 1) else 1)
+    """
+    assert run_fresh(program).returncode == 0
+    assert os.listdir(tmp_path) == ["out.npy"]
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out.npy"), softmax_fast.softmax(np.load(DIGITS[0]))
+    )
+
+
+# ---- blocks and messages
 
 
 @given(
