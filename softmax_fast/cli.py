@@ -64,6 +64,7 @@ def standard_streams():
             stack.enter_context(contextlib.redirect_stdout(ClosedStream()))
         if sys.stderr is None:
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.callback(say, "")  # with which warnings go that could not be written
         yield
 
 
