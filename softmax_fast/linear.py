@@ -96,9 +96,10 @@ def linear_softmax_loss(
     .. math:: (m, s) = \Bigl(\max(m_1, m_2),\;
               s_1 e^{(m_1 - m) / T} + s_2 e^{(m_2 - m) / T}\Bigr)
 
-    and the products by NumPy's BLAS into reused buffers. The memory beside the arguments is about
-    `softmax_fast.linear.BUFFER_BYTES`, whatever N and C. Rows with the label ``ignore_index`` are
-    left out of the products. The result depends on N, C, D and the BLAS, not on ``n_threads``.
+    and the products by NumPy's BLAS into reused buffers. The memory beside the arguments is a
+    buffer of about `softmax_fast.linear.BUFFER_BYTES` and a few bytes for each row. Rows with the
+    label ``ignore_index`` are left out of the products. The bits of the result depend on N, C, D,
+    the instruction set and the BLAS, not on ``n_threads``.
 
     References
     ----------

@@ -40,7 +40,7 @@ def softmax_loss(
     sample_weight : array_like, shape of the rows, optional
         Weight v of each row, finite and >= 0.
     ignore_index : int or None, optional
-        Rows with this label are not read and count for nothing; None for no such label. Class
+        Rows with this label count for nothing, whatever they hold; None for no such label. Class
         probabilities admit the default alone.
     label_smoothing : float, optional
         α in [0, 1]: the target becomes (1 - α)·t + α/C.
