@@ -97,7 +97,7 @@ def test_minus_infinity_is_probability_zero_and_leaves_the_others_alone(n_classe
         oracle.check_logsumexp(results["logsumexp"], x, context=context)
         expected = oracle.softmax_loss(x, y, with_grad=True)
         oracle.check_loss(results["softmax_loss of labels"], expected, "none", dtype, context)
-        oracle.check_grad(results["gradient of labels"], expected, "none", dtype, context)
+        oracle.check_grad(results["gradient of labels"][:, 1:], expected, "none", dtype, context)
         assert_neighbours_untouched(results, clean, context)
 
 

@@ -6,6 +6,7 @@ import pytest
 from cases import (
     LENGTH_GROUPS,
     TEMPERATURES,
+    every_function,
     generator,
     kinds_block,
     logits,
@@ -13,9 +14,6 @@ from cases import (
 )
 
 import softmax_fast as sf
-
-FUNCTIONS = [sf.softmax, sf.log_softmax, sf.logsumexp]
-every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 
 
 def check(function, x, **options):
@@ -168,8 +166,8 @@ def test_one_dimensional_rows_and_scalar_results():
     assert sf.logsumexp(x, keepdims=True).shape == (1,)
 
 
+@every_function
 @pytest.mark.parametrize("name", ["int8", "uint8", "int32", "uint64", "bool"])
-def test_integers_are_read_as_float64(name):
+def test_integers_are_read_as_float64(function, name):
     x = generator(9).integers(0, 2 if name == "bool" else 100, (4, 9)).astype(name)
-    for function in FUNCTIONS:
-        oracle.assert_same_bits(function(x), function(x.astype(np.float64)))
+    oracle.assert_same_bits(function(x), function(x.astype(np.float64)))
