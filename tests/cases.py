@@ -193,10 +193,13 @@ class Function:
             return {"out": given[..., 0], "grad_out": given[..., 1:]}
         return {"out": given}
 
-    def reduced(self, x, y, t, **options):
-        """Its loss, reduced by the mean unless told otherwise."""
-        result = self.function(*self.arguments(x, y, t), **self.options | options)
+    def reduced_on(self, *arguments, **options):
+        """Its loss, reduced by the mean unless told otherwise, for its own positional arguments."""
+        result = self.function(*arguments, **self.options | options)
         return result[0] if isinstance(result, tuple) else result
+
+    def reduced(self, x, y, t, **options):
+        return self.reduced_on(*self.arguments(x, y, t), **options)
 
 
 # An entry here is all that a function needs for the tests that apply to every function. Those of
