@@ -666,35 +666,125 @@ def test_without_classes_or_rows(dtype):
 # ---- headers, versions, completeness -------------------------------------------------------------
 
 
-def table_members():
-    """The functions of the header, by what ``import_softmax_fast`` fetches."""
-    text = HEADER.read_text(encoding="utf-8")
-    members = re.search(r"typedef struct \{([^}]*)\} softmax_fast_table;", text)[1]
-    return set(re.findall(r"\*(\w+)[,;]", members))
+IN_HEADER = ("include", "softmax_fast.h")
+
+# The table of version 1: its members stay where they are, and new ones come behind them.
+FIRST_MEMBERS = [
+    "api_version",
+    "softmax_f32",
+    "log_softmax_f32",
+    "softmax_f64",
+    "log_softmax_f64",
+    "logsumexp_f32",
+    "logsumexp_f64",
+    "softmax_loss_f32",
+    "softmax_loss_f64",
+    "softmax_loss_grad_f32",
+    "softmax_loss_grad_f64",
+    "weight_sum",
+]
 
 
-def declared():
-    """The functions of the header, by what is declared without Python."""
-    text = HEADER.read_text(encoding="utf-8")
-    without = re.search(r"#ifdef SOFTMAX_FAST_NO_PYTHON\n\n(.*?)\n#else\n", text, re.DOTALL)[1]
-    without = re.sub(r"/\*.*?\*/|typedef [^;]*;", "", without, flags=re.DOTALL)
+def text_of(*path):
+    """A source file of the package without its comments."""
+    text = PACKAGE.joinpath(*path).read_text(encoding="utf-8")
+    if path[-1].endswith(".pxd"):
+        return re.sub(r"#.*", "", text)
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+def declarations(text):
+    """{name: type} of C declarations like ``type *a, *b;`` and ``type a, b;``, in their order."""
     return {
-        name
-        for line in without.split(";")
-        for name in re.findall(r"\bsoftmax_fast_(\w+)(?=,|$|\()", line.partition(" ")[2])
-        if name not in ("parallel_for", "body")
+        name.strip(" *\n"): kind
+        for kind, names in re.findall(r"^ *(softmax_fast_\w+) ([^;()]*);", text, re.MULTILINE)
+        for name in names.split(",")
     }
 
 
+def table_members():
+    """{function: its type} of the header, by what ``import_softmax_fast`` fetches."""
+    members = re.search(r"typedef struct \{([^}]*)\} softmax_fast_table;", text_of(*IN_HEADER))[1]
+    return declarations(members)
+
+
+def declared():
+    """{function: its type} of the header, by what is declared without Python."""
+    without = re.search(
+        r"#ifdef SOFTMAX_FAST_NO_PYTHON\n(.*?)\n#else\n", text_of(*IN_HEADER), re.DOTALL
+    )[1]
+    return {
+        name.removeprefix("softmax_fast_"): kind for name, kind in declarations(without).items()
+    }
+
+
+def parameter_list(text):
+    """[(type, name)] of parameters in C or Cython, in one spelling of the types."""
+    found = []
+    for parameter in text.split(","):
+        words = re.sub(r"\bptrdiff_t\b", "Py_ssize_t", parameter).replace("*", " * ").split()
+        words = ["loss_options" if w == "softmax_fast_loss_options" else w for w in words]
+        if words != ["void"]:
+            found.append((" ".join(words[:-1]), words[-1]))
+    return found
+
+
+def capsule_types(name):
+    """The types of a function's parameters, by the name of its capsule, which says float const *."""
+    text = re.search(r'"int \((.*)\)"', repr(capi.__pyx_capi__[name]))[1]
+    text = re.sub(r"__pyx_t_\w*_loss_options", "loss_options", text)
+    types = [t.replace("*", " * ").split() for t in text.split(",")]
+    types = [["const", t[0], *t[2:]] if t[1:2] == ["const"] else t for t in types]
+    return [" ".join(t) for t in types if t != ["void"]]
+
+
+def test_the_lists_of_the_c_api_are_equal():
+    table = table_members()
+    members = list(table)
+    assert members[: len(FIRST_MEMBERS)] == FIRST_MEMBERS
+    assert declared() == table and list(declared()) == members
+    api = re.search(r"sf_api_table = \{(.*?)\};", text_of("kernels", "api.c"), re.DOTALL)[1]
+    assert re.findall(r"\.(\w+) = softmax_fast_(\w+),", api) == [(m, m) for m in members]
+    extern = re.findall(r"int softmax_fast_(\w+)\(", text_of("_api.pxd"))
+    assert sorted(extern) == sorted(members)
+    imported = re.search(r"cimport \((.*?)\)", text_of("capi.pxd"), re.DOTALL)[1].split(",")
+    constants = re.search(r"cdef enum:\n(.*?)\n\n(?! )", text_of("_core.pxd"), re.DOTALL)[1]
+    constants = re.findall(r"(\w+) =", constants)
+    assert {name.strip() for name in imported} - {""} == {*members, *constants, "loss_options"}
+    assert set(capi.__pyx_capi__) == set(members)
+
+
+def test_the_parameters_of_the_c_api_are_equal():
+    types = re.findall(r"typedef int (softmax_fast_\w+)\(([^)]*)\)", text_of(*IN_HEADER))
+    types = {name: parameter_list(parameters) for name, parameters in types}
+    cython = re.findall(r"cdef int (\w+)\(([^)]*)\)", text_of("_core.pxd"))
+    cython = {name: parameter_list(parameters) for name, parameters in cython if parameters}
+    cython["api_version"] = []
+    for name, kind in table_members().items():
+        # Cython has no parameter with the name of its function
+        expected = [(t, "total" if p == name else p) for t, p in types[kind]]
+        assert cython[name] == expected, name
+        assert capsule_types(name) == [t for t, _ in types[kind]], name
+    assert set(cython) == set(table_members())
+
+
+def test_the_options_of_the_c_api_are_equal():
+    header = re.search(
+        r"typedef struct \{([^}]*)\} softmax_fast_loss_options;", text_of(*IN_HEADER)
+    )[1]
+    header = parameter_list(header.strip(" ;\n").replace(";", ","))
+    cython = re.search(r"struct loss_options:\n((?: +.*\n)*)", text_of("_core.pxd"))[1]
+    assert parameter_list(cython.strip().replace("\n", ",")) == header
+    assert [name for name, _ in LossOptions._fields_] == [name for _, name in header]
+
+
 def test_every_public_c_function_has_a_consumer_here():
-    members = table_members()
+    members = set(table_members())
     assert members == {f"{f}_{d}" for f in FUNCTIONS for d in ("f32", "f64")} | set(NO_DTYPE)
-    assert declared() == members | {"set_parallel_for"}
     macros = re.findall(
         r"#define softmax_fast_(\w+) \(softmax_fast_imported->(\w+)\)", HEADER.read_text()
     )
     assert {a for a, _ in macros} == members and all(a == b for a, b in macros)
-    assert set(capi.__pyx_capi__) == members
 
     sources = {p.name: p.read_text(encoding="utf-8") for p in SOURCES.iterdir() if p.is_file()}
     for name in members:
