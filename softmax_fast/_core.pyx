@@ -108,50 +108,9 @@ if SF_OPENMP_VERSION:
 
 # ---- the one way to the driver ----------------------------------------------------------------------------
 
-cdef enum:
-    SF_SOFTMAX
-    SF_LOG_SOFTMAX
-    SF_LOGSUMEXP
-    SF_SOFTMAX_LOSS
-    SF_SOFTMAX_LOSS_GRAD
-    SF_CROSS_ENTROPY
-    SF_SELECTED_LOG_PROBS
-    SF_ROW_STATS
-    SF_EXPONENTIALS
-
-cdef struct sf_call:
-    sf_job job
-    const sf_targets *targets
-    const int64_t *indices  # SF_SELECTED_LOG_PROBS
-    Py_ssize_t n_indices
-    double *row_max         # SF_ROW_STATS; the shift of SF_EXPONENTIALS
-    double *row_rest        # SF_ROW_STATS; the scale of SF_EXPONENTIALS
-
-
-cdef int sf_run(const sf_call *call, int operation, sf_result *result) noexcept nogil:
-    if operation == SF_SOFTMAX:
-        return sf_softmax(&call.job)
-    if operation == SF_LOG_SOFTMAX:
-        return sf_log_softmax(&call.job)
-    if operation == SF_LOGSUMEXP:
-        return sf_logsumexp(&call.job)
-    if operation == SF_SOFTMAX_LOSS:
-        return sf_softmax_loss(&call.job, call.targets, result)
-    if operation == SF_SOFTMAX_LOSS_GRAD:
-        return sf_softmax_loss_grad(&call.job, call.targets, result)
-    if operation == SF_CROSS_ENTROPY:
-        return sf_cross_entropy(&call.job, call.targets, result)
-    if operation == SF_SELECTED_LOG_PROBS:
-        return sf_selected_log_probs(
-            &call.job, call.indices, call.n_indices, call.targets, result)
-    if operation == SF_ROW_STATS:
-        return sf_row_stats(&call.job, call.row_max, call.row_rest)
-    return sf_exponentials(&call.job, call.row_max, call.row_rest)
-
-
 def cut(Py_ssize_t n_classes):
     """Sums are folded at multiples of this many rows: only there may a call's rows begin."""
-    return max(16, 16384 // n_classes // 16 * 16)
+    return sf_rows_of_a_sum(n_classes)
 
 
 # ---- blocks of rows -----------------------------------------------------------------------------------
@@ -269,27 +228,27 @@ cdef class Call:
     cdef object block
 
     def __cinit__(self, block, int n_threads):
-        cdef sf_job *job = &self.call.job
+        cdef sf_call *call = &self.call
         self.block = block
         a, b, n_classes = block.x.array.shape
-        sf_begin(job, input_of(block.x), a * b, b, n_classes, 1 if serial else n_threads)
+        sf_begin(call, input_of(block.x), a * b, b, n_classes, 1 if serial else n_threads)
         if isinstance(block.temperature, float):
             self.temperature = block.temperature
-            job.rows.temperature = &self.temperature
+            call.temperature = &self.temperature
         else:
             self.temperatures = block.temperature
-            job.rows.temperature = &self.temperatures[0]
-            job.rows.temperature_step = 1
+            call.temperature = &self.temperatures[0]
+            call.temperature_step = 1
 
     cdef int write_to(self, out) except -1:
         """An array of the shape of the rows."""
-        sf_write_to(&self.call.job, output_of(out))
+        sf_write_to(&self.call, output_of(out))
         return 0
 
     cdef int write_rows_to(self, out) except -1:
         """Results of one entry, or some contiguous ones, a row."""
-        self.call.job.rows.out = output_of(out)
-        self.call.job.rows.out.class_stride = 1
+        self.call.out = output_of(out)
+        self.call.out.class_stride = 1
         return 0
 
     cdef int compare(self, targets, row_losses, options) except -1:
@@ -372,57 +331,46 @@ def add_target_weights(targets, Py_ssize_t n_rows, Py_ssize_t n_classes, sample_
                        Sums sums):
     """What the rows add to sums.weight, and sums.bad_label_row, without a look at the logits."""
     cdef Targets t
-    cdef const double[::1] weights
-    cdef Py_ssize_t row
-    if n_rows and cnp.PyArray_Check(targets):
+    if n_rows:
         t = Targets(targets, sample_weight, None, options)
         with nogil:
             sf_target_weights(&t.targets, n_rows, n_classes, &sums.result)
-    elif sample_weight is None:
-        sf_sum_add(&sums.result.weight, n_rows)
-    else:
-        weights = sample_weight
-        for row in range(n_rows):
-            sf_sum_add(&sums.result.weight, weights[row])
 
 
 # ---- binary losses ------------------------------------------------------------------------------------
 
 def binary_loss(block, bint of_logits, Sums sums, int n_threads):
-    """Of a `_binary.Block`: every entry is a row of one."""
-    cdef sf_binary job
+    """Of a `_binary.Block`: every entry is a row of one class."""
+    cdef sf_call call
+    cdef sf_targets t = sf_no_targets()
     cdef const double[::1] temperatures, pos_weights, weights
     cdef double one_temperature = 1.0, one_weight = 1.0
-    cdef Py_ssize_t size = block.x.array.size, first = block.rows.start
-    cdef int status
-    job.x = input_of(block.x)
-    job.targets = input_of(block.targets).data
-    job.of_logits = of_logits
-    job.temperature_step = job.pos_weight_step = 0
-    job.temperature = &one_temperature
-    job.pos_weight = &one_weight
-    job.sample_weight = NULL
-    job.losses = NULL
+    cdef Py_ssize_t size = block.x.array.size
+    sf_begin(&call, input_of(block.x), size, size, 1, 1 if serial else n_threads)
+    call.x.row_stride = 1
+    call.temperature = &one_temperature
+    call.targets = &t
+    t.probabilities = input_of(block.targets)
+    t.pos_weight = &one_weight
     if isinstance(block.temperature, float):
         one_temperature = block.temperature
     else:
         temperatures = block.temperature
-        job.temperature = &temperatures[0]
-        job.temperature_step = 1
+        call.temperature = &temperatures[0]
+        call.temperature_step = 1
     if isinstance(block.pos_weight, float):
         one_weight = block.pos_weight
     else:
         pos_weights = block.pos_weight
-        job.pos_weight = &pos_weights[0]
-        job.pos_weight_step = 1
+        t.pos_weight = &pos_weights[0]
+        t.pos_weight_step = 1
     if block.sample_weight is not None:
         weights = block.sample_weight
-        job.sample_weight = &weights[0]
+        t.sample_weight = &weights[0]
     if block.losses is not None:
-        job.losses = output_of(block.losses).data
-    with nogil:
-        status = sf_binary_loss(&job, size, 1 if serial else n_threads, &sums.result)
-    finish(status, &sums.result, first)
+        call.out = output_of(block.losses)
+    run(&call, SF_BINARY_CROSS_ENTROPY_WITH_LOGITS if of_logits else SF_BINARY_CROSS_ENTROPY,
+        &sums.result, block.rows.start)
 
 
 # ---- the direct way --------------------------------------------------------------------------------------
@@ -480,8 +428,8 @@ cdef bint begin_direct(sf_call *call, object x, object axis, object temperature,
     rows.kind = SF_F32 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else SF_F64
     rows.outer_stride = rows.row_stride = n
     rows.class_stride = 1
-    sf_begin(&call.job, rows, size // n, size // n, n, most)
-    call.job.rows.temperature = t
+    sf_begin(call, rows, size // n, size // n, n, most)
+    call.temperature = t
     return True
 
 
@@ -509,14 +457,14 @@ cdef object direct_output(sf_call *call, object x, object out):
     if not cnp.PyArray_ISWRITEABLE(out):
         return None
     rows.data = cnp.PyArray_DATA(out)
-    rows.outer_stride = rows.row_stride = call.job.rows.n_classes
+    rows.outer_stride = rows.row_stride = call.n_classes
     rows.class_stride = 1
-    sf_write_to(&call.job, rows)
+    sf_write_to(call, rows)
     return out
 
 
 cdef inline int run_direct(const sf_call *call, int operation, sf_result *result) except -1:
-    if call.job.n_rows * call.job.rows.n_classes <= TINY:
+    if call.n_rows * call.n_classes <= TINY:
         return finish(sf_run(call, operation, result), result, 0)
     return run(call, operation, result, 0)
 
@@ -552,9 +500,9 @@ def logsumexp_direct(x, axis, temperature, keepdims, out, n_threads):
             or cnp.PyArray_NDIM(x) < 2):
         return NotImplemented
     out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x) - 1, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-    call.job.rows.out.data = cnp.PyArray_DATA(out)
-    call.job.rows.out.outer_stride = call.job.rows.out.row_stride = 1
-    call.job.rows.out.class_stride = 1
+    call.out.data = cnp.PyArray_DATA(out)
+    call.out.outer_stride = call.out.row_stride = 1
+    call.out.class_stride = 1
     run_direct(&call, SF_LOGSUMEXP, &unused)
     return out
 
@@ -565,7 +513,7 @@ cdef bint direct_targets(sf_targets *t, sf_call *call, object logits, object tar
     cdef int number, overflow
     cdef long long ignored
     if (cnp.PyArray_NDIM(logits) != 2 or not cnp.PyArray_CheckExact(targets)
-            or cnp.PyArray_NDIM(targets) != 1 or cnp.PyArray_DIM(targets, 0) != call.job.n_rows
+            or cnp.PyArray_NDIM(targets) != 1 or cnp.PyArray_DIM(targets, 0) != call.n_rows
             or type(ignore_index) is not int or not cnp.PyArray_IS_C_CONTIGUOUS(targets)
             or not cnp.PyArray_ISALIGNED(targets) or not cnp.PyArray_ISNOTSWAPPED(targets)
             or type(label_smoothing) is not float or label_smoothing != 0.0
@@ -616,7 +564,7 @@ def softmax_loss_grad_direct(logits, targets, axis, temperature, ignore_index, l
         return NotImplemented
     if grad_out is not None and (not is_contiguous_float(grad_out) or overlaps(grad_out, targets)):
         return NotImplemented
-    sf_target_weights(&t, call.job.n_rows, call.job.rows.n_classes, &result)
+    sf_target_weights(&t, call.n_rows, call.n_classes, &result)
     if result.bad_label_row >= 0:
         return NotImplemented
     if reduction == "mean":

@@ -262,8 +262,8 @@ def selected_log_probs(
     temperature : float or array_like, optional
         T, finite and > 0: one number, or an array that broadcasts to the shape of the rows.
     ignore_index : int or None, optional
-        Where an index has this value the result is 0; None for no such value. The logits of a row
-        whose indices are all ignored count for nothing.
+        Where an index has this value the result is 0, whatever the row holds; None for no such
+        value.
     out : ndarray, optional
         Shape of ``indices`` and the result's dtype, native byte order, any strides that do not
         overlap themselves, and no memory of an input.

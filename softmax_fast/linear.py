@@ -99,8 +99,8 @@ def linear_softmax_loss(
 
     and the products by NumPy's BLAS into reused buffers. The memory beside the arguments is about
     `softmax_fast.linear.BUFFER_BYTES` and a few bytes a row. Rows with the label ``ignore_index``
-    and rows of weight 0 are left out of the products. The result depends on N, C, D and the BLAS,
-    not on ``n_threads``.
+    and rows of weight 0 are left out of the products. The bits of the result depend on N, C, D,
+    the instruction set and the BLAS, not on ``n_threads``.
 
     References
     ----------

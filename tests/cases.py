@@ -1,7 +1,10 @@
-"""Inputs shared by the test modules: row lengths, kinds of rows, the edge table."""
+"""What the test modules share: inputs, the table of functions, the table of layouts."""
 
 import functools
+import inspect
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -143,57 +146,156 @@ def loss_options(names, shape):
     return {keywords.get(name, name): LOSS_OPTIONS[name](shape) for name in names}
 
 
-def _loss(reduction="none", **fixed):
-    return lambda x, t, **k: sf.softmax_loss(x, t, reduction=reduction, **fixed, **k)
+@functools.cache
+def _parameters(function):
+    return inspect.signature(function).parameters
 
 
-def _grad(**fixed):
-    return lambda x, t, **k: sf.softmax_loss_and_grad(x, t, reduction="none", **fixed, **k)[1]
+@dataclass(frozen=True)
+class Function:
+    """A public function, or a use of it, as the tests that apply to all functions call it.
+
+    Called with logits (N, C), labels (N,) and class probabilities (N, C), it gives all that the
+    function returns about each row: an array whose first dimension is N.
+    """
+
+    function: Callable
+    inputs: str  # its positional arguments: x logits, y labels, t probabilities, w weights (C, C)
+    options: dict = field(default_factory=dict)
+
+    def takes(self, option):
+        return option in _parameters(self.function)
+
+    def arguments(self, x, y, t):
+        given = {"x": x, "y": y, "t": t}
+        if "w" in self.inputs:
+            given["w"] = np.eye(x.shape[-1], dtype=x.dtype)  # the logits are the features
+        return [given[letter] for letter in self.inputs]
+
+    def on(self, *arguments, **options):
+        """What it gives for its own positional arguments."""
+        options = self.options | options
+        if self.takes("reduction"):
+            options = {"reduction": "none"} | options
+        result = self.function(*arguments, **options)
+        if not isinstance(result, tuple):
+            return result
+        loss, grad = result
+        grad = getattr(grad, "features", grad)
+        return np.concatenate([loss[..., None], grad], axis=-1)
+
+    def __call__(self, x, y, t, **options):
+        return self.on(*self.arguments(x, y, t), **options)
+
+    def outputs(self, given):
+        """What a call gave, part by part, by the option that takes an array for it."""
+        if self.takes("grad_out"):
+            return {"out": given[..., 0], "grad_out": given[..., 1:]}
+        return {"out": given}
+
+    def reduced_on(self, *arguments, **options):
+        """Its loss, reduced by the mean unless told otherwise, for its own positional arguments."""
+        result = self.function(*arguments, **self.options | options)
+        return result[0] if isinstance(result, tuple) else result
+
+    def reduced(self, x, y, t, **options):
+        return self.reduced_on(*self.arguments(x, y, t), **options)
 
 
-# Every function as f(logits, labels, distributions, **keywords) -> one entry or row for each row of
-# the logits. Those of the first table are NaN throughout a row that holds a NaN.
+# An entry here is all that a function needs for the tests that apply to every function. Those of
+# the first table are NaN throughout a row that holds a NaN.
 OF_LOGITS = {
-    "softmax": lambda x, y, t, **k: sf.softmax(x, **k),
-    "log_softmax": lambda x, y, t, **k: sf.log_softmax(x, **k),
-    "logsumexp": lambda x, y, t, **k: sf.logsumexp(x, **k),
-    "softmax_loss of labels": lambda x, y, t, **k: _loss()(x, y, **k),
-    "softmax_loss of probabilities": lambda x, y, t, **k: _loss()(x, t, **k),
-    "smoothed softmax_loss": lambda x, y, t, **k: _loss(label_smoothing=0.1)(x, y, **k),
-    "gradient of labels": lambda x, y, t, **k: _grad()(x, y, **k),
-    "gradient of probabilities": lambda x, y, t, **k: _grad()(x, t, **k),
-    "smoothed gradient": lambda x, y, t, **k: _grad(label_smoothing=0.1)(x, y, **k),
-    "selected_log_probs": lambda x, y, t, **k: sf.selected_log_probs(x, y, **k),
+    "softmax": Function(sf.softmax, "x"),
+    "log_softmax": Function(sf.log_softmax, "x"),
+    "logsumexp": Function(sf.logsumexp, "x"),
+    "softmax_loss of labels": Function(sf.softmax_loss, "xy"),
+    "softmax_loss of probabilities": Function(sf.softmax_loss, "xt"),
+    "smoothed softmax_loss": Function(sf.softmax_loss, "xy", {"label_smoothing": 0.1}),
+    "gradient of labels": Function(sf.softmax_loss_and_grad, "xy"),
+    "gradient of probabilities": Function(sf.softmax_loss_and_grad, "xt"),
+    "smoothed gradient": Function(sf.softmax_loss_and_grad, "xy", {"label_smoothing": 0.1}),
+    "selected_log_probs": Function(sf.selected_log_probs, "xy"),
 }
-# These take no temperature, or take it for each element
 OF_PROBABILITIES = {
-    "cross_entropy of labels": lambda x, y, t, **k: sf.cross_entropy(t, y, reduction="none", **k),
-    "cross_entropy of probabilities": lambda x, y, t, **k: sf.cross_entropy(
-        t, t, reduction="none", **k
-    ),
-    "binary_cross_entropy": lambda x, y, t, **k: sf.binary_cross_entropy(
-        t, t, reduction="none", **k
-    ),
-    "binary_cross_entropy_with_logits": lambda x, y, t, **k: sf.binary_cross_entropy_with_logits(
-        x, t, reduction="none", **k
-    ),
+    "cross_entropy of labels": Function(sf.cross_entropy, "ty"),
+    "cross_entropy of probabilities": Function(sf.cross_entropy, "tt"),
 }
-ROW_FUNCTIONS = OF_LOGITS | OF_PROBABILITIES
+# One loss an entry, with options of the shape of the entries
+BINARY = {
+    "binary_cross_entropy": Function(sf.binary_cross_entropy, "tt"),
+    "binary_cross_entropy_with_logits": Function(sf.binary_cross_entropy_with_logits, "xt"),
+}
+# Here the bits of a row depend on the other rows: the product is that of NumPy's BLAS.
+LINEAR = {
+    "linear_softmax_loss": Function(sf.linear_softmax_loss, "xwy"),
+    "linear_softmax_loss of probabilities": Function(sf.linear_softmax_loss, "xwt"),
+    "linear gradient": Function(sf.linear_softmax_loss_and_grad, "xwy"),
+}
+ROW_FUNCTIONS = OF_LOGITS | OF_PROBABILITIES | BINARY
+FUNCTIONS = ROW_FUNCTIONS | LINEAR
+MEANS = {f"mean of {name}": f.reduced for name, f in ROW_FUNCTIONS.items() if f.takes("reduction")}
 
-MEANS = {
-    "softmax_loss of labels": lambda x, y, t, **k: sf.softmax_loss(x, y, **k),
-    "softmax_loss of probabilities": lambda x, y, t, **k: sf.softmax_loss(x, t, **k),
-    "softmax_loss_and_grad of labels": lambda x, y, t, **k: sf.softmax_loss_and_grad(x, y, **k)[0],
-    "softmax_loss_and_grad of probabilities": lambda x, y, t, **k: sf.softmax_loss_and_grad(
-        x, t, **k
-    )[0],
-    "cross_entropy of labels": lambda x, y, t, **k: sf.cross_entropy(t, y, **k),
-    "cross_entropy of probabilities": lambda x, y, t, **k: sf.cross_entropy(t, t, **k),
-    "binary_cross_entropy": lambda x, y, t, **k: sf.binary_cross_entropy(t, t, **k),
-    "binary_cross_entropy_with_logits": lambda x, y, t, **k: sf.binary_cross_entropy_with_logits(
-        x, t, **k
-    ),
+every_row_function = pytest.mark.parametrize("name", ROW_FUNCTIONS)
+every_mean = pytest.mark.parametrize("name", MEANS)
+
+
+def taking(*options, among=FUNCTIONS):
+    """The names of the functions that take all these options."""
+    return [name for name, f in among.items() if all(map(f.takes, options))]
+
+
+# Those with an error bound of their own, in oracle.CHECKS: they take logits alone.
+every_function = pytest.mark.parametrize(
+    "function", [sf.softmax, sf.log_softmax, sf.logsumexp], ids=lambda f: f.__name__
+)
+
+
+# Where N rows of C entries can lie: the shape of a memory, and the view of it that they are.
+LAYOUTS = {
+    "contiguous": lambda n, c: ((n, c), lambda a: a),
+    "one more a row": lambda n, c: ((n, c + 1), lambda a: a[:, :-1]),
+    "longer rows": lambda n, c: ((n + 2, c + 19), lambda a: a[1:-1, 2:-17]),
+    "every third row": lambda n, c: ((3 * n, c), lambda a: a[::3]),
+    "class stride 2": lambda n, c: ((n, 2 * c), lambda a: a[:, ::2]),
+    "class stride 3": lambda n, c: ((n, 3 * c), lambda a: a[:, 1::3]),
+    "classes reversed": lambda n, c: ((n, c), lambda a: a[:, ::-1]),
+    "rows reversed": lambda n, c: ((n, c), lambda a: a[::-1]),
+    "both reversed and spread": lambda n, c: ((n, 2 * c), lambda a: a[::-1, ::-2]),
+    "Fortran order": lambda n, c: ((c, n), lambda a: a.T),
+    "columns of more": lambda n, c: ((c + 1, n + 1), lambda a: a[:-1, 1:].T),
 }
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def placed(values, layout, fill=7):
+    """The values in a memory of that layout, among entries of ``fill``."""
+    shape, view_of = LAYOUTS[layout](*values.shape)
+    view = view_of(np.full(shape, fill, values.dtype))
+    view[...] = values
+    return view
+
+
+def laid_out(values):
+    """(layout, view) for the values in every layout, and as what takes a copy or no writing."""
+    for layout in LAYOUTS:
+        yield layout, placed(values, layout)
+    memory = np.zeros(values.nbytes + 1, np.uint8)
+    unaligned = memory[1:].view(values.dtype).reshape(values.shape)
+    unaligned[...] = values
+    yield "unaligned", unaligned
+    yield "byte-swapped", values.astype(values.dtype.newbyteorder())
+    read_only = values.copy()
+    read_only.flags.writeable = False
+    yield "read-only", read_only
+
+
+def scattered(values):
+    """Rows (N, ...) as (2, 3, N/6, ...), of which no two dimensions are one: they are read in slabs."""
+    shape = (2, 3, len(values) // 6, *values.shape[1:])
+    memory = np.empty((shape[2], shape[1], shape[0] + 1, *shape[3:]), values.dtype)
+    view = memory[:, :, :-1].swapaxes(0, 2)
+    view[...] = values.reshape(shape)
+    return view
 
 
 def problem(shape, dtype, key=0):

@@ -148,10 +148,13 @@ def dense_targets(shape, targets, axis, weight, sample_weight, ignore_index, lab
         labels = np.where(ignored, 0, targets).astype(np.intp)
         t = np.zeros(shape, wide)
         np.put_along_axis(t, labels[..., None], 1, axis=-1)
+        ignored = ignored | (w[labels] == 0)
         denominator = np.where(ignored, 0, v * w[labels]).sum()
     else:
         t = np.moveaxis(targets, axis, -1).astype(wide)
         denominator = v.sum()
+    # Weight 0, of the row or of its label's class, means that the row is not there.
+    ignored = ignored | (v == 0)
     return Targets(((1 - alpha) * t + alpha / n_classes) * w, v, ignored, denominator)
 
 
@@ -229,7 +232,7 @@ def _binary_loss(minus_log_p, minus_log_q, targets, sample_weight, pos_weight):
     nan = np.isnan(minus_log_p)
     with np.errstate(all="ignore"):
         loss = np.where(on == 0, 0, on * minus_log_p) + np.where(off == 0, 0, off * minus_log_q)
-        loss = v * np.where(nan, np.nan, loss)
+        loss = np.where(v == 0, 0, v * np.where(nan, np.nan, loss))
     return Loss(loss, v * (np.abs(on) + np.abs(off)), np.broadcast_to(v, t.shape).sum(), None, None)
 
 

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import put_nan
+from cases import BINARY, FUNCTIONS, put_nan, taking
 from numpy.exceptions import AxisError
 
 import softmax_fast as sf
@@ -14,29 +14,14 @@ X = np.zeros((4, 6))
 Y = np.array([0, 1, 2, 3])
 T = np.full((4, 6), 0.25)
 
-ROWWISE = {
-    "softmax": lambda **k: sf.softmax(X, **k),
-    "log_softmax": lambda **k: sf.log_softmax(X, **k),
-    "logsumexp": lambda **k: sf.logsumexp(X, **k),
-}
-LOSSES = {
-    "softmax_loss": lambda **k: sf.softmax_loss(X, Y, **k),
-    "softmax_loss_and_grad": lambda **k: sf.softmax_loss_and_grad(X, Y, **k),
-    "linear_softmax_loss": lambda **k: sf.linear_softmax_loss(X, np.zeros((6, 6)), Y, **k),
-    "linear_softmax_loss_and_grad": lambda **k: sf.linear_softmax_loss_and_grad(
-        X, np.zeros((6, 6)), Y, **k
-    ),
-}
-CROSS = {"cross_entropy": lambda **k: sf.cross_entropy(T, Y, **k)}
-BINARY = {
-    "binary_cross_entropy": lambda **k: sf.binary_cross_entropy(T, T, **k),
-    "binary_cross_entropy_with_logits": lambda **k: sf.binary_cross_entropy_with_logits(X, T, **k),
-}
-SELECTED = {"selected_log_probs": lambda **k: sf.selected_log_probs(X, Y, **k)}
-EVERYTHING = ROWWISE | LOSSES | CROSS | BINARY | SELECTED
-WITH_TEMPERATURE = [n for n in EVERYTHING if n not in ("cross_entropy", "binary_cross_entropy")]
-WITH_AXIS = [*ROWWISE, "softmax_loss", "softmax_loss_and_grad", "cross_entropy"]
-WITH_LABELS = [*LOSSES, *CROSS]
+
+def call(name, y=Y, **options):
+    return FUNCTIONS[name](X, y, T, **options)
+
+
+WITH_LABELS = [name for name, function in FUNCTIONS.items() if "y" in function.inputs]
+LOSSES_OF_LABELS = [name for name in WITH_LABELS if FUNCTIONS[name].takes("reduction")]
+every_labelled = pytest.mark.parametrize("name", WITH_LABELS)
 
 
 def refused(call, error, *words):
@@ -48,30 +33,30 @@ def refused(call, error, *words):
         assert re.search(word, message), f"no {word!r} in: {message}"
 
 
-@pytest.mark.parametrize("name", WITH_AXIS)
+@pytest.mark.parametrize("name", taking("axis"))
 @pytest.mark.parametrize("axis", [2, -3, 100])
 def test_axis_out_of_range(name, axis):
-    refused(lambda: EVERYTHING[name](axis=axis), AxisError, str(axis), "2")
+    refused(lambda: call(name, axis=axis), AxisError, str(axis), "2")
 
 
-@pytest.mark.parametrize("name", WITH_AXIS)
+@pytest.mark.parametrize("name", taking("axis"))
 @pytest.mark.parametrize("axis", [None, 0.0, "0", (0, 1)])
 def test_axis_that_is_no_integer(name, axis):
-    refused(lambda: EVERYTHING[name](axis=axis), TypeError, "axis", re.escape(repr(axis)))
+    refused(lambda: call(name, axis=axis), TypeError, "axis", re.escape(repr(axis)))
 
 
-@pytest.mark.parametrize("name", WITH_TEMPERATURE)
+@pytest.mark.parametrize("name", taking("temperature"))
 @pytest.mark.parametrize("temperature", [0, 0.0, -1, -0.0, np.nan, np.inf, -np.inf])
 def test_temperature_that_is_not_finite_and_positive(name, temperature):
-    refused(lambda: EVERYTHING[name](temperature=temperature), ValueError, "temperature")
+    refused(lambda: call(name, temperature=temperature), ValueError, "temperature")
 
 
-@pytest.mark.parametrize("name", WITH_TEMPERATURE)
+@pytest.mark.parametrize("name", taking("temperature"))
 @pytest.mark.parametrize(
     "temperature", ["1", None, 1j, [1, 2], np.ones((4, 6, 1)), [1, 1, 0, 1], [1, 1, np.nan, 1]]
 )
 def test_temperature_that_is_no_number_or_does_not_fit_the_rows(name, temperature):
-    refused(lambda: EVERYTHING[name](temperature=temperature), ValueError, "temperature")
+    refused(lambda: call(name, temperature=temperature), ValueError, "temperature")
 
 
 def test_temperature_messages_say_what_came_and_what_was_expected():
@@ -80,11 +65,11 @@ def test_temperature_messages_say_what_came_and_what_was_expected():
     refused(lambda: sf.softmax(X, temperature=[1, 1, -3, 1]), ValueError, r"-3", r"\[2\]", "> 0")
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("n_threads", [0, -1, 1.5, "2", True])
 def test_n_threads_that_is_no_positive_integer(name, n_threads):
     refused(
-        lambda: EVERYTHING[name](n_threads=n_threads),
+        lambda: call(name, n_threads=n_threads),
         ValueError,
         "n_threads",
         re.escape(repr(n_threads)),
@@ -92,11 +77,11 @@ def test_n_threads_that_is_no_positive_integer(name, n_threads):
     )
 
 
-@pytest.mark.parametrize("name", [*LOSSES, *CROSS, *BINARY])
+@pytest.mark.parametrize("name", taking("reduction"))
 @pytest.mark.parametrize("reduction", ["max", "", None, 1, "MEAN"])
 def test_unknown_reduction_names_the_three(name, reduction):
     refused(
-        lambda: EVERYTHING[name](reduction=reduction),
+        lambda: call(name, reduction=reduction),
         ValueError,
         "reduction",
         "mean",
@@ -106,13 +91,13 @@ def test_unknown_reduction_names_the_three(name, reduction):
     )
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", taking("label_smoothing"))
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, np.nan, np.inf, "0.1", None])
 def test_label_smoothing_outside_the_unit_interval(name, alpha):
-    refused(lambda: EVERYTHING[name](label_smoothing=alpha), ValueError, "label_smoothing", "0.*1")
+    refused(lambda: call(name, label_smoothing=alpha), ValueError, "label_smoothing", "0.*1")
 
 
-@pytest.mark.parametrize("name", WITH_LABELS)
+@pytest.mark.parametrize("name", taking("weight"))
 @pytest.mark.parametrize(
     ("weight", "words"),
     [
@@ -125,10 +110,10 @@ def test_label_smoothing_outside_the_unit_interval(name, alpha):
     ],
 )
 def test_class_weights(name, weight, words):
-    refused(lambda: EVERYTHING[name](weight=weight), ValueError, "weight", *words)
+    refused(lambda: call(name, weight=weight), ValueError, "weight", *words)
 
 
-@pytest.mark.parametrize("name", [*WITH_LABELS])
+@pytest.mark.parametrize("name", taking("weight", "sample_weight"))
 @pytest.mark.parametrize(
     ("sample_weight", "words"),
     [
@@ -140,57 +125,42 @@ def test_class_weights(name, weight, words):
     ],
 )
 def test_sample_weights(name, sample_weight, words):
-    refused(
-        lambda: EVERYTHING[name](sample_weight=sample_weight), ValueError, "sample_weight", *words
-    )
+    refused(lambda: call(name, sample_weight=sample_weight), ValueError, "sample_weight", *words)
 
 
 @pytest.mark.parametrize("name", BINARY)
 @pytest.mark.parametrize("sample_weight", [-1.0, np.nan, np.inf, np.ones(5), np.ones((1, 4, 6))])
 def test_sample_weights_of_binary_losses(name, sample_weight):
     weight = np.full((4, 6), sample_weight) if np.ndim(sample_weight) == 0 else sample_weight
-    refused(lambda: EVERYTHING[name](sample_weight=weight), ValueError, "sample_weight")
+    refused(lambda: call(name, sample_weight=weight), ValueError, "sample_weight")
 
 
 @pytest.mark.parametrize("pos_weight", [-1.0, np.nan, np.inf, np.ones(5)])
 def test_pos_weight(pos_weight):
     refused(
-        lambda: BINARY["binary_cross_entropy_with_logits"](pos_weight=pos_weight),
+        lambda: call("binary_cross_entropy_with_logits", pos_weight=pos_weight),
         ValueError,
         "pos_weight",
     )
 
 
-@pytest.mark.parametrize("name", [*WITH_LABELS, *SELECTED])
+@every_labelled
 @pytest.mark.parametrize("ignore_index", [1.5, "0", [1]])
 def test_ignore_index_that_is_no_integer(name, ignore_index):
     refused(
-        lambda: EVERYTHING[name](ignore_index=ignore_index),
+        lambda: call(name, ignore_index=ignore_index),
         (TypeError, ValueError),
         "ignore_index",
         re.escape(repr(ignore_index)),
     )
 
 
-@pytest.mark.parametrize("function", [sf.softmax_loss, sf.softmax_loss_and_grad, sf.cross_entropy])
+@pytest.mark.parametrize("name", [n for n in taking("ignore_index") if n not in WITH_LABELS])
 @pytest.mark.parametrize("ignore_index", [0, -1, None])
-def test_ignore_index_means_nothing_to_probability_targets(function, ignore_index):
-    function(T, T)
-    function(T, T, ignore_index=-100)
-    refused(lambda: function(T, T, ignore_index=ignore_index), ValueError, "ignore_index")
-
-
-LABELLED = {
-    "softmax_loss": lambda y, **k: sf.softmax_loss(X, y, **k),
-    "softmax_loss_and_grad": lambda y, **k: sf.softmax_loss_and_grad(X, y, **k),
-    "cross_entropy": lambda y, **k: sf.cross_entropy(T, y, **k),
-    "linear_softmax_loss": lambda y, **k: sf.linear_softmax_loss(X, np.zeros((6, 6)), y, **k),
-    "linear_softmax_loss_and_grad": lambda y, **k: sf.linear_softmax_loss_and_grad(
-        X, np.zeros((6, 6)), y, **k
-    ),
-    "selected_log_probs": lambda y, **k: sf.selected_log_probs(X, y, **k),
-}
-every_labelled = pytest.mark.parametrize("name", LABELLED)
+def test_ignore_index_means_nothing_to_probability_targets(name, ignore_index):
+    call(name)
+    call(name, ignore_index=-100)
+    refused(lambda: call(name, ignore_index=ignore_index), ValueError, "ignore_index")
 
 
 @every_labelled
@@ -198,42 +168,39 @@ every_labelled = pytest.mark.parametrize("name", LABELLED)
 @pytest.mark.parametrize("label", [-1, -6, 6, 100, -101, -128])
 def test_label_out_of_range_names_row_label_and_range(name, label, dtype):
     y = np.array([5, 0, label, -7], dtype)
-    refused(lambda: LABELLED[name](y), IndexError, r"\b2\b", rf"{label}\b", r"\b0\b.*\b6\b")
+    refused(lambda: call(name, y), IndexError, r"\b2\b", rf"{label}\b", r"\b0\b.*\b6\b")
 
 
 @every_labelled
 @pytest.mark.parametrize("label", [2**31, 2**32, -(2**32), 2**63 - 1, -(2**63)])
 def test_a_label_beyond_32_bits_does_not_wrap(name, label):
-    refused(lambda: LABELLED[name](np.array([0, label, 0, 0])), IndexError, str(label))
+    refused(lambda: call(name, np.array([0, label, 0, 0])), IndexError, str(label))
 
 
 @every_labelled
 def test_an_unsigned_label_beyond_63_bits_does_not_wrap(name):
     y = np.array([0, 2**64 - 1, 2**64 - 100, 0], np.uint64)
-    refused(lambda: LABELLED[name](y), IndexError, str(2**64 - 1))
+    refused(lambda: call(name, y), IndexError, str(2**64 - 1))
     # 2**64 - 100 read as int64 would be the default ignore_index
-    refused(lambda: LABELLED[name](y[[0, 2, 0, 0]]), IndexError, str(2**64 - 100))
+    refused(lambda: call(name, y[[0, 2, 0, 0]]), IndexError, str(2**64 - 100))
 
 
 @every_labelled
 def test_minus_one_hundred_is_a_bad_label_when_nothing_is_ignored(name):
     y = np.array([0, 1, 2, -100])
-    LABELLED[name](y)
-    refused(lambda: LABELLED[name](y, ignore_index=None), IndexError, "-100", r"\b3\b")
+    call(name, y)
+    refused(lambda: call(name, y, ignore_index=None), IndexError, "-100", r"\b3\b")
 
 
-def test_the_first_of_many_bad_labels_is_named_whatever_the_threads():
+@every_labelled
+def test_the_first_of_many_bad_labels_is_named_whatever_the_threads(name):
     x = np.zeros((70_000, 10), np.float32)
     y = np.zeros(70_000, np.int64)
     y[[60_001, 30_003, 69_999]] = [77, 88, 99]
     for n_threads in (1, 2, 4):
-        for call in (
-            lambda n=n_threads: sf.softmax_loss(x, y, n_threads=n),
-            lambda n=n_threads: sf.softmax_loss_and_grad(x, y, n_threads=n),
-            lambda n=n_threads: sf.cross_entropy(x, y, n_threads=n),
-            lambda n=n_threads: sf.selected_log_probs(x, y, n_threads=n),
-        ):
-            refused(call, IndexError, "30003", "88")
+        refused(
+            lambda n=n_threads: FUNCTIONS[name](x, y, x, n_threads=n), IndexError, "30003", "88"
+        )
 
 
 def test_a_bad_label_in_a_batch_of_images_is_named_by_its_place():
@@ -249,14 +216,14 @@ def test_a_bad_label_in_a_batch_of_images_is_named_by_its_place():
 def test_targets_of_other_dtypes(name, dtype):
     y = np.zeros(4, dtype)
     refused(
-        lambda: LABELLED[name](y),
+        lambda: call(name, y),
         (TypeError, ValueError),
         "targets|indices",
         re.escape(str(y.dtype)),
     )
 
 
-@pytest.mark.parametrize("name", [n for n in LABELLED if n != "selected_log_probs"])
+@pytest.mark.parametrize("name", LOSSES_OF_LABELS)
 @pytest.mark.parametrize(
     "targets",
     [
@@ -271,7 +238,7 @@ def test_targets_of_other_dtypes(name, dtype):
 )
 def test_targets_of_other_shapes_say_both_shapes(name, targets):
     refused(
-        lambda: LABELLED[name](targets),
+        lambda: call(name, targets),
         (TypeError, ValueError),
         "targets",
         re.escape(str(targets.shape)),
@@ -344,26 +311,17 @@ def test_no_classes_in_the_linear_layer():
     refused(lambda: sf.linear_softmax_loss(X, np.zeros((0, 6)), Y), ValueError, "class")
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_unknown_keywords_and_positional_options_are_refused(name):
     with pytest.raises(TypeError):
-        EVERYTHING[name](tau=1.0)
+        call(name, tau=1.0)
 
 
-def test_options_are_keyword_only():
-    for call in (
-        lambda: sf.softmax(X, -1, 1.0),
-        lambda: sf.log_softmax(X, -1, 1.0),
-        lambda: sf.logsumexp(X, -1, 1.0),
-        lambda: sf.softmax_loss(X, Y, -1),
-        lambda: sf.softmax_loss_and_grad(X, Y, -1),
-        lambda: sf.linear_softmax_loss(X, np.zeros((6, 6)), Y, np.zeros(6)),
-        lambda: sf.cross_entropy(T, Y, -1),
-        lambda: sf.binary_cross_entropy(T, T, None),
-        lambda: sf.selected_log_probs(X, Y, 1.0),
-    ):
-        with pytest.raises(TypeError):
-            call()
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_options_are_keyword_only(name):
+    function = FUNCTIONS[name]
+    with pytest.raises(TypeError, match="positional"):
+        function.function(*function.arguments(X, Y, T), -1, 1.0)
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, "2", True])

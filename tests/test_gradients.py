@@ -54,6 +54,28 @@ def test_gradient_carries_one_over_the_temperature(temperature, isa, dtype):
         check(x, labels(len(x), n_classes), ["none"], temperature=temperature)
 
 
+# Was wrong: with any T above 2**900 in the call, all gradients were 2**128 times too large.
+@pytest.mark.parametrize(
+    "temperature", [1e300, 2.0**901, 1.7e308, [1e300, 1.0, 0.7], [2.0, 1.7e308, 1e-3]], ids=str
+)
+def test_gradient_of_the_largest_temperatures(temperature, isa, dtype):
+    for n_classes in (2, 33, 300, 2053):
+        x, y = logits((3, n_classes), dtype), labels(3, n_classes)
+        x[:, 0] += 1
+        for scale in (1.0, float(np.finfo(dtype).max) / 64):
+            for targets in (y, distributions(x.shape, dtype)):
+                check(x * dtype.type(scale), targets, temperature=temperature)
+        check(x, y, temperature=temperature, label_smoothing=0.1, weight=positive(n_classes))
+
+
+# Was wrong: a subnormal T acted as 1.6e-308.
+@pytest.mark.parametrize("temperature", [5e-324, 5e-310, 1e-308])
+def test_gradient_of_subnormal_temperatures(temperature, isa, dtype):
+    for n_classes in (2, 33, 300):
+        x = (np.round(logits((5, n_classes), np.float64)) * temperature).astype(dtype)
+        check(x, labels(5, n_classes), ["none"], temperature=temperature)
+
+
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
 @every_combination_of_options
 def test_every_combination_of_options(names, kind, isa, dtype):

@@ -3,6 +3,19 @@
 import numpy as np
 import oracle
 import pytest
+from cases import (
+    BINARY,
+    FUNCTIONS,
+    LAYOUTS,
+    LINEAR,
+    ROW_FUNCTIONS,
+    distributions,
+    every_function,
+    every_row_function,
+    labels,
+    logits,
+    placed,
+)
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -20,7 +33,7 @@ bounded = settings(
 )
 pytestmark = pytest.mark.usefixtures("isa")
 
-LAYOUTS = [
+KINDS = [
     "as it is",
     "broadcast",
     "byte-swapped",
@@ -31,8 +44,7 @@ LAYOUTS = [
 ]
 FLOATS = [np.float16, np.float32, np.float64]
 OTHERS = [np.int8, np.uint16, np.int32, np.int64, np.bool_]
-FUNCTIONS = [sf.softmax, sf.log_softmax, sf.logsumexp]
-every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+EXACT = [sf.softmax, sf.log_softmax, sf.logsumexp]  # of oracle.CHECKS
 
 
 @st.composite
@@ -43,7 +55,7 @@ def layouts(draw, array):
     array = array.transpose(draw(st.permutations(range(array.ndim))))
     steps = st.sampled_from([None, None, 2, -1, -2])
     array = array[tuple(slice(None, None, draw(steps)) for _ in range(array.ndim))]
-    how = draw(st.sampled_from(LAYOUTS))
+    how = draw(st.sampled_from(KINDS))
     if how == "broadcast" and array.ndim < 5:
         return np.broadcast_to(array, (draw(st.integers(0, 3)), *array.shape))
     if how == "byte-swapped":
@@ -141,7 +153,7 @@ def test_row_temperatures(function, data, x):
     )
 
 
-@pytest.mark.parametrize("function", FUNCTIONS[:2], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", EXACT[:2], ids=lambda f: f.__name__)
 @bounded
 @given(data=st.data())
 def test_aliasing_of_out(function, data):
@@ -230,7 +242,7 @@ def test_aliasing_of_gradient_losses_and_inputs(data):
 @given(data=st.data(), x=arrays(min_dims=1))
 def test_any_out(data, x):
     """Of any shape, dtype and layout: filled and returned, or an error and not a byte written."""
-    function = data.draw(st.sampled_from(FUNCTIONS))
+    function = data.draw(st.sampled_from(EXACT))
     axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
     shape = x.shape if function is not sf.logsumexp else rows_shape(x, axis)
     dtype = oracle.result_dtype(x.dtype)
@@ -303,49 +315,65 @@ REFUSED = {
     "not an array": lambda a: Holder("nothing"),
     "none": lambda a: None,
 }
-USES = {
-    "softmax": lambda x, y, t, **k: sf.softmax(x, **k),
-    "log_softmax": lambda x, y, t, **k: sf.log_softmax(x, **k),
-    "logsumexp": lambda x, y, t: sf.logsumexp(x),
-    "loss of labels": lambda x, y, t: sf.softmax_loss(x, y),
-    "loss of probabilities": lambda x, y, t: sf.softmax_loss(x, t, sample_weight=y),
-    "gradient": lambda x, y, t: sf.softmax_loss_and_grad(x, y, reduction="none")[1],
-    "cross_entropy": lambda x, y, t: sf.cross_entropy(t, y),
-    "binary": lambda x, y, t: sf.binary_cross_entropy_with_logits(x, t),
-    "selected": lambda x, y, t: sf.selected_log_probs(x, y),
-    "linear": lambda x, y, t: sf.linear_softmax_loss(x, t, y),
-}
 
 
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("name", FUNCTIONS)
 @settings(bounded, max_examples=40)
 @given(data=st.data())
-def test_objects_that_lie(use, data):
+def test_objects_that_lie(name, data):
     """One argument is not what it seems: as if it were the array, or an exception of ours or its own."""
+    function = FUNCTIONS[name]
     n, c = data.draw(st.integers(2, 6)), data.draw(st.integers(6, 20))
     x = np.linspace(-3, 3, n * c).reshape(n, c)
     t = np.linspace(0, 1, n * c).reshape(n, c)
     y = np.arange(n)
     kinds = HARMLESS | REFUSED
     kind = data.draw(st.sampled_from(sorted(kinds)))
-    arguments = [x, y, t]
-    which = data.draw(st.integers(0, 2))
-    expected = np.asarray(USES[use](x, y, t))
-    arguments[which] = kinds[kind](arguments[which])
-    options, out = {}, None
-    if use in ("softmax", "log_softmax") and data.draw(st.booleans()):
-        out = options["out"] = np.full(x.shape, 7.0)
+    arguments, options = function.arguments(x, y, t), {}
+    if function.takes("sample_weight"):
+        options["sample_weight"] = t if name in BINARY else t[:, 0]
+    expected = np.asarray(function.on(*arguments, **options))
+    which = data.draw(st.sampled_from([*range(len(arguments)), *options]))
+    where = options if which in options else arguments
+    where[which] = kinds[kind](where[which])
+    outs = {}
+    if name not in LINEAR and data.draw(st.booleans()):
+        outs = {k: np.full(v.shape, 7.0) for k, v in function.outputs(expected).items()}
     try:
-        got = np.asarray(USES[use](*arguments, **options))
+        got = np.asarray(function.on(*arguments, **options, **outs))
     except (TypeError, ValueError, IndexError, Trouble):
         assert kind in REFUSED
-        assert out is None or (out == 7).all()
+        assert all((out == 7).all() for out in outs.values())
         return
-    # read once, while it still told the truth; or not read at all
+    # read once, while it still told the truth; or no array at all where None means none was given
+    if kind == "none" and which == "sample_weight":
+        return
     if got.shape == expected.shape:
-        oracle.assert_same_bits(got, expected, f"{use} of {kind}")
+        oracle.assert_same_bits(got, expected, f"{name} of {kind}")
     else:
         assert kind in ("grows", "shrinks")
+
+
+@every_row_function
+@bounded
+@given(data=st.data())
+def test_any_layout_of_any_values(name, data):
+    """The bits are those of contiguous copies, whatever the values, and the inputs stay as they are."""
+    function = ROW_FUNCTIONS[name]
+    dtype = np.dtype(data.draw(st.sampled_from(FLOATS)))
+    shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=40))
+    values = hnp.arrays(
+        dtype, shape, elements=st.floats(width=8 * dtype.itemsize), fill=st.nothing()
+    )
+    x = data.draw(st.one_of(values, st.just(logits(shape, dtype))))
+    y, t = labels(shape[0], shape[1]), distributions(shape, dtype)
+    y[data.draw(st.integers(0, shape[0] - 1)) :: 3] = -100
+    n_threads = data.draw(st.sampled_from([None, 1, 2]))
+    expected = function(x, y, t)
+    arrays = [placed(a, data.draw(st.sampled_from(sorted(LAYOUTS)))) for a in (x, t)]
+    got = function(arrays[0], y, arrays[1], n_threads=n_threads)
+    oracle.assert_same_bits(got, expected, name)
+    assert oracle.bits(arrays[0]) == oracle.bits(x) and oracle.bits(arrays[1]) == oracle.bits(t)
 
 
 @bounded

@@ -10,9 +10,11 @@ from cases import (
     generator,
     labels,
     loss_options,
+    positive,
 )
 
 import softmax_fast as sf
+from softmax_fast import linear
 
 SHAPES = [(1, 1, 1), (1, 5, 3), (7, 3, 1), (33, 16, 10), (70, 32, 257), (3, 8, 5000), (2500, 4, 3)]
 
@@ -60,10 +62,11 @@ def check_grads(grads, features, weights, bias, expected, moved, reduction, dtyp
     g = expected.grad * scale
     # a log-probability moved by e moves p by the factor exp(e): e p, and e <= 1 in these problems
     total = np.abs(expected.grad) + expected.magnitude[:, None]
-    e = (expected.grad_bound + np.reshape(moved, (-1, 1)) * total) * scale
+    smallest = np.finfo(dtype).smallest_subnormal
+    e = (expected.grad_bound + np.reshape(moved, (-1, 1)) * total) * scale + 2 * smallest
     f, w = np.abs(features.astype(np.longdouble)), np.abs(weights.astype(np.longdouble))
-    room_f = e @ w + (c + 2) * eps * (np.abs(g) @ w)
-    room_w = e.T @ f + (n + 2) * eps * (np.abs(g).T @ f)
+    room_f = e @ w + (c + 2) * (eps * (np.abs(g) @ w) + smallest)
+    room_w = e.T @ f + (n + 2) * (eps * (np.abs(g).T @ f) + smallest)
     oracle.assert_within(
         grads.features, g @ weights.astype(np.longdouble), room_f, dtype, "features"
     )
@@ -277,3 +280,82 @@ def test_extra_memory_does_not_grow_with_the_number_of_rows(run_python):
     assert used < 100e6, (
         f"{used / 1e6:.0f} MB, where the logits would need {n * 20_000 * 4 / 1e6:.0f}"
     )
+
+
+# Of these shapes the loss takes all classes of some rows at a time; with the smaller buffer, some
+# classes of all rows.
+WAYS = {"whole rows": linear.BUFFER_BYTES, "class tiles": 4800}
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    monkeypatch.setattr(linear, "BUFFER_BYTES", WAYS[request.param])
+    return request.param
+
+
+# Was wrong: the loss was 3.4e38 for 1.3133, and the gradients 2**128 times too large.
+@pytest.mark.parametrize(
+    "temperature", [1e300, 1.7e308, [1e300, 1.0, 0.7, 1.7e308, 2.0, 1e-3]], ids=str
+)
+def test_the_largest_temperatures(temperature, way, isa, dtype):
+    temperature = np.array(temperature) if np.ndim(temperature) else temperature
+    for targets, options in ((labels(6, 300), {}), (labels(6, 300), {"label_smoothing": 0.1})):
+        check((6, 2, 300), dtype, targets, temperature=temperature, **options)
+
+
+# Was wrong: a subnormal T acted as 1.6e-308.
+@pytest.mark.parametrize("temperature", [5e-324, 5e-310, 1e-308])
+def test_subnormal_temperatures(temperature, way, isa, dtype):
+    # of one feature that is 1, so that the logits are the weights
+    logits = (np.round(generator(30).standard_normal((1, 300)) * 4) * temperature).astype(dtype)
+    features, weights = np.ones((6, 1), dtype), np.ascontiguousarray(logits.T)
+    expected = oracle.softmax_loss(
+        logits.repeat(6, axis=0), labels(6, 300), temperature=temperature
+    )
+    options = {"temperature": temperature, "reduction": "none"}
+    loss = sf.linear_softmax_loss(features, weights, labels(6, 300), **options)
+    oracle.check_loss(loss, expected, "none", dtype)
+    loss, _ = sf.linear_softmax_loss_and_grad(features, weights, labels(6, 300), **options)
+    oracle.check_loss(loss, expected, "none", dtype)
+
+
+# Was wrong: what a row of weight 0 added was NaN or 0, as it came.
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("zero", ["sample_weight", "weight"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_row_of_weight_zero_is_not_there(smoothing, zero, garbage, way, isa, dtype):
+    features, weights, bias = problem((6, 2, 300), dtype)
+    y = np.array([3, 250, 7, 0, 299, 8])
+    counted = np.arange(6) != 2
+    weight = np.ones(6) if zero == "sample_weight" else np.ones(300)
+    weight[2 if zero == "sample_weight" else 7] = 0
+    options = {zero: weight, "label_smoothing": smoothing, "bias": bias}
+    targets = [y] if zero == "weight" else [y, np.eye(300, dtype=dtype)[y]]
+    for given in targets:
+        for reduction in REDUCTIONS:
+            k = options | {"reduction": reduction}
+            clean, clean_grads = sf.linear_softmax_loss_and_grad(features, weights, given, **k)
+            spoilt = features.copy()
+            spoilt[2] = garbage
+            loss, grads = sf.linear_softmax_loss_and_grad(spoilt, weights, given, **k)
+            oracle.assert_same_bits(loss, clean, reduction)
+            for got, part in zip(grads, clean_grads, strict=True):
+                oracle.assert_same_bits(got, part, reduction)
+            assert not grads.features[2].any() and grads.features[counted].any()
+            alone = sf.linear_softmax_loss(features, weights, given, **k)
+            oracle.assert_same_bits(sf.linear_softmax_loss(spoilt, weights, given, **k), alone)
+            if reduction == "none":
+                assert loss[2] == 0 and loss[counted].all()
+
+
+# Was wrong: these were 0 or infinite in float32, and the mean NaN.
+@pytest.mark.parametrize("size", [1e-60, 1e-50, 1e40])
+def test_weights_beyond_the_range_of_float32(size, way, isa):
+    y = labels(6, 300)
+    for targets, options in (
+        (y, {"weight": (positive(300) + 0.1) * size}),
+        (y, {"sample_weight": (positive(6) + 0.1) * size}),
+        (y, {"weight": (positive(300) + 0.1) * size, "label_smoothing": 0.1}),
+        (distributions((6, 300), np.float64) * size, {}),
+    ):
+        check((6, 2, 300), np.dtype(np.float32), targets, reductions=["mean"], **options)

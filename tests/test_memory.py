@@ -9,7 +9,14 @@ import sys
 import numpy as np
 import oracle
 import pytest
-from cases import ROW_FUNCTIONS, guarded_out, problem, shared_problem
+from cases import (
+    FUNCTIONS,
+    ROW_FUNCTIONS,
+    every_row_function,
+    guarded_out,
+    problem,
+    shared_problem,
+)
 
 import softmax_fast as sf
 
@@ -61,37 +68,30 @@ def placements(pages, arrays):
 
 @needs_mprotect
 @pytest.mark.parametrize("n_rows", [1, 3])
-@pytest.mark.parametrize("name", ROW_FUNCTIONS)
-def test_inputs_against_guard_pages(name, n_rows, isa, dtype, pages):
+@every_row_function
+def test_inputs_and_outputs_against_guard_pages(name, n_rows, isa, dtype, pages):
+    function = ROW_FUNCTIONS[name]
     for n_classes in LENGTHS[1:]:
         arrays = shared_problem((n_rows, n_classes), dtype)
-        expected = ROW_FUNCTIONS[name](*arrays)
-        for place, placed in placements(pages, arrays):
-            oracle.assert_same_bits(
-                ROW_FUNCTIONS[name](*placed), expected, f"{name}, {n_classes}, {place}"
-            )
+        expected = function.outputs(function(*arrays))
+        outs = [np.full(part.shape, 7, dtype) for part in expected.values()]
+        for place, (x, y, t, *given) in placements(pages, (*arrays, *outs)):
+            context = f"{name}, {n_classes}, {place}"
+            oracle.assert_same_bits(function(x, y, t), function(*arrays), context)
+            function(x, y, t, **dict(zip(expected, given, strict=True)))
+            for got, part in zip(given, expected.values(), strict=True):
+                oracle.assert_same_bits(got, part, context)
 
 
 @needs_mprotect
 @pytest.mark.parametrize("n_rows", [1, 3])
-def test_outputs_against_guard_pages(n_rows, isa, dtype, pages):
+def test_in_place_against_guard_pages(n_rows, isa, dtype, pages):
     for n_classes in LENGTHS:
-        x, y, _ = problem((n_rows, max(n_classes, 1)), dtype)
-        x = x[:, :n_classes].copy()
-        empty, row = np.empty_like(x), np.empty(n_rows, dtype)
-        for place, (logits, out, losses, y_) in placements(pages, (x, empty, row, y)):
-            context = f"{n_classes}, {place}"
-            oracle.assert_same_bits(sf.softmax(logits, out=out), sf.softmax(x), context)
-            oracle.assert_same_bits(sf.log_softmax(logits, out=out), sf.log_softmax(x), context)
-            oracle.assert_same_bits(sf.logsumexp(logits, out=losses), sf.logsumexp(x), context)
-            if n_classes == 0:
-                continue
-            loss, grad = sf.softmax_loss_and_grad(x, y, reduction="none")
-            sf.softmax_loss_and_grad(logits, y_, reduction="none", out=losses, grad_out=out)
-            oracle.assert_same_bits(losses, loss, context)
-            oracle.assert_same_bits(out, grad, context)
-            sf.softmax(logits, out=logits)
-            oracle.assert_same_bits(logits, sf.softmax(x), context)
+        x = problem((n_rows, max(n_classes, 1)), dtype)[0][:, :n_classes].copy()
+        for function in (sf.softmax, sf.log_softmax):
+            for place, (logits,) in placements(pages, (x,)):
+                function(logits, out=logits)
+                oracle.assert_same_bits(logits, function(x), f"{n_classes}, {place}")
 
 
 @needs_mprotect
@@ -120,17 +120,22 @@ def test_strided_arrays_against_guard_pages(isa, dtype, pages):
                 oracle.assert_same_bits(sf.softmax_loss_and_grad(view, y)[1], expected[2], place)
 
 
+@every_row_function
 @pytest.mark.parametrize("n_rows", [1, 3, 64])
-def test_canaries_around_the_output_live(n_rows, isa, dtype, n_threads):
+def test_canaries_around_the_output_live(name, n_rows, isa, dtype, n_threads):
+    function = ROW_FUNCTIONS[name]
     for n_classes in LENGTHS:
-        x = np.zeros((n_rows, n_classes), dtype)
-        for function in (sf.softmax, sf.log_softmax):
-            out, intact = guarded_out(x.shape, dtype)
-            function(x, out=out, n_threads=n_threads)
-            assert intact(), f"{function.__name__}, {x.shape}"
-        out, intact = guarded_out((n_rows,), dtype)
-        sf.logsumexp(x, out=out, n_threads=n_threads)
-        assert intact(), f"logsumexp, {x.shape}"
+        if n_classes == 0 and function.inputs != "x":
+            continue
+        x, y = np.zeros((n_rows, n_classes), dtype), np.zeros(n_rows, np.int64)
+        guarded = {
+            option: guarded_out(part.shape, dtype)
+            for option, part in function.outputs(function(x, y, x)).items()
+        }
+        outs = {option: out for option, (out, _) in guarded.items()}
+        function(x, y, x, n_threads=n_threads, **outs)
+        for option, (_, intact) in guarded.items():
+            assert intact(), f"{option} of {name}, {x.shape}"
 
 
 @pytest.mark.parametrize("label", [-100, 40_000])
@@ -198,11 +203,11 @@ def test_error_paths_keep_no_references():
 
 def test_calls_keep_no_references():
     x, y, t = problem((4, 6), np.float64)
-    for function in ROW_FUNCTIONS.values():
+    for function in FUNCTIONS.values():
         function(x, y, t)
     gc.collect()
     before = [sys.getrefcount(a) for a in (x, y, t)]
-    results = [function(x, y, t) for function in ROW_FUNCTIONS.values() for _ in range(20)]
+    results = [function(x, y, t) for function in FUNCTIONS.values() for _ in range(20)]
     assert all(sys.getrefcount(r) <= 3 for r in results)
     del results
     gc.collect()

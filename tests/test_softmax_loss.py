@@ -228,3 +228,61 @@ def test_weighted_losses_do_not_overflow_where_the_result_does_not(isa):
     halves = sf.softmax_loss(x, np.array([[0.5, 0.5, 0.0]]), reduction="sum")
     smoothed = sf.softmax_loss(x, np.array([0]), label_smoothing=0.1, reduction="sum")
     np.testing.assert_allclose([halves, smoothed], [1e308, 1e307], rtol=1e-14)
+
+
+# Was wrong: a subnormal T acted as 1.6e-308.
+@pytest.mark.parametrize("temperature", [5e-324, 1e-323, 5e-310, 1e-308])
+def test_subnormal_temperatures_are_themselves(temperature, isa, dtype):
+    for n_classes in (2, 33, 300):
+        x = (np.round(logits((5, n_classes), np.float64)) * temperature).astype(dtype)
+        y, t = labels(5, n_classes), distributions((5, n_classes), dtype)
+        check(x, y, ["none"], temperature=temperature)
+        check(x, t, ["none"], temperature=temperature, label_smoothing=0.1)
+        indices = labels((5, 2), n_classes)
+        exact = oracle.selected_log_probs(x, indices, temperature)
+        got = sf.selected_log_probs(x, indices, temperature=temperature)
+        oracle.assert_within(got, exact, oracle.log_softmax_bound(exact, dtype), dtype)
+
+
+# Was wrong: the loss beside the gradient was infinite where softmax_loss gave 1.7e297.
+@pytest.mark.parametrize("n_classes", [10, 192, 193, 300, 2053])
+def test_the_loss_beside_a_gradient_does_not_overflow_where_the_result_does_not(n_classes, isa):
+    x = np.zeros((3, n_classes))
+    x[:, 0], x[:, 1], x[2] = 1.5e308, -1.5e308, x[2, ::-1]
+    t = np.zeros_like(x)
+    t[:, [0, 1]] = 1 - 1e-11, 1e-11
+    for targets, options in ((np.array([0, 0, 0]), {"label_smoothing": 1e-9}), (t, {})):
+        expected = oracle.softmax_loss(x, targets, **options)
+        assert np.isfinite(expected.rows.astype(np.float64)).all()
+        check(x, targets, **options)
+        for reduction in REDUCTIONS:
+            loss, _ = sf.softmax_loss_and_grad(x, targets, reduction=reduction, **options)
+            oracle.check_loss(loss, expected, reduction, np.float64)
+
+
+# Was wrong: these were 0 or infinite in float32, and the mean NaN.
+@pytest.mark.parametrize("size", [1e-60, 1e-50, 1e40, 1e200])
+@pytest.mark.parametrize("n_classes", [3, 33, 300])
+def test_weights_and_targets_beyond_the_range_of_float32(n_classes, size, isa):
+    x, y = logits((20, n_classes), np.float32), labels(20, n_classes)
+    t = distributions(x.shape, np.float64)
+    w, v = positive(n_classes) + 0.1, positive(20) + 0.1
+    mixed = np.where(np.arange(20) % 3, v, v * size)
+    for targets, options in (
+        (y, {"weight": w * size}),
+        (y, {"sample_weight": v * size}),
+        (y, {"sample_weight": mixed}),
+        (y, {"weight": w * size, "sample_weight": v / size, "label_smoothing": 0.1}),
+        (t * size, {}),
+        (t, {"weight": w * size}),
+        (t, {"sample_weight": mixed, "label_smoothing": 0.1}),
+        (t * size, {"weight": w / size}),
+    ):
+        expected = oracle.softmax_loss(x, targets, with_grad=True, **options)
+        context = f"{targets.dtype}, {sorted(options)}"
+        for reduction in ("mean", "sum"):
+            got = sf.softmax_loss(x, targets, reduction=reduction, **options)
+            oracle.check_loss(got, expected, reduction, np.float32, context)
+            got, grad = sf.softmax_loss_and_grad(x, targets, reduction=reduction, **options)
+            oracle.check_loss(got, expected, reduction, np.float32, context)
+            oracle.check_grad(grad, expected, reduction, np.float32, context)
