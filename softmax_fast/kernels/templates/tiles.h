@@ -221,8 +221,9 @@ SF_INLINE void tile_stats(const sf_call *call, ptrdiff_t row, ptrdiff_t count, c
 
 /* Loads a tile and leaves its rows' statistics in the batch; keep as in exponentiate_tile. */
 SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, ptrdiff_t count,
-                           const int width, const int keep, real *m, sf_batch *batch, ptrdiff_t at)
+                           const int width, const int keep, sf_batch *batch, ptrdiff_t at)
 {
+    SF_ALIGNED(64) real m[2 * LANES];
     SF_ALIGNED(64) real ties[2 * LANES];
     SF_ALIGNED(64) double sum[2 * LANES];
     load_tile(tile, call, row, count, width, m);
@@ -233,27 +234,31 @@ SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, pt
     tile_stats(call, row, count, m, sum, ties, batch->max + at, batch->rest + at);
 }
 
-/* The tile's entries stay as they are. */
-static void summarize_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
-                           int width, sf_batch *batch, ptrdiff_t at)
-{
-    SF_ALIGNED(64) real m[2 * LANES];
-    if (width == 2)
-        reduce_tile(tile, call, first, count, 2, 0, m, batch, at);
-    else
-        reduce_tile(tile, call, first, count, 1, 0, m, batch, at);
-}
+/* A step on tiles, compiled for each of their widths. */
+#define FOR_BOTH_WIDTHS(step, step_of)                                                              \
+    static void step(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,         \
+                     int width, sf_batch *batch, ptrdiff_t at)                                     \
+    {                                                                                              \
+        if (width == 2)                                                                            \
+            step_of(tile, call, first, count, 2, batch, at);                                       \
+        else                                                                                       \
+            step_of(tile, call, first, count, 1, batch, at);                                       \
+    }
 
-static SF_NOINLINE void exponentiate_tile_exactly(sf_tile *tile, const sf_call *call, ptrdiff_t first,
-                                                  ptrdiff_t count, int width, sf_batch *batch,
-                                                  ptrdiff_t at)
+/* The tile's entries stay as they are. */
+SF_INLINE void summarize_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                 const int width, sf_batch *batch, ptrdiff_t at)
 {
-    SF_ALIGNED(64) real m[2 * LANES];
-    if (width == 2)
-        reduce_tile(tile, call, first, count, 2, 1, m, batch, at);
-    else
-        reduce_tile(tile, call, first, count, 1, 1, m, batch, at);
+    reduce_tile(tile, call, first, count, width, 0, batch, at);
 }
+FOR_BOTH_WIDTHS(summarize_tile, summarize_tile_of)
+
+SF_INLINE void exponentiate_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first,
+                                    ptrdiff_t count, const int width, sf_batch *batch, ptrdiff_t at)
+{
+    reduce_tile(tile, call, first, count, width, 1, batch, at);
+}
+FOR_BOTH_WIDTHS(exponentiate_and_summarize_tile, exponentiate_tile_of)
 
 /* ---- a short row by itself: the arithmetic of one lane of a tile, in the same order --------------- */
 
