@@ -426,7 +426,7 @@ static void gradient_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t
     real *out = out_at(call, r->row);
     if (sf_is_hard_label(call->targets)) {
         ptrdiff_t y = (ptrdiff_t)sf_label(call->targets, r->row), b = y / BLOCK;
-        scale_blocks(r, first, count, softmax_factor(batch->max[at], batch->rest[at]),
+        multiply_blocks(r, first, count, softmax_factor(batch->max[at], batch->rest[at]),
                      (real)(batch->scale[at] * batch->share[at]));
         if (first <= b && b < first + count)
             out[y * stride] = (real)batch->at_label[at];

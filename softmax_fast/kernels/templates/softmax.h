@@ -16,7 +16,7 @@ SF_INLINE void softmax_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t row
 
 FOR_BOTH_WIDTHS(softmax_tile, softmax_tile_of)
 
-SF_INLINE void scale_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+SF_INLINE void multiply_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
                              const int width, const sf_batch *batch, ptrdiff_t at)
 {
     SF_ALIGNED(64) real factor[2 * LANES];
@@ -24,7 +24,7 @@ SF_INLINE void scale_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first
         factor[i] = (real)(EXP_UNBIAS / (batch->rest[at + i] * EXP_UNBIAS));
     store_tile(tile, call, first, count, width, factor, NULL);
 }
-FOR_BOTH_WIDTHS(softmax_tile_out, scale_tile_of)
+FOR_BOTH_WIDTHS(softmax_tile_out, multiply_tile_of)
 
 static void softmax_row(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch, ptrdiff_t at)
 {
@@ -36,7 +36,7 @@ SF_INLINE void store_row(sf_tile *room, const sf_call *call, ptrdiff_t row, real
 {
     ptrdiff_t n = call->n_classes, stride = call->out.class_stride;
     real *out = out_at(call, row);
-    scale_contiguous(room->x, stride == 1 ? out : room->x, n, first, second, 0);
+    multiply_contiguous(room->x, stride == 1 ? out : room->x, n, first, second, 0);
     if (stride != 1)
         scatter(out, stride, room->x, n);
 }
@@ -55,7 +55,7 @@ static void softmax_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t coun
 static void softmax_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
 {
     const sf_batch *batch = r->batch;
-    scale_blocks(r, first, count, softmax_factor(batch->max[r->at], batch->rest[r->at]), 1);
+    multiply_blocks(r, first, count, softmax_factor(batch->max[r->at], batch->rest[r->at]), 1);
 }
 
 /* ---- log-softmax ------------------------------------------------------------------------------------- */
@@ -218,8 +218,8 @@ SF_INLINE void exponentials_of(const real *x, const sf_call *call, ptrdiff_t row
 {
     ptrdiff_t stride = call->out.class_stride;
     next_lines none = {NULL, NULL};
-    add_exponentials(wide_zero(), x, n, vset1((real)call->row_max[row]), vector_scale(t), buffer, none);
-    scale_contiguous(buffer, stride == 1 ? out : buffer, n, (real)EXP_UNBIAS, (real)call->row_rest[row],
+    add_exponentials(wide_zero(), x, n, vset1((real)call->row_max[row]), vector_rate(t), buffer, none);
+    multiply_contiguous(buffer, stride == 1 ? out : buffer, n, (real)EXP_UNBIAS, (real)call->row_rest[row],
                      0);
     if (stride != 1)
         scatter(out, stride, buffer, n);
