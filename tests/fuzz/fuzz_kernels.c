@@ -10,17 +10,13 @@
  * Every instruction set that runs here computes the rows alone and contiguous, then in batches of
  * any layout, then through drive.c in backward order as if on several threads.  All must have the
  * same bits, leave what lies between the rows alone, and agree with the oracle in long double. */
-#include "drive.h"
-#include <float.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include "../native/common.h"
 
 #if LDBL_MANT_DIG < 64
 #error "the oracle needs a long double of 64 digits"
 #endif
 
-enum { MOST_ENTRIES = 36000, N_INDICES = 3, FILL = 0xb5 };
+enum { MOST_ENTRIES = 36000, N_INDICES = 3 };
 enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, STATS, EXPONENTIALS, LOSS, GRADIENT, CROSS_ENTROPY,
        SELECTED, BINARY, N_FUNCTIONS };
 static const char *const names[] = {"softmax", "log_softmax", "logsumexp", "row_stats",
@@ -66,96 +62,6 @@ static struct {
     double *x, *t; /* entries as the kernels should see them, rows contiguous */
     view x_view, t_view;
 } p;
-
-static const char *isa;
-
-static void fail(const char *format, ...)
-{
-    va_list arguments;
-    fprintf(stderr, "%s, %s, kind %d, %ld x %ld x %ld, T %a (step %d), strides %ld %ld %ld, "
-            "stream %d, in place %d: ", isa, names[p.function], p.kind, (long)p.n_outer,
-            (long)p.inner, (long)p.n, p.temperature[0], p.temperature_step, (long)p.x_view.outer,
-            (long)p.x_view.row, (long)p.x_view.step, p.stream, p.in_place);
-    va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
-    va_end(arguments);
-    fprintf(stderr, "\n");
-    abort();
-}
-
-static void *allocated(size_t size)
-{
-    void *memory = malloc(size);
-    if (!memory)
-        exit(1);
-    memset(memory, FILL, size);
-    return memory;
-}
-
-static size_t item_of(int kind) { return kind == SF_F64 ? 8 : kind == SF_F32 ? 4 : 2; }
-
-static double half_value(unsigned bits)
-{
-    int exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
-    double size = exponent == 31 ? (fraction ? NAN : INFINITY)
-                : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
-    return bits & 0x8000 ? -size : size;
-}
-
-static double get(const void *from, int kind)
-{
-    double wide;
-    float narrow;
-    uint16_t half;
-    uint32_t widened;
-    if (kind == SF_F64) {
-        memcpy(&wide, from, sizeof wide);
-        return wide;
-    }
-    if (kind == SF_F32) {
-        memcpy(&narrow, from, sizeof narrow);
-        return narrow;
-    }
-    memcpy(&half, from, sizeof half);
-    if (kind == SF_F16)
-        return half_value(half);
-    widened = (uint32_t)half << 16;
-    memcpy(&narrow, &widened, sizeof narrow);
-    return narrow;
-}
-
-static void put(void *to, int kind, double value)
-{
-    float narrow = (float)fmax(-FLT_MAX, fmin(value, FLT_MAX));
-    uint32_t word;
-    uint16_t half;
-    if (value != value || isinf(value))
-        narrow = (float)value;
-    if (kind == SF_F64) {
-        memcpy(to, &value, sizeof value);
-        return;
-    }
-    if (kind == SF_F32) {
-        memcpy(to, &narrow, sizeof narrow);
-        return;
-    }
-    memcpy(&word, &narrow, sizeof word);
-    half = (uint16_t)(word >> 16);
-    if (kind == SF_F16) { /* truncated */
-        double size = fabs((double)narrow);
-        int exponent = size > 0 && size < INFINITY ? ilogb(size) : 0;
-        half &= 0x8000;
-        if (size != size)
-            half |= 0x7e00;
-        else if (size >= 65536)
-            half |= size == INFINITY ? 0x7c00 : 0x7bff;
-        else if (exponent >= -14 && size > 0)
-            half |= (uint16_t)(((exponent + 15) << 10) | ((int)ldexp(size, 10 - exponent) & 0x3ff));
-        else
-            half |= (uint16_t)ldexp(size, 24);
-    }
-    memcpy(to, &half, sizeof half);
-}
 
 static unsigned char *at(const view *v, ptrdiff_t row, ptrdiff_t c)
 {
@@ -238,15 +144,15 @@ static void fill_entries(view *v, int kind, int style, double *seen, int unit_in
             unsigned char *to = at(v, row, c);
             if (unit_interval && style != SPECIAL && style != BITS) {
                 unsigned byte = (unsigned)entry_byte(i);
-                put(to, kind, byte > 250 ? (double)(byte & 1) : byte < 4 ? ldexp(1, -(int)byte * 9)
+                put(to, 0, kind, byte > 250 ? (double)(byte & 1) : byte < 4 ? ldexp(1, -(int)byte * 9)
                                                                         : byte / 256.0);
             } else if (style == BITS) {
                 for (size_t j = 0; j < v->item; j++)
                     to[j] = (unsigned char)entry_byte(i * v->item + j);
             } else {
-                put(to, kind, entry(style, i));
+                put(to, 0, kind, entry(style, i));
             }
-            seen[i] = get(to, kind);
+            seen[i] = get(to, 0, kind);
         }
 }
 
@@ -271,7 +177,7 @@ static void decode(void)
     memset(&p, 0, sizeof p);
     p.function = (int)(take() % N_FUNCTIONS);
     p.kind = (int)(take() % 4);
-    p.result_kind = p.kind == SF_F64 ? SF_F64 : SF_F32;
+    p.result_kind = result_kind(p.kind);
     unsigned classes = take(), outer = take(), inner = take(), layout = take(), t_layout = take();
     unsigned options = take(), more = take(), style = take() % N_STYLES, t_style = take();
     p.n = classes < 200 ? (ptrdiff_t)classes + 1 : borders[classes % n_borders];
@@ -310,8 +216,8 @@ static void decode(void)
 
     p.x = allocated((size_t)(p.rows * p.n) * sizeof *p.x);
     p.t = allocated((size_t)(p.rows * p.n) * sizeof *p.t);
-    p.x_view = new_view(p.function == BINARY ? 0 : layout, p.n, item_of(p.kind));
-    p.t_view = new_view(p.function == BINARY ? 0 : t_layout, p.n, item_of(p.result_kind));
+    p.x_view = new_view(p.function == BINARY ? 0 : layout, p.n, item_size(p.kind));
+    p.t_view = new_view(p.function == BINARY ? 0 : t_layout, p.n, item_size(p.result_kind));
     int probabilities = p.function == CROSS_ENTROPY || (p.function == BINARY && !p.of_logits);
     fill_entries(&p.x_view, p.kind, (int)style, p.x, probabilities);
     fill_entries(&p.t_view, p.result_kind,
@@ -373,7 +279,7 @@ static ptrdiff_t width(void)
 
 static results new_results(void)
 {
-    size_t item = item_of(p.result_kind), r = (size_t)p.rows;
+    size_t item = item_size(p.result_kind), r = (size_t)p.rows;
     results o = {allocated(r * (size_t)width() * item),
                  allocated(r * (p.function == BINARY ? (size_t)p.n : 1) * item),
                  allocated(r * sizeof(double)), allocated(r * sizeof(double)), sf_no_result()};
@@ -428,8 +334,8 @@ static void run_alone(const sf_kernels *k, results *o)
 {
     ptrdiff_t n = p.n, inner = p.inner;
     view x = {0}, t = {0};
-    x.item = item_of(p.kind);
-    t.item = item_of(p.result_kind);
+    x.item = item_size(p.kind);
+    t.item = item_size(p.result_kind);
     x.outer = t.outer = n * inner;
     x.row = t.row = n;
     x.step = t.step = 1;
@@ -456,16 +362,16 @@ static void run_alone(const sf_kernels *k, results *o)
 
 static int is_nan(const unsigned char *from)
 {
-    double value = get(from, p.result_kind);
+    double value = get(from, 0, p.result_kind);
     return value != value;
 }
 
 static void compare(const char *what, const unsigned char *got, const unsigned char *expected,
                     ptrdiff_t row, ptrdiff_t c)
 {
-    if (memcmp(got, expected, item_of(p.result_kind)) && !(is_nan(got) && is_nan(expected)))
+    if (memcmp(got, expected, item_size(p.result_kind)) && !(is_nan(got) && is_nan(expected)))
         fail("%s: row %ld, entry %ld: %a, alone %a", what, (long)row, (long)c,
-             get(got, p.result_kind), get(expected, p.result_kind));
+             get(got, 0, p.result_kind), get(expected, 0, p.result_kind));
 }
 
 static int same_number(double a, double b) { return a == b || (a != a && b != b); }
@@ -474,7 +380,7 @@ static int same_number(double a, double b) { return a == b || (a != a && b != b)
 static void run_laid_out(const char *what, const sf_kernels *k, unsigned out_layout, int n_threads,
                          const results *alone)
 {
-    const size_t item = item_of(p.result_kind);
+    const size_t item = item_size(p.result_kind);
     const int outer_rows = width() == p.n && p.function != SELECTED && p.function != LOGSUMEXP;
     results o = new_results();
     view x = p.x_view, out = p.x_view;
@@ -624,8 +530,8 @@ static void check_loss(const results *o, ptrdiff_t row, const exact_row *r, long
     const int logits = p.function != CROSS_ENTROPY;
     const double v = p.sample_weight ? p.sample_weight[row] : 1, alpha = logits ? p.smoothing : 0;
     const double t = temperature_of(row);
-    const size_t item = item_of(p.result_kind);
-    double got = get(o->losses + (size_t)row * item, p.result_kind);
+    const size_t item = item_size(p.result_kind);
+    double got = get(o->losses + (size_t)row * item, 0, p.result_kind);
     long double loss = 0, share = 0;
     int nan = 0, outside = 0, unknown = 0, ignored = !counts(row);
     for (ptrdiff_t c = 0; !ignored && c < p.n; c++) {
@@ -663,7 +569,7 @@ static void check_loss(const results *o, ptrdiff_t row, const exact_row *r, long
         /* p's own error, a handful of roundings of each of the two terms, and the result's */
         long double bound = k * (probability_bound(d, probability, t) * share
                                  + 4 * epsilon * (probability * share + a)) + 2 * smallest;
-        got = get(o->out + (size_t)(row * p.n + c) * item, p.result_kind);
+        got = get(o->out + (size_t)(row * p.n + c) * item, 0, p.result_kind);
         if (ignored || k < 1e30L)
             within(got, exact, bound, "gradient", row, c);
     }
@@ -671,7 +577,7 @@ static void check_loss(const results *o, ptrdiff_t row, const exact_row *r, long
 
 static void check_rows(const results *o)
 {
-    const size_t item = item_of(p.result_kind);
+    const size_t item = item_size(p.result_kind);
     long double sum = 0, sum_bound = 0;
     for (ptrdiff_t row = 0; row < p.rows; row++) {
         exact_row r = exact_row_of(row);
@@ -692,7 +598,7 @@ static void check_rows(const results *o)
             continue;
         }
         for (ptrdiff_t c = 0; c < width(); c++) {
-            double got = get(o->out + (size_t)(row * width() + c) * item, p.result_kind);
+            double got = get(o->out + (size_t)(row * width() + c) * item, 0, p.result_kind);
             int64_t index = p.function == SELECTED ? p.indices[row * N_INDICES + c] : c;
             if (p.function == LOGSUMEXP) {
                 within(got, total, total_bound, "logsumexp", row, c);
@@ -727,7 +633,7 @@ static void check_rows(const results *o)
 static void check_binary(const sf_kernels *k)
 {
     const ptrdiff_t n = p.rows * p.n;
-    const size_t item = item_of(p.result_kind);
+    const size_t item = item_size(p.result_kind);
     results o = new_results(), shared = new_results(), serial = new_results();
     sf_binary job = {.x = {p.x_view.region, 0, 0, 1, p.kind}, .targets = p.t_view.region,
                      .temperature = p.temperature, .temperature_step = p.temperature_step,
@@ -767,7 +673,7 @@ static void check_binary(const sf_kernels *k)
             loss = NAN;
         if (fmaxl(yes * fmaxl(weight, 1), no) > DBL_MAX) /* and then a small weight */
             continue;
-        within(get(o.losses + (size_t)i * item, p.result_kind), loss,
+        within(get(o.losses + (size_t)i * item, 0, p.result_kind), loss,
                4 * epsilon * fmaxl(v * (on + 1 - t), fabsl(loss)), "binary loss", i, 0);
     }
     free_results(&o);
@@ -788,13 +694,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     smallest = p.result_kind == SF_F64 ? 0x1p-1074 : 0x1p-149;
     largest = p.result_kind == SF_F64 ? DBL_MAX : FLT_MAX;
     sf_set_parallel_for(backwards);
-    for (int i = 0; sf_isa_built(i); i++) {
-        const sf_tables *tables = sf_tables_named(sf_isa_built(i));
-        if (!tables)
-            continue;
-        const sf_kernels *k = p.kind == SF_F64 ? tables->f64 : tables->f32;
-        isa = tables->isa;
-        sf_use_tables(tables);
+    failure_aborts = 1;
+    if (!isas[0].tables)
+        find_isas(0, NULL);
+    set_context("%s, %s, %ld x %ld x %ld, T %a (step %d), strides %ld %ld %ld, stream %d, in place %d",
+                names[p.function], kind_name(p.kind), (long)p.n_outer, (long)p.inner, (long)p.n,
+                p.temperature[0], p.temperature_step, (long)p.x_view.outer, (long)p.x_view.row,
+                (long)p.x_view.step, p.stream, p.in_place);
+    for (int i = 0; choose(i); i++) {
+        const sf_kernels *k = kernels_of(p.kind);
         if (p.function == BINARY) {
             check_binary(k);
             continue;

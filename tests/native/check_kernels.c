@@ -13,11 +13,7 @@
 #define _DEFAULT_SOURCE
 #endif
 #include <fenv.h>
-#include <float.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 #if defined(__linux__) || defined(__APPLE__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -26,45 +22,24 @@
 #endif
 #define HAVE_GUARD_PAGES 1
 #endif
-#include "kernels.h"
+#include "common.h"
 
 /* ---- what failed ----------------------------------------------------------------------------- */
 
-enum { MOST_SHOWN = 20, MOST_ISAS = 8 };
 enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, LOSS, GRADIENT, N_FUNCTIONS };
 static const char *const function_names[] = {"softmax", "log_softmax", "logsumexp", "loss",
                                              "gradient"};
 
 static struct {
-    const sf_tables *tables;
     double worst[N_FUNCTIONS];      /* errors as shares of their bounds */
     double exp_ulp[2], log1p_ulp;   /* exp in float and in double */
-    long compared, failures;
-} checked[MOST_ISAS], *now;
-static const sf_tables *tables; /* of the instruction set being checked */
-static char context[200] = "start";
-static long failures;
+    long compared;
+} measured_of[MOST_ISAS], *measured;
 
-/* for (int i = 0; choose(i); i++) ... goes through the instruction sets. */
-static int choose(int i)
+static int choose_and_measure(int i)
 {
-    now = &checked[i];
-    tables = now->tables;
-    return tables != NULL;
-}
-
-static void fail(const char *format, ...)
-{
-    va_list arguments;
-    if (now)
-        now->failures++;
-    if (++failures > MOST_SHOWN)
-        return;
-    printf("FAILED %s: %s: ", tables ? tables->isa : "oracle", context);
-    va_start(arguments, format);
-    vprintf(format, arguments);
-    va_end(arguments);
-    printf("\n");
+    measured = &measured_of[i];
+    return choose(i);
 }
 
 static void out_of_bounds(int number)
@@ -207,82 +182,11 @@ static void check_oracle(void)
 static void check_oracle(void) {}
 #endif
 
-/* ---- entries of the four kinds --------------------------------------------------------------- */
-
-static uint64_t random_state = 1;
-
-static uint64_t random_bits(void)
-{
-    uint64_t z = random_state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static double uniform(void) { return (double)(random_bits() >> 11) * 0x1p-53; }
+/* ---- entries ---------------------------------------------------------------------------------- */
 
 static double bell(void)
 {
     return uniform() + uniform() + uniform() + uniform() + uniform() + uniform() - 3;
-}
-
-static size_t input_size(int kind) { return kind == SF_F64 ? 8 : kind == SF_F32 ? 4 : 2; }
-static size_t output_size(int kind) { return kind == SF_F64 ? 8 : 4; }
-static const char *kind_name(int kind)
-{
-    static const char *const names[] = {"f32", "f64", "f16", "bf16"};
-    return names[kind];
-}
-
-static uint16_t half_bits(double x) /* rounded towards zero */
-{
-    unsigned sign = signbit(x) ? 0x8000 : 0;
-    int exponent;
-    double f = frexp(fabs(x), &exponent);
-    if (x != x)
-        return (uint16_t)(sign | 0x7e00);
-    if (isinf(x))
-        return (uint16_t)(sign | 0x7c00);
-    if (exponent < -13)
-        return (uint16_t)(sign | (unsigned)ldexp(fabs(x), 24));
-    return (uint16_t)(sign | ((unsigned)(exponent + 14) << 10) | ((unsigned)ldexp(f, 11) & 0x3ff));
-}
-
-static double half_value(uint16_t bits)
-{
-    int exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
-    double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                     : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
-    return bits & 0x8000 ? -magnitude : magnitude;
-}
-
-static void put(void *base, ptrdiff_t i, int kind, double x)
-{
-    float narrow = (float)x;
-    uint32_t bits;
-    memcpy(&bits, &narrow, sizeof bits);
-    if (kind == SF_F64)
-        ((double *)base)[i] = x;
-    else if (kind == SF_F32)
-        ((float *)base)[i] = narrow;
-    else if (kind == SF_F16)
-        ((uint16_t *)base)[i] = half_bits(x);
-    else
-        ((uint16_t *)base)[i] = (uint16_t)(x != x ? 0x7fc0 : bits >> 16);
-}
-
-static double get(const void *base, ptrdiff_t i, int kind)
-{
-    if (kind == SF_F64)
-        return ((const double *)base)[i];
-    if (kind == SF_F32)
-        return ((const float *)base)[i];
-    if (kind == SF_F16)
-        return half_value(((const uint16_t *)base)[i]);
-    uint32_t bits = (uint32_t)((const uint16_t *)base)[i] << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
 }
 
 /* NaNs of both signs, quiet and signalling. */
@@ -330,16 +234,6 @@ static region new_region(size_t size)
 static unsigned char *placed(region r, size_t size, int at_end)
 {
     return at_end ? r.bytes + r.size - size : r.bytes;
-}
-
-static void *allocated(size_t size)
-{
-    void *p = calloc(size ? size : 1, 1);
-    if (!p) {
-        printf("FAILED: no memory\n");
-        exit(1);
-    }
-    return p;
 }
 
 static region memory_x, memory_out, memory_again;
@@ -468,7 +362,7 @@ static void set_targets(int form)
     }
     if (form == PROBABILITIES) {
         sf_input t = {p.kind == SF_F64 ? (void *)p.probabilities64 : (void *)p.probabilities32, 0,
-                      p.n, 1, p.kind == SF_F64 ? SF_F64 : SF_F32};
+                      p.n, 1, result_kind(p.kind)};
         p.targets.probabilities = t;
         p.targets.sample_weight = p.sample_weight;
     }
@@ -480,7 +374,7 @@ static void set_targets(int form)
 static void set_problem(int kind, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t distinct, int varied)
 {
     static const double temperatures[N_DISTINCT] = {0.7, 3.0, 1.0, 0.05, 12.5};
-    size_t size = input_size(kind), bytes = (size_t)(rows * n) * size;
+    size_t size = item_size(kind), bytes = (size_t)(rows * n) * size;
     random_state = (uint64_t)(n * 16 + kind * 2 + varied);
     p.kind = kind;
     p.n = n;
@@ -526,8 +420,6 @@ static void set_problem(int kind, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t distinc
 }
 
 /* ---- running a function ---------------------------------------------------------------------- */
-
-static const sf_kernels *kernels_of(int kind) { return kind == SF_F64 ? tables->f64 : tables->f32; }
 
 static sf_result run(int function, const sf_rows *rows, const sf_targets *targets, ptrdiff_t first,
                      ptrdiff_t count)
@@ -575,9 +467,9 @@ static void compare(int function, ptrdiff_t r, ptrdiff_t c, double got, double e
                     double bound)
 {
     double share = error == 0 ? 0 : fabs(error) / bound;
-    now->compared++;
-    if (share > now->worst[function])
-        now->worst[function] = share;
+    measured->compared++;
+    if (share > measured->worst[function])
+        measured->worst[function] = share;
     if (!(fabs(error) <= bound))
         fail("%s, row %ld, entry %ld: %.17g instead of %.17g, %.2f times the bound",
              function_names[function], (long)r, (long)c, got, exact, share);
@@ -666,7 +558,7 @@ static void compare_gradient(const exact_row *row, ptrdiff_t r, ptrdiff_t c, dou
 static void compare_row(int function, ptrdiff_t r, const unsigned char *out)
 {
     const exact_row *row = &p.exact[r];
-    int kind = p.kind == SF_F64 ? SF_F64 : SF_F32;
+    int kind = result_kind(p.kind);
     for (ptrdiff_t c = 0; c < width(function); c++) {
         double got = get(out, r * width(function) + c, kind);
         switch (function) {
@@ -708,18 +600,10 @@ static void compare_sums(int function, sf_result result)
 
 /* ---- the checks ------------------------------------------------------------------------------ */
 
-static void set_context(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(context, sizeof context, format, arguments);
-    va_end(arguments);
-}
-
 /* A batch against the exact results; its rows alone, and a few of them, against the batch. */
 static void check_batch(int function)
 {
-    size_t item = output_size(p.kind), row_bytes = (size_t)width(function) * item;
+    size_t item = result_size(p.kind), row_bytes = (size_t)width(function) * item;
     size_t bytes = (size_t)p.rows * row_bytes;
     unsigned char *out = placed(memory_out, bytes, 1), *again = placed(memory_again, bytes, 0);
     double losses[MOST_ROWS];
@@ -737,7 +621,7 @@ static void check_batch(int function)
                          out + (size_t)(r % p.distinct) * row_bytes, row_bytes,
                          "in an equal row of the batch");
         if (r < p.distinct && function == GRADIENT)
-            compare_loss(&p.exact[r], r, get(losses, r, p.kind == SF_F64 ? SF_F64 : SF_F32));
+            compare_loss(&p.exact[r], r, get(losses, r, result_kind(p.kind)));
     }
     for (ptrdiff_t r = 0; r < p.distinct; r++) {
         run_into(function, r, 1, again, losses);
@@ -763,7 +647,7 @@ static void check_blocks(void)
     sf_rows rows = p.job;
     set_context("%s, %ld classes, by blocks", kind_name(p.kind), (long)p.n);
     rows.temperature = &p.temperature[1];
-    rows.x.data = (const char *)p.x + (size_t)p.n * input_size(p.kind);
+    rows.x.data = (const char *)p.x + (size_t)p.n * item_size(p.kind);
 
     rows.out.data = again;
     run(SOFTMAX, &rows, NULL, 0, 1);
@@ -819,7 +703,7 @@ static void check_temperatures(void)
     double losses[MOST_ROWS];
     problem kept = p;
     for (int f = 0; f < N_FUNCTIONS; f++) {
-        size_t bytes = (size_t)(p.rows * width(f)) * output_size(p.kind);
+        size_t bytes = (size_t)(p.rows * width(f)) * result_size(p.kind);
         for (ptrdiff_t r = 0; r < p.rows; r++)
             p.temperature[r] = 0.7;
         p.job.temperature_step = 1;
@@ -835,9 +719,9 @@ static void check_temperatures(void)
 static void check_others(void)
 {
     const sf_kernels *k = kernels_of(p.kind);
-    size_t item = output_size(p.kind), bytes = (size_t)(p.rows * p.n) * item;
+    size_t item = result_size(p.kind), bytes = (size_t)(p.rows * p.n) * item;
     unsigned char *out = placed(memory_out, bytes, 1);
-    int kind = p.kind == SF_F64 ? SF_F64 : SF_F32;
+    int kind = result_kind(p.kind);
     double shift[MOST_ROWS], scale[MOST_ROWS];
     int64_t *indices = allocated((size_t)(p.rows * p.n) * sizeof *indices);
     void *scratch = allocated(sf_scratch_bytes(&p.job, k->item_size));
@@ -875,7 +759,7 @@ static void check_lengths(int kind, int varied)
             continue;
         int many = n <= MANY_ROWS_UP_TO;
         set_problem(kind, n, many ? MOST_ROWS : 7, many ? N_DISTINCT : 3, varied);
-        for (int isa = 0; choose(isa); isa++) {
+        for (int isa = 0; choose_and_measure(isa); isa++) {
             set_context("%s, %ld classes, %s", kind_name(kind), (long)n,
                         varied ? "a temperature for each row" : "temperature 1");
             for (int f = 0; f < N_FUNCTIONS; f++)
@@ -890,7 +774,7 @@ static void check_lengths(int kind, int varied)
         if (n % 9 == 1)
             for (int form = LABELS32; form < N_TARGETS; form++) {
                 set_targets(form);
-                for (int isa = 0; choose(isa); isa++) {
+                for (int isa = 0; choose_and_measure(isa); isa++) {
                     set_context("%s, %ld classes, targets of form %d", kind_name(kind), (long)n,
                                 form);
                     check_batch(LOSS);
@@ -941,7 +825,7 @@ static double special_result(int function, int special, ptrdiff_t r, ptrdiff_t a
 static void compare_special(int function, int special, ptrdiff_t r, ptrdiff_t at,
                             const unsigned char *out)
 {
-    int kind = p.kind == SF_F64 ? SF_F64 : SF_F32;
+    int kind = result_kind(p.kind);
     for (ptrdiff_t c = 0; c < width(function); c++) {
         double got = get(out, r * width(function) + c, kind);
         double expected = special_result(function, special, r, at, c);
@@ -957,7 +841,7 @@ static void check_specials(int kind, ptrdiff_t n, int varied)
 {
     ptrdiff_t rows = n <= 33 ? MOST_ROWS : n <= MANY_ROWS_UP_TO ? 20 : 5, special_row = rows - 3;
     const ptrdiff_t positions[] = {0, n / 2, n - 1, n - n % 4 - 1, 16};
-    size_t item = output_size(kind), row_bytes = (size_t)n * input_size(kind);
+    size_t item = result_size(kind), row_bytes = (size_t)n * item_size(kind);
     set_problem(kind, n, rows, 1, varied);
     unsigned char *kept = allocated(row_bytes), *row = p.x + (size_t)special_row * row_bytes;
     unsigned char *usual[N_FUNCTIONS];
@@ -965,7 +849,7 @@ static void check_specials(int kind, ptrdiff_t n, int varied)
     memcpy(kept, row, row_bytes);
     for (int f = 0; f < N_FUNCTIONS; f++)
         usual[f] = allocated((size_t)(rows * width(f)) * item);
-    for (int isa = 0; choose(isa); isa++)
+    for (int isa = 0; choose_and_measure(isa); isa++)
         for (int f = 0; f < N_FUNCTIONS; f++) {
             size_t one = (size_t)width(f) * item, before = (size_t)special_row * one;
             unsigned char *out = placed(memory_out, (size_t)rows * one, 1);
@@ -990,7 +874,7 @@ static void check_specials(int kind, ptrdiff_t n, int varied)
         }
 
     /* An ignored row counts for nothing, whatever it holds; a bad label is reported. */
-    for (int isa = 0; choose(isa); isa++)
+    for (int isa = 0; choose_and_measure(isa); isa++)
         for (int f = LOSS; f <= GRADIENT; f++) {
             size_t one = (size_t)width(f) * item, before = (size_t)special_row * one;
             unsigned char *out = placed(memory_out, (size_t)rows * one, 1);
@@ -1082,7 +966,7 @@ static void spread(unsigned char *to, const layout *l, const unsigned char *from
 
 static void check_layout(int function, int from, int to, int in_place, const unsigned char *usual)
 {
-    size_t in_size = input_size(p.kind), item = output_size(p.kind);
+    size_t in_size = item_size(p.kind), item = result_size(p.kind);
     ptrdiff_t half = p.rows / 2;
     layout x = layout_of(from, p.rows, p.n), out = layout_of(to, p.rows, width(function));
     size_t x_bytes = (size_t)x.extent * in_size, out_bytes = (size_t)out.extent * item;
@@ -1120,9 +1004,9 @@ static void check_strides(int kind, ptrdiff_t n, int varied)
 {
     ptrdiff_t rows = n <= 200 ? MOST_ROWS : 6; /* more than a panel of rows, and fewer */
     set_problem(kind, n, rows, N_DISTINCT, varied);
-    for (int isa = 0; choose(isa); isa++)
+    for (int isa = 0; choose_and_measure(isa); isa++)
         for (int f = 0; f < N_FUNCTIONS; f++) {
-            unsigned char *usual = allocated((size_t)(rows * width(f)) * output_size(kind));
+            unsigned char *usual = allocated((size_t)(rows * width(f)) * result_size(kind));
             double losses[MOST_ROWS];
             run_into(f, 0, rows, usual, losses);
             for (int to = ROW_GAPS; f == LOGSUMEXP && to < ONE_ROW; to++)
@@ -1136,7 +1020,7 @@ static void check_strides(int kind, ptrdiff_t n, int varied)
                         p.labels64[r] = p.labels64[0];
                     }
                     p.job.x.row_stride = 0;
-                    p.job.x.data = p.x + (size_t)((rows - 1) * n) * input_size(kind);
+                    p.job.x.data = p.x + (size_t)((rows - 1) * n) * item_size(kind);
                     run_into(f, 0, rows, usual, losses);
                     check_layout(f, from, CONTIGUOUS, 0, usual);
                     p = kept;
@@ -1157,9 +1041,9 @@ static void check_strides(int kind, ptrdiff_t n, int varied)
 /* Past the caches, from every alignment of the output. */
 static void check_streams(int kind, ptrdiff_t n)
 {
-    size_t item = output_size(kind);
+    size_t item = result_size(kind);
     set_problem(kind, n, 5, 3, 0);
-    for (int isa = 0; choose(isa); isa++)
+    for (int isa = 0; choose_and_measure(isa); isa++)
         for (int f = SOFTMAX; f < N_FUNCTIONS; f++) {
             size_t bytes = (size_t)(p.rows * width(f)) * item;
             unsigned char *usual = placed(memory_again, bytes, 1);
@@ -1221,7 +1105,7 @@ static void check_vector_functions(void)
         e32[i] = exponential(of(x32[i]), &k32[i]);
         l[i] = logarithm_1p(of(r[i]));
     }
-    for (int isa = 0; choose(isa); isa++) {
+    for (int isa = 0; choose_and_measure(isa); isa++) {
         for (int i = 0; i < count; i += chunk) {
             int n = count - i < chunk ? count - i : chunk;
             tables->f64->exp_array(x64 + i, got64 + i, n);
@@ -1231,13 +1115,13 @@ static void check_vector_functions(void)
             double error = ulp_error(got64[i], e[i], k[i], 53, -1021);
             int normal = e[i].hi * ldexp(1, k[i]) >= DBL_MIN;
             if (normal)
-                now->exp_ulp[1] = fmax(now->exp_ulp[1], error);
+                measured->exp_ulp[1] = fmax(measured->exp_ulp[1], error);
             if (!(error <= (normal ? 1.5 : 1)))
                 fail("exp(%a) in f64: %a, %.3f ULP", x64[i], got64[i], error);
             error = ulp_error(got32[i], e32[i], k32[i], 24, -125);
             normal = e32[i].hi * ldexp(1, k32[i]) >= FLT_MIN;
             if (normal)
-                now->exp_ulp[0] = fmax(now->exp_ulp[0], error);
+                measured->exp_ulp[0] = fmax(measured->exp_ulp[0], error);
             if (!(error <= (normal ? 1.5 : 1)))
                 fail("exp(%a) in f32: %a, %.3f ULP", x32[i], got32[i], error);
         }
@@ -1245,7 +1129,7 @@ static void check_vector_functions(void)
             tables->f64->log1p_array(r + i, got64 + i, count - i < chunk ? count - i : chunk);
         for (int i = 0; i < count; i++) {
             double error = ulp_error(got64[i], l[i], 0, 53, -1021);
-            now->log1p_ulp = fmax(now->log1p_ulp, error);
+            measured->log1p_ulp = fmax(measured->log1p_ulp, error);
             if (!(error <= 1.5))
                 fail("log1p(%a): %a, %.3f ULP", r[i], got64[i], error);
         }
@@ -1276,7 +1160,7 @@ static void check_probabilities(int kind)
 {
     enum { n = 301 };
     static double x[n], t[n], losses[n], temperature = 0.7, pos_weight = 1.5;
-    for (int isa = 0; choose(isa); isa++) {
+    for (int isa = 0; choose_and_measure(isa); isa++) {
         const sf_kernels *k = kernels_of(kind);
         p.kind = kind;
         p.n = n;
@@ -1371,9 +1255,9 @@ static void check_environment(int kind)
     static const ptrdiff_t lengths[] = {3, 100, 1000};
     for (int i = 0; i < 3; i++) {
         set_problem(kind, lengths[i], 5, N_DISTINCT, 1);
-        for (int isa = 0; choose(isa); isa++)
+        for (int isa = 0; choose_and_measure(isa); isa++)
             for (int f = 0; f < N_FUNCTIONS; f++) {
-                size_t bytes = (size_t)(p.rows * width(f)) * output_size(kind);
+                size_t bytes = (size_t)(p.rows * width(f)) * result_size(kind);
                 unsigned char *out = placed(memory_out, bytes, 1);
                 unsigned char *usual = placed(memory_again, bytes, 1);
                 double losses[MOST_ROWS];
@@ -1406,24 +1290,16 @@ static void check_environment(int kind) { (void)kind; }
 
 int main(int argc, char **argv)
 {
-    int n_checked = 0;
     setvbuf(stdout, NULL, _IOLBF, 4096);
     signal(SIGSEGV, out_of_bounds);
 #ifdef SIGBUS
     signal(SIGBUS, out_of_bounds);
 #endif
-    if (argc > 1) {
-        for (int i = 1; i < argc && n_checked < MOST_ISAS - 1; i++)
-            if (!(checked[n_checked++].tables = sf_tables_named(argv[i]))) {
-                printf("%s does not run here\n", argv[i]);
-                return 2;
-            }
-    } else {
-        for (int i = 0; sf_isa_built(i) && n_checked < MOST_ISAS - 1; i++)
-            if ((checked[n_checked].tables = sf_tables_named(sf_isa_built(i))))
-                n_checked++;
+    const char *missing = find_isas(argc - 1, argv + 1);
+    if (missing) {
+        printf("%s does not run here\n", missing);
+        return 2;
     }
-    now = NULL;
     check_oracle();
 
     memory_x = new_region(MOST_ENTRIES * sizeof(double));
@@ -1457,12 +1333,12 @@ int main(int argc, char **argv)
         check_environment(kind);
     }
 
-    for (int i = 0; choose(i); i++) {
+    for (int i = 0; choose_and_measure(i); i++) {
         printf("%s: %s, %ld results compared; exp %.3f (f32) %.3f (f64) ULP, log1p %.3f; worst "
                "shares of the bounds:", tables->isa, now->failures ? "FAILED" : "passed",
-               now->compared, now->exp_ulp[0], now->exp_ulp[1], now->log1p_ulp);
+               measured->compared, measured->exp_ulp[0], measured->exp_ulp[1], measured->log1p_ulp);
         for (int f = 0; f < N_FUNCTIONS; f++)
-            printf(" %s %.2f", function_names[f], now->worst[f]);
+            printf(" %s %.2f", function_names[f], measured->worst[f]);
         printf("\n");
     }
     if (failures > MOST_SHOWN)

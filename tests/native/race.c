@@ -9,10 +9,8 @@
  * Clang's OpenMP runtime is not instrumented: its tool Archer tells the sanitizer of forks, joins
  * and barriers.  Results on several threads must also have the bits of those on one.  With --racy
  * all threads write to one place, to show that a race is found.  Exits 0 when all is well. */
-#include "drive.h"
+#include "common.h"
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 enum { THREADS = 4, CALLERS = 3, N_INDICES = 2 };
 
@@ -22,22 +20,6 @@ static void omp_for(sf_body *body, void *context, ptrdiff_t n_pieces, int n_work
 #pragma omp parallel for num_threads(n_workers) schedule(dynamic)
     for (ptrdiff_t piece = 0; piece < n_pieces; piece++)
         body(context, piece, omp_get_thread_num());
-}
-
-static void *allocated(size_t bytes)
-{
-    void *memory = calloc(bytes + 1, 1);
-    if (!memory) {
-        printf("FAILED: no memory\n");
-        exit(1);
-    }
-    return memory;
-}
-
-static double uniform(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (double)(*state >> 11) * 0x1p-53;
 }
 
 /* ---- one input, which all callers and threads read ------------------------------------------- */
@@ -59,31 +41,14 @@ typedef struct { /* what one caller writes */
     double *row_max, *row_rest;
 } results;
 
-static size_t item(int kind) { return kind == SF_F64 ? 8 : kind == SF_F32 ? 4 : 2; }
-static size_t result_item(int kind) { return kind == SF_F64 ? 8 : 4; }
-static int result_kind(int kind) { return kind == SF_F64 ? SF_F64 : SF_F32; }
-
-static void put(void *data, ptrdiff_t i, int kind, double value)
-{
-    float narrow = (float)value;
-    uint32_t bits;
-    memcpy(&bits, &narrow, sizeof bits);
-    if (kind == SF_F64)
-        ((double *)data)[i] = value;
-    else if (kind == SF_F32)
-        ((float *)data)[i] = narrow;
-    else /* in half precision these are other numbers, but numbers */
-        ((uint16_t *)data)[i] = (uint16_t)((bits >> 16) & (kind == SF_F16 ? 0xbbff : 0xffff));
-}
-
 static problem new_problem(int kind, ptrdiff_t rows, ptrdiff_t n, int layout, int stream)
 {
     problem p = {.kind = kind, .layout = layout, .stream = stream, .n = n, .rows = rows};
-    uint64_t state = (uint64_t)(rows * 31 + n);
     size_t r = (size_t)rows, entries = r * (size_t)n;
-    p.x = allocated(entries * item(kind));
-    p.targets = allocated(entries * result_item(kind));
-    p.probabilities = allocated(entries * item(kind));
+    random_state = (uint64_t)(rows * 31 + n);
+    p.x = allocated(entries * item_size(kind));
+    p.targets = allocated(entries * result_size(kind));
+    p.probabilities = allocated(entries * item_size(kind));
     p.labels32 = allocated(r * sizeof *p.labels32);
     p.labels64 = allocated(r * sizeof *p.labels64);
     p.indices = allocated(N_INDICES * r * sizeof *p.indices);
@@ -93,21 +58,21 @@ static problem new_problem(int kind, ptrdiff_t rows, ptrdiff_t n, int layout, in
     p.scale = allocated(r * sizeof(double));
     p.weights = allocated((size_t)n * sizeof(double));
     for (size_t i = 0; i < entries; i++) {
-        put(p.x, (ptrdiff_t)i, kind, 8 * uniform(&state) - 4);
-        put(p.targets, (ptrdiff_t)i, result_kind(kind), uniform(&state));
-        put(p.probabilities, (ptrdiff_t)i, kind, uniform(&state));
+        put(p.x, (ptrdiff_t)i, kind, 8 * uniform() - 4);
+        put(p.targets, (ptrdiff_t)i, result_kind(kind), uniform());
+        put(p.probabilities, (ptrdiff_t)i, kind, uniform());
     }
     for (ptrdiff_t i = 0; i < rows; i++) {
-        p.labels64[i] = p.labels32[i] = i % 7 == 1 ? -100 : (int32_t)(uniform(&state) * (double)n);
+        p.labels64[i] = p.labels32[i] = i % 7 == 1 ? -100 : (int32_t)(uniform() * (double)n);
         for (ptrdiff_t k = 0; k < N_INDICES; k++)
-            p.indices[i * N_INDICES + k] = (int64_t)(uniform(&state) * (double)n);
-        p.temperatures[i] = 0.5 + uniform(&state);
-        p.sample_weights[i] = uniform(&state);
-        p.shift[i] = 70000; /* no less than a half's maximum */
+            p.indices[i * N_INDICES + k] = (int64_t)(uniform() * (double)n);
+        p.temperatures[i] = 0.5 + uniform();
+        p.sample_weights[i] = uniform();
+        p.shift[i] = 4; /* no less than the maximum */
         p.scale[i] = 1;
     }
     for (ptrdiff_t c = 0; c < n; c++)
-        p.weights[c] = uniform(&state);
+        p.weights[c] = uniform();
     return p;
 }
 
@@ -123,8 +88,8 @@ static results new_results(const problem *p)
 {
     size_t r = (size_t)p->rows, entries = r * (size_t)p->n;
     results o;
-    o.out = allocated((entries + r * N_INDICES) * result_item(p->kind));
-    o.losses = allocated((entries + r) * result_item(p->kind));
+    o.out = allocated((entries + r * N_INDICES) * result_size(p->kind));
+    o.losses = allocated((entries + r) * result_size(p->kind));
     o.row_max = allocated(r * sizeof(double));
     o.row_rest = allocated(r * sizeof(double));
     return o;
@@ -226,7 +191,7 @@ typedef struct {
 
 static int same(const problem *p, const results *a, const results *b)
 {
-    size_t r = (size_t)p->rows, entries = r * (size_t)p->n, size = result_item(p->kind);
+    size_t r = (size_t)p->rows, entries = r * (size_t)p->n, size = result_size(p->kind);
     return !memcmp(a->out, b->out, (entries + r * N_INDICES) * size)
         && !memcmp(a->losses, b->losses, (entries + r) * size)
         && !memcmp(a->row_max, b->row_max, r * sizeof(double))
@@ -247,7 +212,7 @@ static void *call_and_compare(void *argument)
     return NULL;
 }
 
-static long failures, calls;
+static long calls;
 
 static void from_several(const problem *p, int which, const results *expected, sf_result result,
                          int n_callers)
@@ -266,12 +231,8 @@ static void from_several(const problem *p, int which, const results *expected, s
         if (n_callers > 1)
             pthread_join(threads[i], NULL);
         calls++;
-        if (callers[i].failed) {
-            failures++;
-            printf("FAILED %s: %s, kind %d, %ld x %ld, layout %d, stream %d: not as on one thread\n",
-                   sf_tables_in_use()->isa, names[which], p->kind, (long)p->rows, (long)p->n,
-                   p->layout, p->stream);
-        }
+        if (callers[i].failed)
+            fail("not as on one thread");
     }
 }
 
@@ -279,6 +240,8 @@ static void check(int kind, ptrdiff_t rows, ptrdiff_t n, int layout, int stream)
 {
     problem p = new_problem(kind, rows, n, layout, stream);
     for (int which = 0; which < N_CALLS; which++) {
+        set_context("%s, %s, %ld x %ld, layout %d, stream %d", names[which], kind_name(kind), (long)rows,
+                    (long)n, layout, stream);
         results expected = new_results(&p);
         int status = SF_OK;
         sf_result result = call(&p, &expected, which, 1, &status);
@@ -330,11 +293,8 @@ int main(int argc, char **argv)
     }
     sf_set_parallel_for(omp_for);
     check_first_calls();
-    for (int i = 0; sf_isa_built(i); i++) {
-        const sf_tables *tables = sf_tables_named(sf_isa_built(i));
-        if (!tables)
-            continue;
-        sf_use_tables(tables);
+    find_isas(0, NULL);
+    for (int i = 0; choose(i); i++) {
         calls = 0;
         for (int kind = SF_F32; kind <= SF_BF16; kind++) {
             check(kind, 7001, 10, CLASSES_ADJACENT, 0);
