@@ -129,12 +129,11 @@ class BuildExt(build_ext):
 
 core = Extension(
     f"{PACKAGE}._core",
-    sources=[f"{PACKAGE}/_core.pyx", *sorted(glob(f"{KERNELS}/*.c"))],
+    sources=[f"{PACKAGE}/_core.pyx", *sorted(glob(f"{KERNELS}/**/*.c", recursive=True))],
     include_dirs=[KERNELS, numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     depends=sorted(
-        glob(f"{KERNELS}/*.h")
-        + glob(f"{KERNELS}/*.inc")
+        glob(f"{KERNELS}/**/*.h", recursive=True)
         + glob(f"{PACKAGE}/include/*.h")
         + glob(f"{PACKAGE}/*.pxd")
     ),

@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py                  a minute, a sample of everything
     python benchmarks/accuracy.py --full           exp of every float32, rows of a million
-    python benchmarks/accuracy.py --full --update-readme
+    python benchmarks/accuracy.py --full --update-results
 
 The references are computed in extended precision (64 binary digits or more), differences and
 quotients in pairs of such numbers, and are themselves checked against mpmath.
@@ -24,7 +24,8 @@ from harness import markdown_table, text_table
 from native import load
 from peers import NumPyFormula, ONNXRuntime, PyTorch, SciPy
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
+README = RESULTS.parent.parent / "README.md"
 PEERS = (NumPyFormula, SciPy, PyTorch, ONNXRuntime)
 EXTENDED = np.longdouble
 
@@ -516,14 +517,25 @@ def markdown(table: Table, names: list[str], about: str) -> str:
         [
             "ULP of the exact result; of 1 where a logarithm is nearer to 0, of max/T where "
             + "logsumexp is, and of the larger of probability and target for a gradient. *Of the "
-            + f"bound*: the worst share of what the contract allows, of all our columns. {about}",
+            + "bound*: the worst share of what docs/contract.md allows, of all our columns. "
+            + about,
             folded,
-            "<details><summary>By kind of row</summary>",
+            "**By kind of row**",
             f"Rows of 1 to {table.longest:,} entries. {legend}.",
             render(by_kind, names, markdown_table),
-            "</details>",
         ]
     )
+
+
+def summary(table: Table, names: list[str]) -> str:
+    """A few rows for the README."""
+    cells = {
+        key: by_name
+        for key, by_name in table.over_kinds().items()
+        if key[0] in ("softmax", "log_softmax", "logsumexp", "loss") and key[2] == "all rows"
+    }
+    dtype = "float32" if any(key[1] == "float32" for key in cells) else "float64"
+    return render({key: c for key, c in cells.items() if key[1] == dtype}, names, markdown_table)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -538,7 +550,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--update-readme", action="store_true")
+    parser.add_argument(
+        "--update-results",
+        action="store_true",
+        help="put the tables into RESULTS.md, and four rows into the project's README",
+    )
     options = parser.parse_args(argv)
 
     checked = check_references(np.random.default_rng(options.seed))
@@ -580,8 +596,9 @@ def main(argv: list[str] | None = None) -> int:
         options.json.write_text(
             json.dumps({"machine": machine, "versions": versions, "errors": rows}, indent=1)
         )
-    if options.update_readme:
-        harness.replace_between(README, "accuracy", markdown(table, names, about))
+    if options.update_results:
+        harness.replace_between(RESULTS, "accuracy", markdown(table, names, about))
+        harness.replace_between(README, "accuracy", summary(table, names))
     if options.markdown:
         print(markdown(table, names, about))
     else:

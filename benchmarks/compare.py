@@ -1,15 +1,14 @@
 """Compare softmax_fast with its peers and with the limits of the machine.
 
     python benchmarks/compare.py --quick
-    python benchmarks/compare.py --dtype float32 float64 --json speed.json --plot speed.svg
-    python benchmarks/compare.py --from-json speed.json --plot speed.svg --update-readme
+    python benchmarks/compare.py --dtype float32 float64 --json speed.json
+    python benchmarks/compare.py --from-json speed.json --bars docs/speed.svg --update-results
 
 Every result is checked against a float64 oracle before it is timed. Each contestant has a process
 of its own; they take turns, round after round. See README.md in this folder.
 """
 
 import argparse
-import os
 import signal
 import sys
 from pathlib import Path
@@ -30,7 +29,8 @@ from harness import (
 from peers import PEERS
 from workers import Contest, Contestant
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
+README = RESULTS.parent.parent / "README.md"
 QUICK_SHAPES = ((1, 10), (32, 10), (64, 1000), (65536, 10), (4096, 1000), (1, 128256))
 QUICK_OPERATIONS = (
     "softmax",
@@ -63,9 +63,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--growth", action="store_true", help="time against size, and one thread against all")
     add("--json", type=Path, metavar="FILE", help="write every measurement")
     add("--from-json", type=Path, metavar="FILE", help="report on an earlier run, measure nothing")
-    add("--plot", type=Path, metavar="FILE", help="write a plot, .svg or .png")
+    add("--bars", type=Path, metavar="FILE.svg", help="draw the picture of the project's README")
     add("--markdown", action="store_true", help="print the tables in Markdown")
-    add("--update-readme", action="store_true", help="put the tables into the project's README")
+    add("--update-results", action="store_true",
+        help="put the tables into RESULTS.md, and a few rows into the project's README")  # fmt: skip
     options = parser.parse_args(argv)
     if options.threads < 1:
         parser.error("--threads must be at least 1")
@@ -171,13 +172,13 @@ def main(argv: list[str] | None = None) -> int:
         results = measure(options, say)
     if options.json:
         options.json.write_text(results.to_json(), encoding="utf-8")
-    if options.plot:
-        report.plot(results, options.plot)
-    image = os.path.relpath(options.plot, README.parent) if options.plot else None
-    if options.update_readme:
-        harness.replace_between(README, "speed", report.markdown(results, image))
+    if options.bars:
+        options.bars.write_text(report.bars(results), encoding="utf-8")
+    if options.update_results:
+        harness.replace_between(RESULTS, "speed", report.markdown(results))
+        harness.replace_between(README, "speed", report.summary(results))
     if options.markdown:
-        print(report.markdown(results, image))
+        print(report.markdown(results))
     elif results.table:
         print(report.text(results))
     if results.growth:

@@ -1,7 +1,7 @@
-"""Tables and plots of a comparison."""
+"""Tables and the picture of a comparison."""
 
-from math import isnan
-from pathlib import Path
+from math import floor, isnan, log2
+from xml.sax.saxutils import escape
 
 from harness import (
     OPERATIONS,
@@ -16,6 +16,16 @@ from harness import (
 )
 
 OURS = "softmax_fast"
+# What the README shows of all that is measured, and the panels of its picture.
+SUMMARY = (
+    ("softmax", (1, 10)),
+    ("softmax", (65536, 10)),
+    ("softmax", (64, 1000)),
+    ("softmax", (16384, 1000)),
+    ("softmax_loss", (16384, 1000)),
+    ("softmax_loss_and_grad", (16384, 1000)),
+)
+PICTURED = ("softmax", "log_softmax", "softmax_loss", "softmax_loss_and_grad")
 
 
 def _threads(results: Results) -> str:
@@ -76,24 +86,14 @@ def text(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def markdown(results: Results, image: str | None = None, opened: int = 1) -> str:
-    """The tables in Markdown; all but the first ``opened`` and the loss's folded away."""
+def markdown(results: Results) -> str:
     parts = [
         f"Best of {results.settings['rounds']} interleaved rounds, µs, {_threads(results)} each. "
         "Memory limit: moving the bytes once; exp limit: the bare exponentials in L1; both on all "
         "threads and in the same rounds. *Of the limit*: the slower of the two over our time. "
         + describe(results)
     ]
-    if image:
-        parts.append(f"![speed relative to softmax_fast]({image})")
-    tables = _tables(results, markdown_table)
-    for k, (title, table) in enumerate(tables):
-        if k < opened or title == f"{OPERATIONS['softmax_loss'].title}, float32":
-            parts.append(f"**{title}**\n\n{table}")
-        else:
-            parts.append(
-                f"<details><summary>{title}</summary>\n\n{table}\n\n</details>".replace("`", "")
-            )
+    parts += [f"**{title}**\n\n{table}" for title, table in _tables(results, markdown_table)]
     return "\n\n".join(parts)
 
 
@@ -107,67 +107,98 @@ def progress(results: Results, case: Case) -> str:
     )
 
 
-def plot(results: Results, path: Path) -> None:
-    """How many times as long as this library each peer takes: a panel an operation, log scale."""
-    import matplotlib
+def _title(operation: str) -> str:
+    return OPERATIONS[operation].title.replace("`", "")
 
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = OURS  # equal results give equal files
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter
 
-    dtype = "float32" if any(c.dtype == "float32" for c in results.table) else "float64"
-    panels: dict[str, list[Case]] = {}
-    for case in results.table:
-        if case.dtype == dtype and results.best(case, OURS) > 0:
-            panels.setdefault(case.operation, []).append(case)
-    panels = {name: _in_order(panels[name]) for name in OPERATIONS if len(panels.get(name, ())) > 1}
+def _ratio(results: Results, case: Case) -> float:
+    """How many times as fast as the fastest peer; NaN when either was not measured."""
+    return results.best_peer(case)[0] / results.best(case, OURS)
+
+
+def _pictured(results: Results) -> dict[str, list[Case]]:
+    """The cases of the picture with a ratio, by operation."""
+    panels = {
+        name: [
+            case
+            for case in _in_order(list(results.table))
+            if (case.operation, case.axis, case.dtype) == (name, -1, "float32")
+            and not isnan(_ratio(results, case))
+        ]
+        for name in PICTURED
+    }
+    return {name: cases for name, cases in panels.items() if cases}
+
+
+def summary(results: Results) -> str:
+    """A few rows for the README, and every case of the picture that a peer wins."""
+    others = ("NumPy", "PyTorch")
+    rows = []
+    for operation, shape in SUMMARY:
+        case = Case(operation, shape)
+        _, peer = results.best_peer(case)
+        rows.append(
+            [
+                f"{_title(operation)}, {case.layout}",
+                *(format_us(results.best(case, name)) for name in (OURS, *others)),
+                f"{format_us(results.best_peer(case)[0])} ({peer})" if peer else "–",
+                format_ratio(_ratio(results, case)),
+            ]
+        )
+    head = ["µs, float32", OURS, *others, "fastest peer", "× fastest peer"]
+    cases = [case for panel in _pictured(results).values() for case in panel]
+    lost = [
+        f"{_title(case.operation)}, {case.layout} (× {format_ratio(_ratio(results, case))})"
+        for case in cases
+        if _ratio(results, case) < 1
+    ]
+    said = f"Of the {len(cases)} cases in the picture, a peer is faster in {len(lost)}"
+    return f"{markdown_table(head, rows)}\n\n{said}{': ' if lost else ''}{'; '.join(lost)}."
+
+
+def bars(results: Results) -> str:
+    """An SVG of how many times as fast as the fastest peer: a panel an operation, log scale."""
+    panels = _pictured(results)
     if not panels:
-        raise SystemExit("nothing to plot: at least two shapes of one operation are needed")
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(6.4 * columns, 3.3 * rows + 0.6), squeeze=False, sharey=True
+        raise SystemExit("nothing to draw: no float32 case with a peer beside softmax_fast")
+    ratios = [_ratio(results, case) for cases in panels.values() for case in cases]
+    low, high = min(-0.5, log2(min(ratios))), max(1.0, log2(max(ratios)))
+    row, panel_width, label_width, bar_width = 17, 380, 84, 175
+    panel_height = row * max(map(len, panels.values())) + 56
+    height = 62 + panel_height * -(-len(panels) // 2)
+    parts = []
+
+    def put(x, y, text, style=""):
+        parts.append(f'<text x="{x:.1f}" y="{y}"{style}>{escape(text)}</text>')
+
+    bold, to_the_left, centred = (
+        f" {style}" for style in ('font-weight="bold"', 'text-anchor="end"', 'text-anchor="middle"')
     )
-    markers = dict(zip(results.names("peer"), "os^Dv*PXhd", strict=False))
-    colours = {name: f"C{k}" for k, name in enumerate(markers)}
-    seen = {}
-    for axis, (operation, cases) in zip(axes.flat, panels.items(), strict=False):
-        places = range(len(cases))
-        for name, marker in markers.items():
-            ratios = [results.best(case, name) / results.best(case, OURS) for case in cases]
-            if not all(map(isnan, ratios)):
-                (seen[name],) = axis.plot(
-                    places, ratios, marker, ms=6, color=colours[name], alpha=0.85, label=name
-                )
-        limits = [results.limit(case) / results.best(case, OURS) for case in cases]
-        (seen["limit of the machine"],) = axis.plot(
-            places, limits, "_", ms=16, mew=2, color="black", label="limit of the machine"
-        )
-        axis.axhline(1, color="black", lw=1)
-        axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-        axis.grid(axis="y", which="major", alpha=0.4)
-        axis.set_xticks(
-            list(places), [case.layout for case in cases], rotation=30, ha="right", fontsize=8
-        )
-        axis.set_title(OPERATIONS[operation].title.replace("`", ""), fontsize=10)
-        axis.set_xlim(-0.5, len(cases) - 0.5)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("time / softmax_fast's time")
-    figure.legend(
-        seen.values(), seen.keys(), loc="upper center", ncols=5, fontsize=9, frameon=False
+    peers = ", ".join(results.names("peer"))
+    put(12, 22, "How many times as fast as the fastest peer, log scale", f'{bold} font-size="14"')
+    put(12, 38, f"float32, {_threads(results)}, {results.machine['cpu']}")
+    put(12, 52, f"peers: {peers}; left of the line: the peer is faster")
+    for k, (operation, cases) in enumerate(panels.items()):
+        left, top = 12 + k % 2 * panel_width, 62 + k // 2 * panel_height
+        bottom = top + 28 + row * len(cases)
+        octave = bar_width / (high - low)
+        one = left + label_width - low * octave  # where the ratio is 1
+        put(left, top + 18, _title(operation), bold)
+        for power in range(floor(high) + 1):
+            x, colour = one + power * octave, "#ddd" if power else "#222"
+            parts.append(f'<path d="M{x:.1f} {top + 26}V{bottom + 2}" stroke="{colour}"/>')
+            put(x, bottom + 14, f"{2**power}×", centred)
+        for y, case in zip(range(top + 28, bottom, row), cases, strict=True):
+            ratio, (_, peer) = _ratio(results, case), results.best_peer(case)
+            end = one + log2(ratio) * octave
+            x, width = min(one, end), abs(end - one)
+            size = f'x="{x:.1f}" y="{y + 3}" width="{width:.1f}" height="{row - 5}"'
+            parts.append(f'<rect {size} fill="{"#3b6ea8" if ratio >= 1 else "#c2410c"}"/>')
+            put(left + label_width - 6, y + 12, case.layout, to_the_left)
+            put(x + width + 4, y + 12, f"{format_ratio(ratio)} {peer}", bold * (ratio < 1))
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="770" viewBox="0 0 770 {height}" '
+        'font-family="Helvetica, Arial, sans-serif" font-size="11" fill="#222">'
     )
-    figure.text(
-        0.5,
-        0.005,
-        f"{dtype}, {_threads(results)}, {results.machine['cpu']}; above 1: slower",
-        ha="center",
-        fontsize=8,
-    )
-    figure.tight_layout(rect=(0, 0.03, 1, 1 - 0.55 / figure.get_figheight()))
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(path, dpi=120, metadata=metadata)
-    plt.close(figure)
+    background = f'<rect width="770" height="{height}" fill="white"/>'
+    return "\n".join([head, background, *parts, "</svg>"]) + "\n"

@@ -37,14 +37,19 @@ def as_array(name, value):
             f"{name} is a masked array, whose mask would be lost: pass {name}.filled(...) or the "
             "unmasked rows"
         )
-    if _only_dlpack(value):
-        return np.from_dlpack(value)
     try:
-        return np.asarray(value)
-    except ValueError as error:
-        if not isinstance(value, list | tuple):
-            raise
-        raise ValueError(f"{name} is a sequence that makes no array: {error}") from error
+        return np.from_dlpack(value) if _only_dlpack(value) else np.asarray(value)
+    except MemoryError:
+        raise
+    except Exception as error:
+        what, kind = f"of type {_type_name(value)}", TypeError
+        if isinstance(value, list | tuple) and isinstance(error, ValueError):
+            what, kind = "is a sequence that", ValueError
+        raise kind(f"{name} {what} makes no array: {error}") from error
+
+
+def _type_name(value):
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _is_masked(value):
@@ -107,7 +112,8 @@ def _real_values(name, value, error=TypeError):
     array = as_array(name, value)
     if array.dtype.kind not in "iub" and _float_kind(array.dtype) is None:
         raise error(f"{name} has dtype {array.dtype}, expected real numbers")
-    return array.astype(np.float64, copy=not array.flags.aligned)
+    with np.errstate(all="ignore"):
+        return array.astype(np.float64, copy=not array.flags.aligned)
 
 
 def _integer(name, value, expected):
@@ -198,7 +204,9 @@ def entry_temperature(value, shape, what="one per entry"):
     number = _number(value)
     if number is None:
         array = _real_values("temperature", value, ValueError)
-        _all_within("temperature", array, "finite and > 0", (array > 0) & np.isfinite(array))
+        with np.errstate(all="ignore"):
+            good = (array > 0) & np.isfinite(array)
+        _all_within("temperature", array, "finite and > 0", good)
         array = _broadcast("temperature", array, shape, what) if array.ndim else array
         return float(array) if array.ndim == 0 else array
     if not 0 < number < math.inf:
@@ -238,7 +246,9 @@ def _element(name, at):
 
 def _weights(name, value):
     array = _real_values(name, value)
-    _all_within(name, array, "finite and >= 0", (array >= 0) & np.isfinite(array))
+    with np.errstate(all="ignore"):
+        good = (array >= 0) & np.isfinite(array)
+    _all_within(name, array, "finite and >= 0", good)
     return array
 
 
@@ -290,7 +300,7 @@ def targets(value, rows, shape, ignored, name="targets"):
 
     ``ignored`` is the caller's ``ignore_index``, checked already.
     """
-    array = as_array(name, value)
+    array = _class_indices(name, value, rows)
     if _is_integer(array.dtype):
         if array.shape != rows:
             raise ValueError(
@@ -316,9 +326,17 @@ def targets(value, rows, shape, ignored, name="targets"):
     return source(name, array)
 
 
+def _class_indices(name, value, rows):
+    """``value`` as an array; sequences without an entry, float64 to NumPy, are labels of no rows."""
+    array = as_array(name, value)
+    if isinstance(value, list | tuple) and array.size == 0 and array.shape == rows:
+        return array.astype(np.int64)
+    return array
+
+
 def indices(value, rows, ignored):
     """Class indices for `selected_log_probs`: `Labels` with codes (R, K), int64."""
-    array = as_array("indices", value)
+    array = _class_indices("indices", value, rows)
     if not _is_integer(array.dtype):
         raise TypeError(f"indices have dtype {array.dtype}, expected an integer dtype")
     if array.shape != rows and array.shape[:-1] != rows:
@@ -374,15 +392,19 @@ def row_probability_error(function, probs, axis, row):
     at = np.unravel_index(row, rows_shape(probs.array.shape, axis))
     array = probs.array[(*at[:axis], slice(None), *at[axis:])]
     values = Source(array, probs.kind).widened(probs.result_dtype)
-    column = int(np.argmax((values < 0) | (values > 1)))
+    with np.errstate(all="ignore"):
+        column = int(np.argmax((values < 0) | (values > 1)))
     return probability_error(function, values[column], (*at[:axis], column, *at[axis:]))
 
 
-def binary_error(name, x, t, entry):
-    """The ValueError for the first entry of the binary functions outside [0, 1]."""
-    at = np.unravel_index(entry, x.array.shape)
-    if name == "probs" and not 0 <= x.value(at) <= 1:
+def binary_error(x, t, bad_value, bad_target):
+    """The ValueError for the first entry of the binary functions outside [0, 1], by the numbers of
+    the first probability and of the first target there, or -1.
+    """
+    if 0 <= bad_value and not 0 <= bad_target < bad_value:
+        at = np.unravel_index(bad_value, x.array.shape)
         return probability_error("binary_cross_entropy", x.value(at), at)
+    at = np.unravel_index(bad_target, x.array.shape)
     return _target_error(t.value(at), at)
 
 

@@ -2,8 +2,9 @@
 # cython: initializedcheck=False, freethreading_compatible=True
 """Typed entry points over the kernels, and the parallel loops over blocks of rows.
 
-Arguments have been checked by the facade.  Arrays come as (A, B, C) views, rows numbered a * B + b,
-classes last.  Below the entry points nothing touches a Python object.
+Arguments have been checked by the facade.  Rows come as a `_layout.Block`, whose arrays with an entry
+for each class are (A, B, C) views, rows numbered a * B + b, classes last.  Below the entry points
+nothing touches a Python object.
 """
 
 cimport cython
@@ -11,6 +12,7 @@ cimport numpy as cnp
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
+from libc.float cimport DBL_MAX
 from libc.stdint cimport int32_t, int64_t, uint16_t
 
 from softmax_fast._api cimport *
@@ -35,9 +37,14 @@ ctypedef fused real:
     float
     double
 
+# Work is counted in elements.  An OpenMP region costs about 2 us, the time of some ten thousand
+# exponentials: less than SERIAL_BELOW is not worth it, nor asking for the limits, and runs in the
+# calling thread.  Up to TINY, to release the GIL costs more than it frees.
 cdef enum:
-    # Work of fewer elements runs in the calling thread, whoever is asked.
-    SMALL_WORK = 32768
+    SERIAL_BELOW = 32768
+    TINY = 2048
+
+serial_below = SERIAL_BELOW
 
 cdef bint serial = False
 
@@ -57,12 +64,14 @@ cdef sf_input input_view(const element[:, :, :] view, int kind) noexcept:
     return result
 
 
-cdef sf_input input_of(object x, int kind) except *:
+cdef sf_input input_of(object source) except *:
+    """Of a `_layout.Source`."""
+    cdef int kind = kind_number(source.kind)
     if kind == SF_F64:
-        return input_view[double](x, kind)
+        return input_view[double](source.array, kind)
     if kind == SF_F32:
-        return input_view[float](x, kind)
-    return input_view[uint16_t](x, kind)
+        return input_view[float](source.array, kind)
+    return input_view[uint16_t](source.array, kind)
 
 
 cdef sf_output output_view(real[:, :, :] view) noexcept:
@@ -74,59 +83,10 @@ cdef sf_output output_view(real[:, :, :] view) noexcept:
     return result
 
 
-cdef sf_output output_of(object out, int kind) except *:
-    if kind == SF_F64:
+cdef sf_output output_of(object out) except *:
+    if out.dtype.itemsize == 8:
         return output_view[double](out)
     return output_view[float](out)
-
-
-ctypedef int call(const sf_job *job) noexcept nogil
-ctypedef int loss_call(const sf_job *job, const sf_targets *targets, sf_result *result) noexcept nogil
-
-
-cdef class Job:
-    """One call: what the kernels read, how many rows there are, and what must stay alive."""
-
-    cdef sf_job job
-    cdef const double[::1] temperatures
-    cdef double temperature
-    cdef object x
-
-    def __cinit__(self, x, str kind, temperature, int n_threads):
-        self.x = x
-        sf_begin(&self.job, input_of(x, kind_number(kind)), x.shape[0] * x.shape[1], x.shape[1],
-                 x.shape[2], 1 if serial else n_threads)
-        if isinstance(temperature, float):
-            self.temperature = temperature
-            self.job.rows.temperature = &self.temperature
-        else:
-            self.temperatures = temperature
-            self.job.rows.temperature = &self.temperatures[0]
-            self.job.rows.temperature_step = 1
-
-    cdef int write_to(self, out) except -1:
-        sf_write_to(&self.job, output_of(out, self.job.rows.x.kind))
-        return 0
-
-    cdef int write_rows_to(self, out) except -1:
-        """Results of one entry, or some contiguous ones, a row."""
-        self.job.rows.out = output_of(out[:, :, None], self.job.rows.x.kind)
-        self.job.rows.out.class_stride = 1
-        return 0
-
-    cdef int call(self, call *function) except -1:
-        cdef int status
-        with nogil:
-            status = function(&self.job)
-        return check(status)
-
-    cdef sf_result loss(self, loss_call *function, const sf_targets *targets) except *:
-        cdef sf_result result = sf_no_result()
-        cdef int status
-        with nogil:
-            status = function(&self.job, targets, &result)
-        check(status)
-        return result
 
 
 # ---- the parallel loop --------------------------------------------------------------------------------
@@ -152,31 +112,68 @@ cdef int check(int status) except -1:
     return 0
 
 
-# ---- entry points -----------------------------------------------------------------------------------
+# ---- the one way to the driver ----------------------------------------------------------------------------
 
-def softmax(x, str kind, out, temperature, int n_threads):
-    if x.size:
-        job = Job(x, kind, temperature, n_threads)
-        job.write_to(out)
-        job.call(sf_softmax)
+def cut(Py_ssize_t n_classes):
+    """Sums are folded at multiples of this many rows: only there may a call's rows begin."""
+    return sf_rows_of_a_sum(n_classes)
 
 
-def log_softmax(x, str kind, out, temperature, int n_threads):
-    if x.size:
-        job = Job(x, kind, temperature, n_threads)
-        job.write_to(out)
-        job.call(sf_log_softmax)
+# ---- blocks of rows -----------------------------------------------------------------------------------
+
+cdef class Sums:
+    """What the losses of one problem have added up to, block after block."""
+
+    cdef sf_result result
+
+    def __cinit__(self):
+        self.result = sf_no_result()
+
+    def add(self, const double[::1] losses):
+        """Losses of rows that were computed elsewhere."""
+        cdef Py_ssize_t i
+        for i in range(losses.shape[0]):
+            sf_sum_add(&self.result.loss, losses[i])
+
+    @property
+    def loss(self):
+        return sf_sum_value(self.result.loss)
+
+    @property
+    def weight(self):
+        """The sum of the weights of the rows that count."""
+        return sf_sum_value(self.result.weight)
+
+    @property
+    def bad_label_row(self):
+        """The first row whose label (for binary losses, target) is out of range, or -1."""
+        return self.result.bad_label_row
+
+    @property
+    def bad_value_row(self):
+        """The first row with a probability outside [0, 1], or -1."""
+        return self.result.bad_value_row
 
 
-def logsumexp(x, str kind, out, temperature, int n_threads):
-    if x.size:
-        job = Job(x, kind, temperature, n_threads)
-        job.write_rows_to(out)
-        job.call(sf_logsumexp)
+cdef int run(const sf_call *call, int operation, sf_result *result, Py_ssize_t first_row) except -1:
+    """Rows at fault are numbered within the call: first_row makes them the caller's."""
+    cdef Py_ssize_t bad_label = result.bad_label_row, bad_value = result.bad_value_row
+    cdef int status
+    with nogil:
+        status = sf_run(call, operation, result)
+    if bad_label < 0 <= result.bad_label_row:
+        result.bad_label_row += first_row
+    if bad_value < 0 <= result.bad_value_row:
+        result.bad_value_row += first_row
+    return check(status)
 
 
 cdef class Targets:
-    """What a loss compares with, and what must stay alive meanwhile."""
+    """What a loss compares with, its options, and what must stay alive meanwhile.
+
+    targets are labels, a `_layout.Source` of class probabilities, or None; options are those of
+    `_loss_problem.Options`.
+    """
 
     cdef sf_targets targets
     cdef const int32_t[::1] labels32
@@ -187,28 +184,28 @@ cdef class Targets:
     cdef double[::1] losses64
     cdef object probabilities
 
-    def __cinit__(self, targets, weight, sample_weight, ignore_index, double label_smoothing,
-                  row_losses):
+    def __cinit__(self, targets, sample_weight, row_losses, options):
         cdef sf_targets *t = &self.targets
         self.targets = sf_no_targets()
-        t.label_smoothing = label_smoothing
-        t.has_ignore_index = ignore_index is not None
-        t.ignore_index = ignore_index if ignore_index is not None else 0
+        t.label_smoothing = options.label_smoothing
+        t.gradient_scale = options.gradient_scale
+        if options.ignore_index is not None:
+            t.has_ignore_index = True
+            t.ignore_index = options.ignore_index
+        if options.weight is not None:
+            self.class_weight = options.weight
+            t.class_weight = &self.class_weight[0]
         if targets is None:
             pass
-        elif targets.dtype.kind == "f":
+        elif not cnp.PyArray_Check(targets):
             self.probabilities = targets
-            t.probabilities = input_of(
-                targets, SF_F64 if targets.dtype.itemsize == 8 else SF_F32)
+            t.probabilities = input_of(targets)
         elif targets.dtype.itemsize == 4:
             self.labels32 = targets
             t.labels32 = &self.labels32[0]
         else:
             self.labels64 = targets
             t.labels64 = &self.labels64[0]
-        if weight is not None:
-            self.class_weight = weight
-            t.class_weight = &self.class_weight[0]
         if sample_weight is not None:
             self.sample_weight = sample_weight
             t.sample_weight = &self.sample_weight[0]
@@ -222,156 +219,167 @@ cdef class Targets:
             t.row_losses = &self.losses32[0]
 
 
-def softmax_loss(x, str kind, targets, weight, sample_weight, ignore_index, double label_smoothing,
-                 temperature, row_losses, int n_threads):
-    cdef Job job
+cdef class Call:
+    """One call on the rows of a block, and what must stay alive meanwhile."""
+
+    cdef sf_call call
+    cdef const double[::1] temperatures
+    cdef double temperature
+    cdef Targets targets
+    cdef object block
+
+    def __cinit__(self, block, int n_threads):
+        cdef sf_call *call = &self.call
+        self.block = block
+        a, b, n_classes = block.x.array.shape
+        sf_begin(call, input_of(block.x), a * b, b, n_classes, 1 if serial else n_threads)
+        if isinstance(block.temperature, float):
+            self.temperature = block.temperature
+            call.temperature = &self.temperature
+        else:
+            self.temperatures = block.temperature
+            call.temperature = &self.temperatures[0]
+            call.temperature_step = 1
+
+    cdef int write_to(self, out) except -1:
+        """An array of the shape of the rows."""
+        sf_write_to(&self.call, output_of(out))
+        return 0
+
+    cdef int write_rows_to(self, out) except -1:
+        """Results of one entry, or some contiguous ones, a row."""
+        self.call.out = output_of(out)
+        self.call.out.class_stride = 1
+        return 0
+
+    cdef int compare(self, targets, row_losses, options) except -1:
+        self.targets = Targets(targets, self.block.sample_weight, row_losses, options)
+        self.call.targets = &self.targets.targets
+        return 0
+
+    cdef int run(self, int operation, Sums sums=None) except -1:
+        cdef sf_result unused = sf_no_result()
+        cdef sf_result *result = &unused if sums is None else &sums.result
+        return run(&self.call, operation, result, self.block.rows.start)
+
+
+# ---- entry points -----------------------------------------------------------------------------------
+
+def softmax(block, int n_threads):
+    call = Call(block, n_threads)
+    call.write_to(block.out)
+    call.run(SF_SOFTMAX)
+
+
+def log_softmax(block, int n_threads):
+    call = Call(block, n_threads)
+    call.write_to(block.out)
+    call.run(SF_LOG_SOFTMAX)
+
+
+def logsumexp(block, int n_threads):
+    call = Call(block, n_threads)
+    call.write_rows_to(block.out)
+    call.run(SF_LOGSUMEXP)
+
+
+def softmax_loss(block, options, Sums sums, int n_threads):
+    call = Call(block, n_threads)
+    call.compare(block.targets, block.row_results, options)
+    call.run(SF_SOFTMAX_LOSS, sums)
+
+
+def softmax_loss_grad(block, options, Sums sums, int n_threads):
+    call = Call(block, n_threads)
+    call.compare(block.targets, block.row_results, options)
+    call.write_to(block.out)
+    call.run(SF_SOFTMAX_LOSS_GRAD, sums)
+
+
+def cross_entropy(block, options, Sums sums, int n_threads):
+    call = Call(block, n_threads)
+    call.compare(block.targets, block.row_results, options)
+    call.run(SF_CROSS_ENTROPY, sums)
+
+
+def selected_log_probs(block, options, Sums sums, int n_threads):
+    """targets: (R, K) indices, int64; row_results: their log-probabilities."""
+    cdef const int64_t[:, ::1] indices = block.targets
+    call = Call(block, n_threads)
+    call.compare(None, None, options)
+    call.call.indices = &indices[0, 0]
+    call.call.n_indices = indices.shape[1]
+    call.write_rows_to(block.row_results[None])
+    call.run(SF_SELECTED_LOG_PROBS, sums)
+
+
+def row_stats(block, double[::1] row_max, double[::1] row_rest, int n_threads):
+    call = Call(block, n_threads)
+    call.call.row_max = &row_max[0]
+    call.call.row_rest = &row_rest[0]
+    call.run(SF_ROW_STATS)
+
+
+def exponentials(block, double[::1] shift, double[::1] scale, int n_threads):
+    call = Call(block, n_threads)
+    call.call.row_max = &shift[0]
+    call.call.row_rest = &scale[0]
+    call.write_to(block.out)
+    call.run(SF_EXPONENTIALS)
+
+
+def add_target_weights(targets, Py_ssize_t n_rows, Py_ssize_t n_classes, sample_weight, options,
+                       Sums sums):
+    """What the rows add to sums.weight, and sums.bad_label_row, without a look at the logits."""
     cdef Targets t
-    cdef sf_result result = sf_no_result()
-    if x.size:
-        job = Job(x, kind, temperature, n_threads)
-        t = Targets(targets, weight, sample_weight, ignore_index, label_smoothing, row_losses)
-        result = job.loss(sf_softmax_loss, &t.targets)
-    return sf_sum_value(result.loss), sf_sum_value(result.weight), result.bad_label_row
-
-
-def softmax_loss_grad(x, str kind, grad, double scale, targets, weight, sample_weight, ignore_index,
-                      double label_smoothing, temperature, row_losses, int n_threads):
-    cdef Job job
-    cdef Targets t
-    cdef sf_result result = sf_no_result()
-    if x.size:
-        job = Job(x, kind, temperature, n_threads)
-        t = Targets(targets, weight, sample_weight, ignore_index, label_smoothing, row_losses)
-        t.targets.gradient_scale = scale
-        job.write_to(grad)
-        result = job.loss(sf_softmax_loss_grad, &t.targets)
-    return sf_sum_value(result.loss), sf_sum_value(result.weight), result.bad_label_row
-
-
-def target_weight_sum(targets, Py_ssize_t n_classes, weight, sample_weight, ignore_index):
-    """The denominator of the mean over labels, and the first row whose label is bad, or -1."""
-    cdef Targets t
-    cdef sf_result result = sf_no_result()
-    cdef Py_ssize_t n_rows = targets.shape[0]
     if n_rows:
-        t = Targets(targets, weight, sample_weight, ignore_index, 0.0, None)
+        t = Targets(targets, sample_weight, None, options)
         with nogil:
-            sf_target_weights(&t.targets, n_rows, n_classes, &result)
-    return sf_sum_value(result.weight), result.bad_label_row
-
-
-def cross_entropy(p, str kind, targets, weight, sample_weight, ignore_index, row_losses, int n_threads):
-    cdef Job job
-    cdef Targets t
-    cdef sf_result result = sf_no_result()
-    if p.size:
-        job = Job(p, kind, 1.0, n_threads)
-        t = Targets(targets, weight, sample_weight, ignore_index, 0.0, row_losses)
-        result = job.loss(sf_cross_entropy, &t.targets)
-    return (sf_sum_value(result.loss), sf_sum_value(result.weight),
-            result.bad_label_row, result.bad_value_row)
-
-
-def selected_log_probs(x, str kind, const int64_t[:, ::1] indices, temperature, ignore_index, out,
-                       int n_threads):
-    cdef Job job
-    cdef Targets t
-    cdef sf_result result = sf_no_result()
-    cdef int status
-    if x.size and indices.shape[0] and indices.shape[1]:
-        job = Job(x, kind, temperature, n_threads)
-        t = Targets(None, None, None, ignore_index, 0.0, None)
-        job.write_rows_to(out[None, :, 0])
-        with nogil:
-            status = sf_selected_log_probs(&job.job, &indices[0, 0], indices.shape[1], &t.targets,
-                                           &result)
-        check(status)
-    return result.bad_label_row
-
-
-def row_stats(x, str kind, temperature, double[::1] row_max, double[::1] row_rest, int n_threads):
-    cdef Job job
-    cdef int status
-    if x.size:
-        job = Job(x, kind, temperature, n_threads)
-        with nogil:
-            status = sf_row_stats(&job.job, &row_max[0], &row_rest[0])
-        check(status)
-
-
-def exponentials(x, str kind, const double[::1] shift, const double[::1] scale, temperature, out,
-                 int n_threads):
-    cdef Job job
-    cdef int status
-    if x.size:
-        job = Job(x, kind, temperature, n_threads)
-        job.write_to(out)
-        with nogil:
-            status = sf_exponentials(&job.job, &shift[0], &scale[0])
-        check(status)
+            sf_target_weights(&t.targets, n_rows, n_classes, &sums.result)
 
 
 # ---- binary losses ------------------------------------------------------------------------------------
 
-cdef object run_binary(x, str kind, targets, sample_weight, losses, int n_threads, bint of_logits,
-                       temperature, pos_weight):
-    cdef sf_binary job
-    cdef int number = kind_number(kind), status
+def binary_loss(block, bint of_logits, Sums sums, int n_threads):
+    """Of a `_binary.Block`: every entry is a row of one class."""
+    cdef sf_call call
+    cdef sf_targets t = sf_no_targets()
     cdef const double[::1] temperatures, pos_weights, weights
     cdef double one_temperature = 1.0, one_weight = 1.0
-    cdef sf_result total = sf_no_result()
-    cdef Py_ssize_t size = x.size, bad
-    if not size:
-        return 0.0, 0.0, -1
-    job.x = input_of(x[None, None], number)
-    job.targets = input_of(targets[None, None], SF_F64 if number == SF_F64 else SF_F32).data
-    job.of_logits = of_logits
-    job.temperature_step = job.pos_weight_step = 0
-    job.temperature = &one_temperature
-    job.pos_weight = &one_weight
-    job.sample_weight = NULL
-    job.losses = NULL
-    if isinstance(temperature, float):
-        one_temperature = temperature
+    cdef Py_ssize_t size = block.x.array.size
+    sf_begin(&call, input_of(block.x), size, size, 1, 1 if serial else n_threads)
+    call.x.row_stride = 1
+    call.temperature = &one_temperature
+    call.targets = &t
+    t.probabilities = input_of(block.targets)
+    t.pos_weight = &one_weight
+    if isinstance(block.temperature, float):
+        one_temperature = block.temperature
     else:
-        temperatures = temperature
-        job.temperature = &temperatures[0]
-        job.temperature_step = 1
-    if isinstance(pos_weight, float):
-        one_weight = pos_weight
+        temperatures = block.temperature
+        call.temperature = &temperatures[0]
+        call.temperature_step = 1
+    if isinstance(block.pos_weight, float):
+        one_weight = block.pos_weight
     else:
-        pos_weights = pos_weight
-        job.pos_weight = &pos_weights[0]
-        job.pos_weight_step = 1
-    if sample_weight is not None:
-        weights = sample_weight
-        job.sample_weight = &weights[0]
-    if losses is not None:
-        job.losses = output_of(losses[None, None], number).data
-    with nogil:
-        status = sf_binary_loss(&job, size, 1 if serial else n_threads, &total)
-    check(status)
-    bad = total.bad_value_row
-    if bad < 0 or 0 <= total.bad_label_row < bad:
-        bad = total.bad_label_row
-    return sf_sum_value(total.loss), sf_sum_value(total.weight), bad
+        pos_weights = block.pos_weight
+        t.pos_weight = &pos_weights[0]
+        t.pos_weight_step = 1
+    if block.sample_weight is not None:
+        weights = block.sample_weight
+        t.sample_weight = &weights[0]
+    if block.losses is not None:
+        call.out = output_of(block.losses)
+    run(&call, SF_BINARY_CROSS_ENTROPY_WITH_LOGITS if of_logits else SF_BINARY_CROSS_ENTROPY,
+        &sums.result, block.rows.start)
 
 
-def binary_cross_entropy(p, str kind, t, sample_weight, losses, int n_threads):
-    return run_binary(p, kind, t, sample_weight, losses, n_threads, False, 1.0, 1.0)
-
-
-def binary_cross_entropy_with_logits(x, str kind, t, temperature, sample_weight, pos_weight, losses,
-                                     int n_threads):
-    return run_binary(x, kind, t, sample_weight, losses, n_threads, True, temperature, pos_weight)
-
-
-# ---- the simple, common call ----------------------------------------------------------------------------
+# ---- the direct way --------------------------------------------------------------------------------------
 #
-# Plain arrays and default options take a handful of C checks; for all else, and for every error, a
-# function here returns NotImplemented, and the facade takes the general way.
+# Contiguous floats and default options take a handful of C checks; for all else, and for every error,
+# a function here returns NotImplemented, and the facade takes the general way.
 
-cdef inline bint is_plain(object x) noexcept:
+cdef inline bint is_contiguous_float(object x) noexcept:
     """An exact ndarray, C-contiguous, aligned, of native float32 or float64."""
     cdef int number
     if not cnp.PyArray_CheckExact(x):
@@ -391,29 +399,29 @@ def on_large_work(resolve):
     resolve_threads = resolve
 
 
-cdef int simple_threads(object n_threads, Py_ssize_t size) except -1:
-    """At most how many threads, or 0 when n_threads is not simple."""
+cdef int direct_threads(object n_threads, Py_ssize_t size) except -1:
+    """At most how many threads, or 0 when n_threads is no such number."""
     if n_threads is not None and (type(n_threads) is not int or n_threads < 1):
         return 0
-    return 1 if size < SMALL_WORK else resolve_threads(n_threads, size)
+    return 1 if size < SERIAL_BELOW else resolve_threads(n_threads, size)
 
 
-cdef bint simple_job(sf_job *job, object x, object axis, object temperature, object n_threads,
-                     double *t) except -1:
-    """Begins the job of a simple call, without an output."""
+cdef bint begin_direct(sf_call *call, object x, object axis, object temperature,
+                       object n_threads, double *t) except -1:
+    """Begins a call without an output; *t must live as long."""
     cdef int ndim, most
     cdef Py_ssize_t size, n
     cdef sf_input rows
-    if not is_plain(x) or type(temperature) is not float or type(axis) is not int:
+    if not is_contiguous_float(x) or type(temperature) is not float or type(axis) is not int:
         return False
     ndim = cnp.PyArray_NDIM(x)
     size = cnp.PyArray_SIZE(x)
     if ndim < 1 or size == 0 or (axis != -1 and axis != ndim - 1):
         return False
     t[0] = temperature
-    if not (1e-30 <= t[0] <= 1e30):
+    if not (0.0 < t[0] <= DBL_MAX):
         return False
-    most = simple_threads(n_threads, size)
+    most = direct_threads(n_threads, size)
     if not most:
         return False
     n = cnp.PyArray_DIM(x, ndim - 1)
@@ -421,8 +429,8 @@ cdef bint simple_job(sf_job *job, object x, object axis, object temperature, obj
     rows.kind = SF_F32 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else SF_F64
     rows.outer_stride = rows.row_stride = n
     rows.class_stride = 1
-    sf_begin(job, rows, size // n, size // n, n, most)
-    job.rows.temperature = t
+    sf_begin(call, rows, size // n, size // n, n, most)
+    call.temperature = t
     return True
 
 
@@ -432,14 +440,14 @@ cdef bint overlaps(object a, object b) noexcept:
     return pa < pb + cnp.PyArray_NBYTES(b) and pb < pa + cnp.PyArray_NBYTES(a)
 
 
-cdef object simple_output(sf_job *job, object x, object out):
-    """A fresh array like x, or out if it is as plain; None if it is not."""
+cdef object direct_output(sf_call *call, object x, object out):
+    """A fresh array like x, or out if it is as contiguous; None if it is not."""
     cdef int i
     cdef sf_output rows
     if out is None:
         out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
     elif out is not x:
-        if (not is_plain(out) or cnp.PyArray_TYPE(out) != cnp.PyArray_TYPE(x)
+        if (not is_contiguous_float(out) or cnp.PyArray_TYPE(out) != cnp.PyArray_TYPE(x)
                 or cnp.PyArray_NDIM(out) != cnp.PyArray_NDIM(x)):
             return None
         for i in range(cnp.PyArray_NDIM(x)):
@@ -450,84 +458,63 @@ cdef object simple_output(sf_job *job, object x, object out):
     if not cnp.PyArray_ISWRITEABLE(out):
         return None
     rows.data = cnp.PyArray_DATA(out)
-    rows.outer_stride = rows.row_stride = job.rows.n_classes
+    rows.outer_stride = rows.row_stride = call.n_classes
     rows.class_stride = 1
-    sf_write_to(job, rows)
+    sf_write_to(call, rows)
     return out
 
 
-cdef inline bint is_tiny(const sf_job *job) noexcept:
-    """Whether to release the GIL would cost more than it frees."""
-    return job.n_rows * job.rows.n_classes <= 2048
+cdef inline int run_direct(const sf_call *call, int operation, sf_result *result) except -1:
+    if call.n_rows * call.n_classes <= TINY:
+        return check(sf_run(call, operation, result))
+    return run(call, operation, result, 0)
 
 
-cdef int run_simple(call *function, const sf_job *job) except -1:
-    cdef int status
-    if is_tiny(job):
-        status = function(job)
-    else:
-        with nogil:
-            status = function(job)
-    return check(status)
-
-
-cdef int run_simple_loss(loss_call *function, const sf_job *job, const sf_targets *targets,
-                         sf_result *result) except -1:
-    cdef int status
-    result[0] = sf_no_result()
-    if is_tiny(job):
-        status = function(job, targets, result)
-    else:
-        with nogil:
-            status = function(job, targets, result)
-    return check(status)
-
-
-def softmax_simple(x, axis, temperature, out, n_threads):
-    cdef sf_job job
+cdef object normalised_direct(int operation, object x, object axis, object temperature, object out,
+                              object n_threads):
+    cdef sf_call call
     cdef double t
-    if not simple_job(&job, x, axis, temperature, n_threads, &t):
+    cdef sf_result unused = sf_no_result()
+    if not begin_direct(&call, x, axis, temperature, n_threads, &t):
         return NotImplemented
-    out = simple_output(&job, x, out)
+    out = direct_output(&call, x, out)
     if out is None:
         return NotImplemented
-    run_simple(sf_softmax, &job)
+    run_direct(&call, operation, &unused)
     return out
 
 
-def log_softmax_simple(x, axis, temperature, out, n_threads):
-    cdef sf_job job
-    cdef double t
-    if not simple_job(&job, x, axis, temperature, n_threads, &t):
-        return NotImplemented
-    out = simple_output(&job, x, out)
-    if out is None:
-        return NotImplemented
-    run_simple(sf_log_softmax, &job)
-    return out
+def softmax_direct(x, axis, temperature, out, n_threads):
+    return normalised_direct(SF_SOFTMAX, x, axis, temperature, out, n_threads)
 
 
-def logsumexp_simple(x, axis, temperature, keepdims, out, n_threads):
-    cdef sf_job job
+def log_softmax_direct(x, axis, temperature, out, n_threads):
+    return normalised_direct(SF_LOG_SOFTMAX, x, axis, temperature, out, n_threads)
+
+
+def logsumexp_direct(x, axis, temperature, keepdims, out, n_threads):
+    cdef sf_call call
     cdef double t
+    cdef sf_result unused = sf_no_result()
     if (out is not None or keepdims is not False
-            or not simple_job(&job, x, axis, temperature, n_threads, &t)
+            or not begin_direct(&call, x, axis, temperature, n_threads, &t)
             or cnp.PyArray_NDIM(x) < 2):
         return NotImplemented
     out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x) - 1, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-    job.rows.out.data = cnp.PyArray_DATA(out)
-    job.rows.out.outer_stride = job.rows.out.row_stride = job.rows.out.class_stride = 1
-    run_simple(sf_logsumexp, &job)
+    call.out.data = cnp.PyArray_DATA(out)
+    call.out.outer_stride = call.out.row_stride = 1
+    call.out.class_stride = 1
+    run_direct(&call, SF_LOGSUMEXP, &unused)
     return out
 
 
-cdef bint simple_targets(sf_targets *t, const sf_job *job, object logits, object targets,
+cdef bint direct_targets(sf_targets *t, sf_call *call, object logits, object targets,
                          object ignore_index, object label_smoothing, object reduction) except -1:
     """Labels of 32 or 64 bits for logits of two dimensions, to be summed or averaged."""
     cdef int number, overflow
     cdef long long ignored
     if (cnp.PyArray_NDIM(logits) != 2 or not cnp.PyArray_CheckExact(targets)
-            or cnp.PyArray_NDIM(targets) != 1 or cnp.PyArray_DIM(targets, 0) != job.n_rows
+            or cnp.PyArray_NDIM(targets) != 1 or cnp.PyArray_DIM(targets, 0) != call.n_rows
             or type(ignore_index) is not int or not cnp.PyArray_IS_C_CONTIGUOUS(targets)
             or not cnp.PyArray_ISALIGNED(targets) or not cnp.PyArray_ISNOTSWAPPED(targets)
             or type(label_smoothing) is not float or label_smoothing != 0.0
@@ -546,46 +533,48 @@ cdef bint simple_targets(sf_targets *t, const sf_job *job, object logits, object
         return False
     t.has_ignore_index = True
     t.ignore_index = ignored
+    call.targets = t
     return True
 
 
-def softmax_loss_simple(logits, targets, axis, temperature, ignore_index, label_smoothing, reduction,
+def softmax_loss_direct(logits, targets, axis, temperature, ignore_index, label_smoothing, reduction,
                         n_threads):
-    cdef sf_job job
+    cdef sf_call call
     cdef sf_targets t
-    cdef sf_result result
+    cdef sf_result result = sf_no_result()
     cdef double one_temperature
-    if (not simple_job(&job, logits, axis, temperature, n_threads, &one_temperature)
-            or not simple_targets(&t, &job, logits, targets, ignore_index, label_smoothing,
+    if (not begin_direct(&call, logits, axis, temperature, n_threads, &one_temperature)
+            or not direct_targets(&t, &call, logits, targets, ignore_index, label_smoothing,
                                   reduction)):
         return NotImplemented
-    run_simple_loss(sf_softmax_loss, &job, &t, &result)
+    run_direct(&call, SF_SOFTMAX_LOSS, &result)
     if result.bad_label_row >= 0:
         return NotImplemented
     return reduced(&result, reduction)
 
 
-def softmax_loss_grad_simple(logits, targets, axis, temperature, ignore_index, label_smoothing,
+def softmax_loss_grad_direct(logits, targets, axis, temperature, ignore_index, label_smoothing,
                              reduction, grad_out, n_threads):
-    cdef sf_job job
+    cdef sf_call call
     cdef sf_targets t
     cdef sf_result result = sf_no_result()
     cdef double one_temperature
-    if (not simple_job(&job, logits, axis, temperature, n_threads, &one_temperature)
-            or not simple_targets(&t, &job, logits, targets, ignore_index, label_smoothing,
+    if (not begin_direct(&call, logits, axis, temperature, n_threads, &one_temperature)
+            or not direct_targets(&t, &call, logits, targets, ignore_index, label_smoothing,
                                   reduction)):
         return NotImplemented
-    if grad_out is not None and (not is_plain(grad_out) or overlaps(grad_out, targets)):
+    if grad_out is not None and (not is_contiguous_float(grad_out) or overlaps(grad_out, targets)):
         return NotImplemented
-    sf_target_weights(&t, job.n_rows, job.rows.n_classes, &result)
+    sf_target_weights(&t, call.n_rows, call.n_classes, &result)
     if result.bad_label_row >= 0:
         return NotImplemented
     if reduction == "mean":
         t.gradient_scale = 1.0 / sf_sum_value(result.weight)
-    grad_out = simple_output(&job, logits, grad_out)
+    grad_out = direct_output(&call, logits, grad_out)
     if grad_out is None:
         return NotImplemented
-    run_simple_loss(sf_softmax_loss_grad, &job, &t, &result)
+    result = sf_no_result()
+    run_direct(&call, SF_SOFTMAX_LOSS_GRAD, &result)
     return reduced(&result, reduction), grad_out
 
 

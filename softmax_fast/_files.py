@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 import stat
+import sys
 import warnings
 import zipfile
 
@@ -92,7 +93,13 @@ def read_npy_header(stream, size, name):
         raise InputError(f"{name}: has a damaged .npy header") from None
     if dtype.hasobject:
         raise InputError(f"{name}: holds Python objects, which are never loaded")
-    if any(n < 0 for n in shape) or dtype.itemsize == 0:
+    if (
+        any(isinstance(n, bool) or n < 0 for n in shape)
+        or dtype.itemsize == 0
+        or dtype.subdtype is not None
+        # More than an array can hold, where NumPy counts a length of 0 as 1.
+        or math.prod(max(1, n) for n in shape) * dtype.itemsize > sys.maxsize
+    ):
         raise InputError(f"{name}: has a damaged .npy header")
     expected = math.prod(shape) * dtype.itemsize
     present = size - header.tell()
@@ -105,10 +112,10 @@ def map_npy(file, path):
     """The array of an open .npy file, mapped into memory."""
     size = os.fstat(file.fileno()).st_size
     shape, fortran_order, dtype, offset = read_npy_header(file, size, path)
-    if 0 in shape:
-        return np.empty(shape, dtype)
     order = "F" if fortran_order else "C"
     try:
+        if 0 in shape:
+            return np.empty(shape, dtype)
         mapped = np.memmap(file, mode="r", dtype=dtype, shape=shape, order=order, offset=offset)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
@@ -198,17 +205,17 @@ class OutputFile:
     Raises
     ------
     InputError
-        If `path` exists and is not a regular file.
+        If `path` exists and is not a regular file, or is not the name of one (`folder/`).
     OSError
         If the system cannot write it.
     """
 
     def __init__(self, path):
+        if os.path.basename(path) in ("", os.curdir, os.pardir):
+            raise InputError(f"{path}: is not the name of a file")
         self.path = os.path.realpath(path)
         self.folder = os.path.dirname(self.path)
-        self.temporary = os.path.join(
-            self.folder, f".{os.path.basename(self.path)[:100]}.{secrets.token_hex(8)}.tmp"
-        )
+        self.temporary = os.path.join(self.folder, f".softmax-fast.{secrets.token_hex(8)}.tmp")
         self.named = False
         self.file = None
 

@@ -1,11 +1,13 @@
 """How an array of any shape, axis and strides becomes the (A, B, C) views that ``_core`` reads.
 
 C is the class axis, A and B the other dimensions, coalesced; a row's number is ``a * B + b``, its
-place in C order over the other dimensions. No view is a copy. Where no such view exists (three or
-more dimensions that do not coalesce), or where the kernels need another dtype, the rows go through
-contiguous buffers of at most `BLOCK_ELEMENTS` entries or one row, never through a whole copy.
+place in C order over the other dimensions. Where such views exist none is a copy. Elsewhere (three
+or more dimensions that do not coalesce) what is not contiguous goes through contiguous buffers of
+about `BLOCK_ELEMENTS` entries, or of ``cut`` rows, at whose multiples alone rows are cut: with that of
+``_core.cut``, sums over rows do not depend on the layout.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +15,8 @@ import numpy as np
 # 1 MiB of float64: a buffer and its result stay in a level-2 cache.
 BLOCK_ELEMENTS = 1 << 17
 
-# The float32 kernels take 1/T as a float32 number with digits to spare; outside this range rows
-# are computed in float64.
-FLOAT32_TEMPERATURES = (1e-30, 1e30)
-
-# Above it the float64 kernels could not tell -inf from a large finite spread: logits and temperature
-# are scaled down together.
-HIGHEST_TEMPERATURE = 2.0**900
+# Views of fewer entries are not worth a call each.
+_SLAB_ELEMENTS = 1 << 14
 
 _RESULT = {
     "f16": np.dtype(np.float32),
@@ -45,11 +42,12 @@ class Source(NamedTuple):
 
     def widened(self, dtype):
         """The values as a contiguous array of ``dtype``; a copy unless they already are one."""
-        return np.ascontiguousarray(_values(self.array, self.kind), dtype)
+        with np.errstate(all="ignore"):
+            return np.ascontiguousarray(_values(self.array, self.kind), dtype)
 
     def value(self, index):
-        """One entry."""
-        return self._replace(array=self.array[index]).widened(self.result_dtype)[0]
+        """One entry, as a Python float."""
+        return float(self._replace(array=self.array[index]).widened(self.result_dtype)[0])
 
 
 def _values(array, kind):
@@ -61,36 +59,56 @@ def _values(array, kind):
 
 
 class Block(NamedTuple):
-    """Some consecutive rows in the form of one ``_core`` call."""
+    """Some consecutive rows, everything cut: what one call of ``_core`` works on."""
 
     rows: slice
-    x: np.ndarray
-    kind: str
-    reads: tuple
-    writes: tuple
-    row_writes: tuple
+    x: Source
+    out: np.ndarray | None = None
+    temperature: float | np.ndarray = 1.0
+    targets: Source | np.ndarray | None = None
+    sample_weight: np.ndarray | None = None
+    row_results: np.ndarray | None = None
 
 
-def needs_float64(kind, temperature):
-    """Whether the temperature is too extreme for the kernels of this kind."""
-    low, high = (0.0, HIGHEST_TEMPERATURE) if kind == "f64" else FLOAT32_TEMPERATURES
-    if isinstance(temperature, float):
-        return not low <= temperature <= high
-    return bool(temperature.size) and not (low <= temperature.min() and temperature.max() <= high)
+def row_blocks(
+    x,
+    axis,
+    *,
+    cut=1,
+    out=None,
+    temperature=1.0,
+    targets=None,
+    sample_weight=None,
+    row_results=None,
+):
+    """Yield the rows of a non-empty ``x`` as the `Block` or blocks that ``_core`` is called with.
+
+    Blocks begin at multiples of ``cut`` rows.
+    ``out`` has the shape of ``x`` but for the length of ``axis``; ``targets`` are a `Source` of the
+    shape of ``x``, or have an entry a row. All else has an entry a row too, its first dimension the
+    row and C-contiguous, or is one for all. What was written to a block has reached the arrays when
+    the generator is resumed.
+    """
+    has_distributions = isinstance(targets, Source)
+    reads = [axis_last(x.array, axis)]
+    if has_distributions:
+        reads.append(axis_last(targets.array, axis))
+    writes = [] if out is None else [axis_last(out, axis)]
+    for rows, views in cut_rows(reads, writes, cut):
+        yield Block(
+            rows,
+            x._replace(array=views[0]),
+            None if out is None else views[-1],
+            of_rows(temperature, rows),
+            targets._replace(array=views[1]) if has_distributions else of_rows(targets, rows),
+            of_rows(sample_weight, rows),
+            of_rows(row_results, rows),
+        )
 
 
-def common_factor(temperature):
-    """A power of two for logits and temperature alike, 1 but for the largest temperatures."""
-    return (
-        1.0 if not np.size(temperature) or np.max(temperature) <= HIGHEST_TEMPERATURE else 2.0**-128
-    )
-
-
-def rows_of(temperature, rows):
-    """The temperature of some rows, whether it is one number or one a row."""
-    if isinstance(temperature, float):
-        return temperature if temperature <= HIGHEST_TEMPERATURE else temperature * 2.0**-128
-    return temperature[rows] * common_factor(temperature)
+def of_rows(values, rows):
+    """What some rows have of ``values``: one a row, or one (or None) for all."""
+    return values[rows] if isinstance(values, np.ndarray) else values
 
 
 def axis_last(array, axis):
@@ -101,74 +119,91 @@ def axis_last(array, axis):
     return array.transpose(*range(axis), *range(axis + 1, last + 1), axis)
 
 
-def row_blocks(x, axis, temperature=1.0, *, reads=(), writes=(), row_writes=()):
-    """Yield the rows of a non-empty ``x`` as the `Block` or blocks that ``_core`` is called with.
+def cut_rows(reads, writes, cut, *, only_contiguous=False, in_parts=False):
+    """Yield (slice of row numbers, views (A, B, C) of ``reads`` and ``writes`` in their order).
 
-    ``reads`` are further sources of the shape of ``x``; ``writes`` are arrays of that shape but for
-    the length of ``axis``; ``row_writes`` are C-contiguous arrays whose first dimension is the row.
-    What the caller's kernel wrote to the block has reached them when the generator is resumed.
+    The arrays are not empty, their last dimension is that of the classes, and those that are read
+    are aligned. With ``only_contiguous`` all views are contiguous, and A = 1; with ``in_parts`` they
+    are no larger than a buffer would be.
     """
-    widen = needs_float64(x.kind, temperature)
-    sources = (x, *reads)
-    inputs = [axis_last(s.array, axis) for s in sources]
-    outputs = [axis_last(w, axis) for w in writes]
-    direct = (
-        not widen and not any(s.is_half for s in reads) and all(w.flags.aligned for w in outputs)
-    )
-    views = _coalesced(inputs + outputs) if direct else None
-    if views is not None:
-        yield _block(slice(None), x.kind, views, len(inputs), tuple(row_writes))
+    arrays = [*reads, *writes]
+    outer, n_classes = arrays[0].shape[:-1], arrays[0].shape[-1]
+    n_rows = math.prod(outer)
+    flat = [_flat(a) for a in arrays]
+    if not in_parts and all(f is not None for f in flat):
+        yield slice(0, n_rows), [f[None] for f in flat]
         return
+    lead = None
+    if not only_contiguous and all(w.flags.aligned for w in writes):
+        lead = _leading(arrays, cut)
+    if lead is not None:
+        step = math.prod(outer[lead:])
+        for i, index in enumerate(np.ndindex(*outer[:lead])):
+            yield slice(i * step, (i + 1) * step), _coalesced([a[index] for a in arrays])
+        return
+    to_fill = [i for i in range(len(reads)) if flat[i] is None]
+    to_empty = [i for i in range(len(reads), len(arrays)) if flat[i] is None]
+    step = max(cut, BLOCK_ELEMENTS // n_classes // cut * cut)
+    for start in range(0, n_rows, step):
+        rows = slice(start, min(start + step, n_rows))
+        parts = [
+            np.empty((rows.stop - start, a.shape[-1]), a.dtype) if f is None else f[rows]
+            for a, f in zip(arrays, flat, strict=True)
+        ]
+        for i in to_fill:
+            for piece, place in _pieces(arrays[i], rows):
+                parts[i][place].reshape(piece.shape)[...] = piece
+        yield rows, [part[None] for part in parts]
+        for i in to_empty:
+            for piece, place in _pieces(arrays[i], rows):
+                piece[...] = parts[i][place].reshape(piece.shape)
 
-    outer, n_classes = inputs[0].shape[:-1], inputs[0].shape[-1]
-    for index, rows in slabs(outer, max(1, BLOCK_ELEMENTS // n_classes)):
-        slab_in = [a[index] for a in inputs]
-        slab_out = [a[index] for a in outputs]
-        slab_rows = [a[rows] for a in row_writes]
-        views = _coalesced(slab_in + slab_out) if direct else None
-        if views is not None:
-            yield _block(rows, x.kind, views, len(inputs), tuple(slab_rows))
+
+def _flat(array):
+    """View of all rows as (rows, classes), or None where they are not contiguous."""
+    if array.flags.c_contiguous and array.flags.aligned:
+        return array.reshape(-1, array.shape[-1])
+    return None
+
+
+def _pieces(array, rows):
+    """Yield (view of some rows of ``array``, slice of their places within ``rows``)."""
+    place = 0
+    for index in rectangles(array.shape[:-1], rows.start, rows.stop):
+        part = array[index]
+        n_rows = math.prod(part.shape[:-1])
+        yield part, slice(place, place + n_rows)
+        place += n_rows
+
+
+def rectangles(outer, start, stop):
+    """Yield indices into dimensions ``outer`` that in turn cover the numbers [start, stop)."""
+    inner = math.prod(outer[1:])
+    while start < stop:
+        lead, within = divmod(start, inner)
+        whole = (stop - start) // inner
+        if within or not whole:
+            end = min(stop, (lead + 1) * inner)
+            for index in rectangles(outer[1:], within, within + end - start):
+                yield lead, *index
         else:
-            slab_sources = [Source(a, s.kind) for a, s in zip(slab_in, sources, strict=True)]
-            factor = common_factor(temperature)
-            yield from _buffered(rows, slab_sources, slab_out, slab_rows, widen, factor)
+            end = start + whole * inner
+            yield (slice(lead, lead + whole),)
+        start = end
 
 
-def _block(rows, kind, views, n_sources, row_writes):
-    return Block(
-        rows, views[0], kind, tuple(views[1:n_sources]), tuple(views[n_sources:]), row_writes
-    )
-
-
-def _buffered(rows, sources, outputs, row_writes, widen, factor):
-    """Yield one block whose arrays are contiguous buffers, in float64 when ``widen``."""
-    n_rows = rows.stop - rows.start
-    kind = "f64" if widen else sources[0].kind
-
-    def buffer(like, shape):
-        return np.empty(shape, np.float64 if widen else like.dtype)
-
-    views = []
-    with np.errstate(all="ignore"):
-        for i, source in enumerate(sources):
-            if i == 0 and not widen:
-                values = np.ascontiguousarray(source.array)
-            else:
-                values = source.widened(np.float64 if widen else source.result_dtype)
-            if i == 0 and factor != 1.0:
-                values = values * factor
-            views.append(values.reshape(1, n_rows, -1))
-    views += [buffer(w, (1, n_rows, w.shape[-1])) for w in outputs]
-    row_buffers = tuple(buffer(w, w.shape) for w in row_writes) if widen else tuple(row_writes)
-
-    yield _block(rows, kind, views, len(sources), row_buffers)
-
-    with np.errstate(all="ignore"):
-        for output, view in zip(outputs, views[len(sources) :], strict=True):
-            output[...] = view.reshape(output.shape)
-        if widen:
-            for output, view in zip(row_writes, row_buffers, strict=True):
-                output[...] = view
+def _leading(arrays, cut):
+    """How many dimensions to go through one by one, so that the others are (A, B, C) views of whole
+    cuts of rows; None where there are no such views, or too small ones.
+    """
+    *outer, n_classes = arrays[0].shape
+    lead = 0
+    while _coalesced([a[(0,) * lead] for a in arrays]) is None:
+        lead += 1
+    n_rows = math.prod(outer[lead:])
+    if lead and (n_rows % cut or n_rows * n_classes < _SLAB_ELEMENTS):
+        return None
+    return lead
 
 
 def _coalesced(arrays):
@@ -176,8 +211,6 @@ def _coalesced(arrays):
 
     A dimension joins the one before it when it does so in every array.
     """
-    if all(a.flags.c_contiguous for a in arrays):
-        return [a.reshape(1, -1, a.shape[-1]) for a in arrays]
     sizes = []
     steps = [[] for _ in arrays]
     for dim, size in enumerate(arrays[0].shape[:-1]):
@@ -197,24 +230,3 @@ def _coalesced(arrays):
         return None
     outer = [1] * (2 - len(sizes)) + sizes
     return [a.reshape(*outer, a.shape[-1]) for a in arrays]
-
-
-def slabs(outer, limit):
-    """Yield (index into the outer dimensions, slice of row numbers) of at most ``limit`` rows.
-
-    The slabs follow each other in C order and cover all rows; ``outer`` holds no 0.
-    """
-    inner, dim = 1, len(outer)
-    while dim and inner * outer[dim - 1] <= limit:
-        dim -= 1
-        inner *= outer[dim]
-    if not dim:
-        yield (), slice(0, inner)
-        return
-    step, row = limit // inner, 0
-    for lead in np.ndindex(*outer[: dim - 1]):
-        for start in range(0, outer[dim - 1], step):
-            stop = min(start + step, outer[dim - 1])
-            n_rows = (stop - start) * inner
-            yield (*lead, slice(start, stop)), slice(row, row + n_rows)
-            row += n_rows

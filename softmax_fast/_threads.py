@@ -2,13 +2,10 @@
 
 import math
 import os
+import reprlib
 import warnings
 
 from . import _arguments, _core
-
-# Work of fewer array elements than this is not worth a second thread, nor asking for the limits:
-# an OpenMP region costs about 2 µs, the time of some ten thousand exponentials.
-SERIAL_BELOW = 32_768
 
 # More than any machine has cores for, few enough to be created.
 MOST_THREADS = 1024
@@ -55,7 +52,8 @@ def set_num_threads(n):
     Parameters
     ----------
     n : int or None
-        At least 1. None returns to the number at import: ``SOFTMAX_FAST_NUM_THREADS`` or automatic.
+        At least 1, of which 1024 are used at most. None returns to the number at import:
+        ``SOFTMAX_FAST_NUM_THREADS`` or automatic.
 
     Raises
     ------
@@ -76,12 +74,12 @@ def set_num_threads(n):
     """
     global _chosen
     n = _arguments.threads(n, "n")
-    _chosen = _default if n is None else n
+    _chosen = _default if n is None else min(n, MOST_THREADS)
 
 
 def resolve(n_threads, size):
     """The most threads for a call on ``size`` elements; ``n_threads`` is checked already."""
-    if _forked or (n_threads is None and size < SERIAL_BELOW):
+    if _forked or (n_threads is None and size < _core.serial_below):
         return 1
     return _automatic() if n_threads is None else min(n_threads, MOST_THREADS)
 
@@ -92,9 +90,9 @@ def _automatic():
     if _chosen is not None:
         return _chosen
     limit = _core.openmp_max_threads()
-    if _openmp_from_environment or limit != _openmp_at_import:
-        return limit
-    return usable_cpus()
+    if not _openmp_from_environment and limit == _openmp_at_import:
+        limit = usable_cpus()
+    return min(limit, MOST_THREADS)
 
 
 def usable_cpus():
@@ -166,10 +164,11 @@ def _from_environment(environment):
     text = environment.get("SOFTMAX_FAST_NUM_THREADS", "").strip()
     if not text:
         return None
-    if text.isascii() and text.isdigit() and int(text) > 0:
-        return int(text)
+    # int() refuses thousands of digits.
+    if text.isascii() and text.isdigit() and len(text) <= 1000 and int(text) > 0:
+        return min(int(text), MOST_THREADS)
     warnings.warn(
-        f"SOFTMAX_FAST_NUM_THREADS={text!r} is ignored: expected an integer >= 1",
+        f"SOFTMAX_FAST_NUM_THREADS={reprlib.repr(text)} is ignored: expected an integer >= 1",
         RuntimeWarning,
         stacklevel=2,
     )

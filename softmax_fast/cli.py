@@ -1,10 +1,13 @@
 """The command line: ``softmax-fast`` or ``python -m softmax_fast``.
 
-Exit codes: 0 done, 2 the input or the arguments are at fault (one line on standard error says
-how), 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 standard output cannot be written, 2 the input or the arguments are at fault
+(one line on standard error says how), 130 interrupted, 143 terminated.
 """
 
 import argparse
+import contextlib
+import errno
+import io
 import json
 import math
 import os
@@ -37,6 +40,53 @@ class Terminated(BaseException):
         self.number = number
 
 
+class ClosedStream(io.TextIOBase):
+    """Stands in for a standard output that is closed."""
+
+    def write(self, text):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+@contextlib.contextmanager
+def standard_streams():
+    """Take the places of standard streams that are closed, as cron may leave them.
+
+    Else the next file opened would get their number. Printing fails, messages go nowhere.
+    """
+    with contextlib.ExitStack() as stack:
+        for descriptor in range(3):
+            try:
+                os.fstat(descriptor)
+            except OSError:
+                # This is the lowest free number. Writing to it fails.
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        if sys.stdout is None:
+            stack.enter_context(contextlib.redirect_stdout(ClosedStream()))
+        if sys.stderr is None:
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.callback(say, "")  # with which warnings go that could not be written
+        yield
+
+
+def discard(stream):
+    """Drop what a stream could not write; Python would try once more at its end."""
+    with contextlib.suppress(io.UnsupportedOperation):  # of a stream without a descriptor
+        descriptor = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+        stream.flush()
+
+
+def say(text):
+    """Write to standard error, whether that works or not."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        discard(sys.stderr)
+
+
 class Progress:
     """A bar on standard error, shown if that is a terminal and the work lasts over a second."""
 
@@ -58,16 +108,14 @@ class Progress:
         share = done / self.total
         remaining = (now - self.start) * (1 - share) / share
         bar = ("#" * int(share * self.WIDTH)).ljust(self.WIDTH, ".")
-        sys.stderr.write(f"\r[{bar}] {share:4.0%}  {remaining:.0f} s left \x1b[K")
-        sys.stderr.flush()
+        say(f"\r[{bar}] {share:4.0%}  {remaining:.0f} s left \x1b[K")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         if self.shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            say("\r\x1b[K")
 
 
 def read_logits(argument):
@@ -249,6 +297,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise InputError(f"{message} (see {self.prog} --help)")
 
+    def _print_message(self, message, file=None):  # argparse's hides that it cannot write
+        file.write(message)
+
 
 def temperature(text):
     try:
@@ -399,6 +450,17 @@ class TerminationSignals:
             signal.signal(number, handler)
 
 
+def run(argv):
+    """Do what the arguments say."""
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit:  # --help or --version, which is printed by now
+        return
+    if arguments.command is None:
+        raise InputError(f"expected a command (see {PROGRAM} --help)")
+    arguments.run(arguments)
+
+
 def main(argv=None):
     """Run the command line; returns the exit code.
 
@@ -407,26 +469,24 @@ def main(argv=None):
     argv : list of str, optional
         The arguments without the program's name; `sys.argv` by default.
     """
-    try:
-        with TerminationSignals():
-            arguments = parser().parse_args(argv)
-            if arguments.command is None:
-                raise InputError(f"expected a command (see {PROGRAM} --help)")
-            arguments.run(arguments)
-            sys.stdout.flush()
-        return 0
-    except InputError as error:
-        message = " ".join(str(error).split())
-    except BrokenPipeError:  # the reader of standard output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except MemoryError:
-        message = "out of memory"
-    except OSError as error:
-        message = f"standard output: {reason(error)}"
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except Terminated as terminated:
-        return 128 + terminated.number
-    print(f"{PROGRAM}: error: {message}", file=sys.stderr)
-    return 2
+    with standard_streams():
+        try:
+            with TerminationSignals():
+                run(argv)
+                sys.stdout.flush()
+            return 0
+        except InputError as error:
+            code, message = 2, " ".join(str(error).split())
+        except MemoryError:
+            code, message = 2, "out of memory"
+        except OSError as error:
+            discard(sys.stdout)
+            if isinstance(error, BrokenPipeError):  # the reader went away, as `head` does
+                return 1
+            code, message = 1, f"standard output: {reason(error)}"
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except Terminated as terminated:
+            return 128 + terminated.number
+        say(f"{PROGRAM}: error: {message}\n")
+        return code

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from . import _arguments, _core, _fused, _layout, _threads
+from . import _arguments, _core, _layout, _results, _threads
+from ._loss_problem import Options
 
 
 def softmax(x, axis=-1, *, temperature=1.0, out=None, n_threads=None):
@@ -76,7 +77,7 @@ def softmax(x, axis=-1, *, temperature=1.0, out=None, n_threads=None):
     >>> softmax(x, out=x) is x
     True
     """
-    result = _core.softmax_simple(x, axis, temperature, out, n_threads)
+    result = _core.softmax_direct(x, axis, temperature, out, n_threads)
     if result is not NotImplemented:
         return result
     return _normalised(_core.softmax, x, axis, temperature, out, n_threads)
@@ -134,7 +135,7 @@ def log_softmax(x, axis=-1, *, temperature=1.0, out=None, n_threads=None):
     >>> print(log_softmax(np.array([0.0, -1000.0])))
     [    0. -1000.]
     """
-    result = _core.log_softmax_simple(x, axis, temperature, out, n_threads)
+    result = _core.log_softmax_direct(x, axis, temperature, out, n_threads)
     if result is not NotImplemented:
         return result
     return _normalised(_core.log_softmax, x, axis, temperature, out, n_threads)
@@ -152,9 +153,8 @@ def _normalised(kernel, x, axis, temperature, out, n_threads):
     if result is None:
         out = result = np.empty(shape, source.result_dtype)
     if result.size:
-        for block in _layout.row_blocks(source, axis, temperature, writes=(result,)):
-            row_temperature = _layout.rows_of(temperature, block.rows)
-            kernel(block.x, block.kind, block.writes[0], row_temperature, n_threads)
+        for block in _layout.row_blocks(source, axis, out=result, temperature=temperature):
+            kernel(block, n_threads)
     return out
 
 
@@ -222,7 +222,7 @@ def logsumexp(x, axis=-1, *, temperature=1.0, keepdims=False, out=None, n_thread
     >>> print(logsumexp(shards).round(6))
     3.044522
     """
-    result = _core.logsumexp_simple(x, axis, temperature, keepdims, out, n_threads)
+    result = _core.logsumexp_direct(x, axis, temperature, keepdims, out, n_threads)
     if result is not NotImplemented:
         return result
     source = _arguments.logits("x", x)
@@ -241,11 +241,8 @@ def logsumexp(x, axis=-1, *, temperature=1.0, keepdims=False, out=None, n_thread
         out = result if result.ndim else None
     if source.array.size:
         columns = result if keepdims else np.expand_dims(result, axis)
-        for block in _layout.row_blocks(source, axis, temperature, writes=(columns,)):
-            row_temperature = _layout.rows_of(temperature, block.rows)
-            _core.logsumexp(
-                block.x, block.kind, block.writes[0][:, :, 0], row_temperature, n_threads
-            )
+        for block in _layout.row_blocks(source, axis, out=columns, temperature=temperature):
+            _core.logsumexp(block, n_threads)
     else:
         result[...] = -math.inf
     return result[()] if out is None else out
@@ -265,8 +262,8 @@ def selected_log_probs(
     temperature : float or array_like, optional
         T, finite and > 0: one number, or an array that broadcasts to the shape of the rows.
     ignore_index : int or None, optional
-        Where an index has this value the result is 0; None for no such value. A row whose indices
-        are all ignored is not read.
+        Where an index has this value the result is 0, whatever the row holds; None for no such
+        value.
     out : ndarray, optional
         Shape of ``indices`` and the result's dtype, native byte order, any strides that do not
         overlap themselves, and no memory of an input.
@@ -322,19 +319,15 @@ def selected_log_probs(
         "temperature": _arguments.array_or_none(temperature),
     }
     checked = _arguments.output("out", out, chosen.given.shape, source.result_dtype, inputs)
-    values = _fused.flat_buffer(checked, chosen.codes.shape, source.result_dtype)
+    values = _results.flat_buffer(checked, chosen.codes.shape, source.result_dtype)
     if values.size:
-        for block in _layout.row_blocks(source, last, temperature, row_writes=(values,)):
-            bad_row = _core.selected_log_probs(
-                block.x,
-                block.kind,
-                chosen.codes[block.rows],
-                _layout.rows_of(temperature, block.rows),
-                ignored,
-                block.row_writes[0],
-                n_threads,
-            )
-            if bad_row >= 0:
-                first = block.rows.start or 0
-                raise _arguments.label_error("indices", chosen, first + bad_row, n_classes, ignored)
-    return _fused.deliver(out, checked, values, chosen.given.shape)
+        options, sums = Options(ignore_index=ignored), _core.Sums()
+        for block in _layout.row_blocks(
+            source, last, temperature=temperature, targets=chosen.codes, row_results=values
+        ):
+            _core.selected_log_probs(block, options, sums, n_threads)
+            if sums.bad_label_row >= 0:
+                raise _arguments.label_error(
+                    "indices", chosen, sums.bad_label_row, n_classes, ignored
+                )
+    return _results.deliver(out, checked, values, chosen.given.shape)

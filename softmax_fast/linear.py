@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _arguments, _core, _fused, _layout, _threads
+from . import _arguments, _core, _layout, _threads
+from ._loss_problem import loss_problem
 
 BUFFER_BYTES = 32 << 20
 """Bytes of working memory of `linear_softmax_loss` and `linear_softmax_loss_and_grad`, about.
@@ -97,8 +98,9 @@ def linear_softmax_loss(
               s_1 e^{(m_1 - m) / T} + s_2 e^{(m_2 - m) / T}\Bigr)
 
     and the products by NumPy's BLAS into reused buffers. The memory beside the arguments is about
-    `softmax_fast.linear.BUFFER_BYTES`, whatever N and C. Rows with the label ``ignore_index`` are
-    left out of the products. The result depends on N, C, D and the BLAS, not on ``n_threads``.
+    `softmax_fast.linear.BUFFER_BYTES` and a few bytes a row. Rows with the label ``ignore_index``
+    and rows of weight 0 are left out of the products. The bits of the result depend on N, C, D,
+    the instruction set and the BLAS, not on ``n_threads``.
 
     References
     ----------
@@ -116,7 +118,7 @@ def linear_softmax_loss(
     >>> bool(np.isclose(loss, softmax_loss(features @ weights.T, targets)))
     True
     """
-    layer, terms, checked, n_threads = _checked(
+    layer, problem, checked, n_threads = _checked(
         features,
         weights,
         targets,
@@ -130,7 +132,7 @@ def linear_softmax_loss(
         label_smoothing=label_smoothing,
         reduction=reduction,
     )
-    loss = _Evaluation(layer, terms, checked, n_threads)
+    loss = _Evaluation(layer, problem, checked, n_threads)
     loss.run()
     return loss.reduced(out)
 
@@ -168,8 +170,8 @@ def linear_softmax_loss_and_grad(
     grads : LinearGrads
         Named tuple ``(features, weights, bias)`` of new arrays of the shapes (N, D), (C, D), (C,),
         float32 or float64 as the loss for "none"; ``bias`` is None without a bias. The gradient of
-        an ignored row's features is exactly 0, and the row counts for nothing in the others even
-        if it holds NaN.
+        the features of a row that is ignored or of weight 0 is exactly 0, and the row counts for
+        nothing in the others even if it holds NaN.
 
     Raises
     ------
@@ -210,7 +212,7 @@ def linear_softmax_loss_and_grad(
     >>> grads.bias is None
     True
     """
-    layer, terms, checked, n_threads = _checked(
+    layer, problem, checked, n_threads = _checked(
         features,
         weights,
         targets,
@@ -229,7 +231,7 @@ def linear_softmax_loss_and_grad(
         np.zeros(layer.weights.array.shape, layer.dtype),
         None if layer.bias is None else np.zeros(layer.bias.shape, np.float64),
     )
-    loss = _Evaluation(layer, terms, checked, n_threads, grads)
+    loss = _Evaluation(layer, problem, checked, n_threads, grads)
     loss.run()
     if layer.bias is not None:
         with np.errstate(all="ignore"):
@@ -239,47 +241,36 @@ def linear_softmax_loss_and_grad(
 
 def _checked(features, weights, targets, bias, out, n_threads, **options):
     layer = _arguments.layer(features, weights, bias)
-    shape = n_rows, n_classes = layer.features.array.shape[0], layer.weights.array.shape[0]
-    terms = _fused.terms(targets, (n_rows,), shape, n_classes, **options)
+    shape = layer.features.array.shape[0], layer.weights.array.shape[0]
+    problem = loss_problem(targets, shape, 1, shape[1], **options)
     n_threads = _arguments.threads(n_threads)
     inputs = {
         "features": layer.features.array,
         "weights": layer.weights.array,
         "bias": layer.bias,
-        **terms.arrays,
     }
-    checked = _fused.output(out, terms.reduction, (n_rows,), layer.dtype, inputs)
-    return layer, terms, checked, n_threads
+    checked = problem.output(out, layer.dtype, inputs)
+    return layer, problem, checked, n_threads
 
 
 class _Evaluation:
     """One evaluation of the loss, and of the gradients when ``grads`` holds their zeroed arrays."""
 
-    def __init__(self, layer, terms, checked, n_threads, grads=None):
-        self.layer, self.terms, self.grads = layer, terms, grads
+    def __init__(self, layer, problem, checked, n_threads, grads=None):
+        self.layer, self.grads = layer, grads
         self.checked, self.n_threads = checked, n_threads
         self.n_rows, self.n_features = layer.features.array.shape
-        self.n_classes = terms.n_classes
-        self.weight_sum = _fused.denominator(terms, self.n_rows)
-        mean = terms.reduction == "mean"
-        self.scale = _fused.inverse(self.weight_sum) if mean else 1.0
-        self.loss_sum = 0.0
-        self.row_losses = _fused.row_buffer(checked, terms.reduction, (self.n_rows,), layer.dtype)
+        self.n_classes = problem.n_classes
+        self.weight_sum = problem.weigh()
+        self.problem = problem.scaled(self.weight_sum)
+        self.row_losses = problem.row_losses(checked, layer.dtype)
         self.kind = "f32" if layer.dtype == np.float32 else "f64"
 
     def reduced(self, out):
-        return _fused.reduced(
-            self.terms.reduction,
-            self.loss_sum,
-            self.weight_sum,
-            self.row_losses,
-            (self.n_rows,),
-            out,
-            self.checked,
-        )
+        return self.problem.reduced(self.row_losses, out, self.checked, self.weight_sum)
 
     def run(self):
-        rows = self._rows_to_read()
+        rows = self._rows_that_count()
         if self.row_losses is not None and len(rows) < self.n_rows:
             self.row_losses[...] = 0
         if not len(rows):
@@ -289,13 +280,10 @@ class _Evaluation:
             for start in range(0, len(rows), self.tile_rows):
                 self._tile(rows[start : start + self.tile_rows], first=start == 0)
 
-    def _rows_to_read(self):
-        """Numbers of the rows that are not ignored: a range when that is all of them."""
-        if self.terms.has_labels and self.terms.ignore_index is not None:
-            read = self.terms.targets.codes != self.terms.ignore_index
-            if not read.all():
-                return np.flatnonzero(read)
-        return range(self.n_rows)
+    def _rows_that_count(self):
+        """Numbers of the rows that are not ignored nor of weight 0: a range when these are all."""
+        counts = self.problem.counts()
+        return range(self.n_rows) if counts is None else np.flatnonzero(counts)
 
     def _plan(self, copies_features):
         """Choose the tiles; `BUFFER_BYTES` says how the memory is shared out."""
@@ -308,7 +296,7 @@ class _Evaluation:
         fits = logits_share // self.n_classes
         if rows <= fits:
             classes = self.n_classes
-        elif fits >= _FEWEST_WHOLE_ROWS or not self.terms.has_labels:
+        elif fits >= _FEWEST_WHOLE_ROWS or not self.problem.has_labels:
             rows, classes = max(1, fits), self.n_classes
         else:
             classes = max(1, logits_share // rows)
@@ -324,34 +312,31 @@ class _Evaluation:
         if isinstance(numbers, range):
             rows = slice(numbers.start, numbers.stop)
         features = _product_ready(self.layer.features, rows)
-        terms = _of_rows(self.terms, rows)
+        problem = self.problem.of_rows(rows)
         losses = d_features = None
         if self.row_losses is not None:
             losses = np.empty(len(features), self.layer.dtype)
         if self.grads:
             d_features = np.empty(features.shape, self.layer.dtype)
         work = self._whole_rows if self.tile_classes == self.n_classes else self._class_tiles
-        work(features, terms, losses, d_features, first)
+        work(features, problem, losses, d_features, first)
         if losses is not None:
             self.row_losses[rows] = losses
         if self.grads:
             self.grads.features[rows] = d_features
 
-    def _whole_rows(self, features, terms, losses, d_features, first):
+    def _whole_rows(self, features, problem, losses, d_features, first):
         logits = self._logits(features, 0, self.n_classes)
         x = _layout.Source(logits, self.kind)
         if self.grads:
-            loss_sum, _ = _fused.loss_and_grad_sums(
-                x, 1, terms, self.scale, logits, losses, self.threads
-            )
+            problem.evaluate(_core.softmax_loss_grad, x, 1, self.threads, logits, losses)
             self._add_gradients(d_features, logits, features, 0, first)
         else:
-            loss_sum, _ = _fused.loss_sums(x, 1, terms, losses, self.threads)
-        self.loss_sum += loss_sum
+            problem.evaluate(_core.softmax_loss, x, 1, self.threads, row_losses=losses)
 
-    def _class_tiles(self, features, terms, losses, d_features, first):
+    def _class_tiles(self, features, problem, losses, d_features, first):
         """The rows of a tile, of all classes, from tiles of a part of the classes (labels only)."""
-        labels, temperature = terms.targets.codes, terms.temperature
+        labels, temperature = problem.targets.codes, problem.temperature
         stats = _RowStats(len(features))
         label_logits = np.empty(len(features))
         spans = range(0, self.n_classes, self.tile_classes)
@@ -361,8 +346,8 @@ class _Evaluation:
             inside = _inside(labels, start, logits)
             label_logits[inside] = logits[inside, labels[inside] - start]
 
-        parts = self._row_parts(features, terms, stats, label_logits)
-        self.loss_sum += float(parts.losses.sum())
+        parts = self._row_parts(features, problem, stats, label_logits)
+        problem.sums.add(parts.losses)
         if losses is not None:
             losses[...] = parts.losses
         if not self.grads:
@@ -374,35 +359,42 @@ class _Evaluation:
                 _subtract_outer(grad, parts.smoothing, self._class_weights(start, grad))
             inside = _inside(labels, start, grad)
             grad[inside, labels[inside] - start] = parts.label_grads[inside]
+            for row in parts.undivided:
+                grad[row] = grad[row] / np.broadcast_to(temperature, len(grad))[row]
             self._add_gradients(d_features, grad, features, start, first)
 
-    def _row_parts(self, features, terms, stats, label_logits):
+    def _row_parts(self, features, problem, stats, label_logits):
         """Loss and parts of the gradient of rows, by the formulas of `softmax_loss`, in float64."""
-        temperature, alpha = terms.temperature, terms.label_smoothing
+        temperature, options = problem.temperature, problem.options
+        alpha = options.label_smoothing
         log_sum = np.log1p(stats.rest)
-        log_p = (label_logits - stats.maximum) / temperature - log_sum
+        log_p = _quotient(label_logits, stats.maximum, temperature) - log_sum
         log_p[~np.isfinite(stats.maximum)] = np.nan
-        v = 1.0 if terms.sample_weight is None else terms.sample_weight
-        label_weight = 1.0 if terms.weight is None else terms.weight[terms.targets.codes]
+        v = 1.0 if problem.sample_weight is None else problem.sample_weight
+        label_weight = 1.0 if options.weight is None else options.weight[problem.targets.codes]
         on_label = np.broadcast_to((1 - alpha) * v * label_weight, log_p.shape)
         losses = -_weighted(on_label, log_p)
         total, on_class = on_label, 0.0
-        smoothing = None
         if alpha:
             weight_sum, weighted_logits = self._weighted_logits(features)
             on_class = alpha / self.n_classes * v
-            spread = weight_sum * log_sum + (weight_sum * stats.maximum - weighted_logits) / (
-                temperature
-            )
-            losses = losses + _weighted(np.broadcast_to(on_class, log_p.shape), spread)
+            on_each = np.broadcast_to(on_class, log_p.shape)
+            losses += _weighted(on_each, weight_sum * log_sum)
+            below = weight_sum * stats.maximum - weighted_logits
+            losses += _weighted(on_each, below) / temperature
             total = on_label + on_class * weight_sum
-            smoothing = np.broadcast_to(on_class * self.scale / temperature, log_p.shape)
+        # The gradient is divided by T here, but for rows where the factors would overflow by it.
+        factor = options.gradient_scale
+        largest = np.finfo(self.layer.dtype).max
+        undivided = (total * factor <= largest) & (total * factor / temperature > largest)
+        divisor = np.where(undivided, 1.0, temperature)
+        smoothing = np.broadcast_to(on_class * factor / divisor, log_p.shape) if alpha else None
         # d/dx = (total·p − target) / T, at the label without cancellation for p near 1.
         off_label = total - on_label - on_class * label_weight
-        label_grads = (total * np.expm1(log_p) + off_label) * self.scale / temperature
-        scale = total * self.scale / temperature / (1 + stats.rest)
+        label_grads = (total * np.expm1(log_p) + off_label) * factor / divisor
+        scale = total * factor / divisor / (1 + stats.rest)
         scale = np.where(np.isfinite(stats.maximum), scale, np.nan)
-        return _RowParts(losses, np.ascontiguousarray(scale), label_grads, smoothing)
+        return _RowParts(losses, scale, label_grads, smoothing, np.flatnonzero(undivided))
 
     def _weighted_logits(self, features):
         """Σ w, and Σ w·logits of rows, where w > 0, as one product: F (Σ w W) + Σ w b."""
@@ -412,8 +404,8 @@ class _Evaluation:
             for start in range(0, self.n_classes, step):
                 stop = min(start + step, self.n_classes)
                 w = np.ones(stop - start)
-                if self.terms.weight is not None:
-                    w = self.terms.weight[start:stop]
+                if self.problem.options.weight is not None:
+                    w = self.problem.options.weight[start:stop]
                 used = w > 0
                 rows = start + np.flatnonzero(used)
                 part = _layout.Source(self.layer.weights.array[rows], self.layer.weights.kind)
@@ -426,9 +418,9 @@ class _Evaluation:
         return total, features @ vector + offset
 
     def _class_weights(self, start, logits):
-        if self.terms.weight is None:
+        if self.problem.options.weight is None:
             return np.ones(logits.shape[1])
-        return self.terms.weight[start : start + logits.shape[1]]
+        return self.problem.options.weight[start : start + logits.shape[1]]
 
     def _logits(self, features, start, stop):
         """features @ weights[start:stop].T + bias[start:stop], in the one buffer for logits."""
@@ -477,36 +469,32 @@ class _Evaluation:
             self.scratch_buffer = np.empty(size, self.layer.dtype)
         return self.scratch_buffer[:size].reshape(shape)
 
+    def _block(self, logits, temperature, out=None):
+        x = _layout.Source(logits, self.kind)
+        (block,) = _layout.row_blocks(x, 1, out=out, temperature=temperature)
+        return block
+
     def _row_stats(self, logits, temperature):
         maximum, rest = np.empty(len(logits)), np.empty(len(logits))
-        x = _layout.Source(logits, self.kind)
-        for block in _layout.row_blocks(x, 1, temperature, row_writes=(maximum, rest)):
-            row_temperature = _layout.rows_of(temperature, block.rows)
-            _core.row_stats(block.x, block.kind, row_temperature, *block.row_writes, self.threads)
+        _core.row_stats(self._block(logits, temperature), maximum, rest, self.threads)
         return maximum, rest
 
     def _exponentials(self, logits, shift, scale, temperature):
         """Overwrite logits by scale · exp((logits - shift) / T)."""
-        x = _layout.Source(logits, self.kind)
-        for block in _layout.row_blocks(x, 1, temperature, writes=(logits,)):
-            _core.exponentials(
-                block.x,
-                block.kind,
-                shift[block.rows],
-                scale[block.rows],
-                _layout.rows_of(temperature, block.rows),
-                block.writes[0],
-                self.threads,
-            )
+        _core.exponentials(self._block(logits, temperature, logits), shift, scale, self.threads)
 
 
 class _RowParts(NamedTuple):
-    """Per row: the loss; factor of the exponentials; gradient at the label; share of each class."""
+    """Per row: the loss; factor of the exponentials; gradient at the label; share of each class.
+
+    ``undivided`` are the numbers of the rows whose gradient is still to be divided by T.
+    """
 
     losses: np.ndarray
     scale: np.ndarray
     label_grads: np.ndarray
     smoothing: np.ndarray | None
+    undivided: np.ndarray
 
 
 class _RowStats:
@@ -518,8 +506,8 @@ class _RowStats:
 
     def merge(self, other, temperature):
         maximum, rest = other
-        gap = np.where(maximum == self.maximum, 0.0, np.abs(maximum - self.maximum))
-        fade = np.exp(-gap / temperature)
+        gap = np.abs(_quotient(maximum, self.maximum, temperature))
+        fade = np.exp(-np.where(maximum == self.maximum, 0.0, gap))
         self.rest = np.where(
             self.maximum >= maximum,
             self.rest + (1 + rest) * fade,
@@ -528,18 +516,12 @@ class _RowStats:
         self.maximum = np.maximum(self.maximum, maximum)
 
 
-def _of_rows(terms, rows):
-    """The terms of some rows, none of which is ignored."""
-    if terms.has_labels:
-        targets = terms.targets._replace(codes=terms.targets.codes[rows])
-    else:
-        targets = terms.targets._replace(array=terms.targets.array[rows])
-    return terms._replace(
-        targets=targets,
-        sample_weight=None if terms.sample_weight is None else terms.sample_weight[rows],
-        temperature=_layout.rows_of(terms.temperature, rows),
-        ignore_index=None if terms.has_labels else terms.ignore_index,
-    )
+def _quotient(x, m, temperature):
+    """(x - m)/T, also where x - m overflows."""
+    difference = x - m
+    overflows = np.isinf(difference) & np.isfinite(x) & np.isfinite(m)
+    halves = (0.5 * x - 0.5 * m) / temperature * 2
+    return np.where(overflows, halves, difference / temperature)
 
 
 def _is_product_ready(source):

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from . import _arguments, _core, _elementwise, _fused, _threads
+from . import _arguments, _binary, _core, _threads
+from ._loss_problem import loss_problem
 
 
 def softmax_loss(
@@ -38,10 +39,11 @@ def softmax_loss(
     weight : array_like, shape (C,), optional
         Weight w of each class, finite and >= 0.
     sample_weight : array_like, shape of the rows, optional
-        Weight v of each row, finite and >= 0.
+        Weight v of each row, finite and >= 0. A row of weight 0, and one whose label's class has
+        weight 0, counts for nothing, whatever its logits.
     ignore_index : int or None, optional
-        Rows with this label are not read and count for nothing; None for no such label. Class
-        probabilities admit the default alone.
+        Rows with this label count for nothing either; None for no such label. Class probabilities
+        admit the default alone.
     label_smoothing : float, optional
         α in [0, 1]: the target becomes (1 - α)·t + α/C.
     reduction : {"mean", "sum", "none"}, optional
@@ -106,7 +108,7 @@ def softmax_loss(
     0.693147
     """
     if weight is None and sample_weight is None and out is None:
-        result = _core.softmax_loss_simple(
+        result = _core.softmax_loss_direct(
             logits, targets, axis, temperature, ignore_index, label_smoothing, reduction, n_threads
         )
         if result is not NotImplemented:
@@ -114,25 +116,23 @@ def softmax_loss(
     x = _arguments.logits("logits", logits)
     shape = x.array.shape
     axis = _arguments.axis(axis, len(shape))
-    rows = _arguments.rows_shape(shape, axis)
-    terms = _fused.terms(
+    problem = loss_problem(
         targets,
-        rows,
         shape,
+        axis,
         _arguments.some_classes("logits", shape, axis),
-        weight,
-        sample_weight,
-        ignore_index,
-        reduction,
-        label_smoothing,
-        temperature,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        temperature=temperature,
     )
     n_threads = _threads.resolve(_arguments.threads(n_threads), x.array.size)
-    dtype = x.result_dtype
-    checked = _fused.output(out, reduction, rows, dtype, {"logits": x.array, **terms.arrays})
-    row_losses = _fused.row_buffer(checked, reduction, rows, dtype)
-    loss_sum, weight_sum = _fused.loss_sums(x, axis, terms, row_losses, n_threads)
-    return _fused.reduced(reduction, loss_sum, weight_sum, row_losses, rows, out, checked)
+    checked = problem.output(out, x.result_dtype, {"logits": x.array})
+    row_losses = problem.row_losses(checked, x.result_dtype)
+    problem.evaluate(_core.softmax_loss, x, axis, n_threads, row_losses=row_losses)
+    return problem.reduced(row_losses, out, checked)
 
 
 def softmax_loss_and_grad(
@@ -172,7 +172,7 @@ def softmax_loss_and_grad(
     grad : ndarray, shape of ``logits``
         Gradient with respect to the logits before the temperature, so that it carries 1/T: float64
         for float64, integers and bool, float32 otherwise. In C order, or ``grad_out``. Exactly 0 in
-        ignored rows.
+        rows that are ignored or of weight 0.
 
     Raises
     ------
@@ -208,7 +208,7 @@ def softmax_loss_and_grad(
      [ 0.1   0.1  -0.2 ]]
     """
     if weight is None and sample_weight is None and out is None:
-        result = _core.softmax_loss_grad_simple(
+        result = _core.softmax_loss_grad_direct(
             logits,
             targets,
             axis,
@@ -224,35 +224,29 @@ def softmax_loss_and_grad(
     x = _arguments.logits("logits", logits)
     shape = x.array.shape
     axis = _arguments.axis(axis, len(shape))
-    rows = _arguments.rows_shape(shape, axis)
-    terms = _fused.terms(
+    problem = loss_problem(
         targets,
-        rows,
         shape,
+        axis,
         _arguments.some_classes("logits", shape, axis),
-        weight,
-        sample_weight,
-        ignore_index,
-        reduction,
-        label_smoothing,
-        temperature,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        temperature=temperature,
     )
     n_threads = _threads.resolve(_arguments.threads(n_threads), x.array.size)
     dtype = x.result_dtype
-    inputs = {"logits": x.array, **terms.arrays}
+    inputs = {"logits": x.array, **problem.arrays}
     grad = _arguments.output("grad_out", grad_out, shape, dtype, inputs, x.array)
-    checked = _fused.output(out, reduction, rows, dtype, {**inputs, "grad_out": grad})
-    n_rows = x.array.size // terms.n_classes
-    weight_sum = _fused.denominator(terms, n_rows)
-    scale = _fused.inverse(weight_sum) if reduction == "mean" else 1.0
+    checked = problem.output(out, dtype, {"logits": x.array, "grad_out": grad})
+    problem = problem.scaled(problem.weigh())
     if grad is None:
         grad_out = grad = np.empty(shape, dtype)
-    row_losses = _fused.row_buffer(checked, reduction, rows, dtype)
-    loss_sum, weight_sum = _fused.loss_and_grad_sums(
-        x, axis, terms, scale, grad, row_losses, n_threads
-    )
-    loss = _fused.reduced(reduction, loss_sum, weight_sum, row_losses, rows, out, checked)
-    return loss, grad_out
+    row_losses = problem.row_losses(checked, dtype)
+    problem.evaluate(_core.softmax_loss_grad, x, axis, n_threads, grad, row_losses)
+    return problem.reduced(row_losses, out, checked), grad_out
 
 
 def cross_entropy(
@@ -315,34 +309,21 @@ def cross_entropy(
     p = _arguments.logits("probs", probs)
     shape = p.array.shape
     axis = _arguments.axis(axis, len(shape))
-    rows = _arguments.rows_shape(shape, axis)
-    n_classes = _arguments.some_classes("probs", shape, axis)
-    terms = _fused.terms(
-        targets, rows, shape, n_classes, weight, sample_weight, ignore_index, reduction
+    problem = loss_problem(
+        targets,
+        shape,
+        axis,
+        _arguments.some_classes("probs", shape, axis),
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
     )
     n_threads = _threads.resolve(_arguments.threads(n_threads), p.array.size)
-    dtype = p.result_dtype
-    checked = _fused.output(out, reduction, rows, dtype, {"probs": p.array, **terms.arrays})
-    row_losses = _fused.row_buffer(checked, reduction, rows, dtype)
-    loss_sum = weight_sum = 0.0
-    for block in terms.blocks(p, axis, (), row_losses) if p.array.size else ():
-        block_loss, block_weight, bad_row, bad_value_row = _core.cross_entropy(
-            block.x,
-            block.kind,
-            *terms.row_options(block),
-            terms.ignore_index,
-            block.row_writes[0] if block.row_writes else None,
-            n_threads,
-        )
-        first_row = block.rows.start or 0
-        terms.check_labels(bad_row, first_row)
-        if bad_value_row >= 0:
-            raise _arguments.row_probability_error(
-                "cross_entropy", p, axis, first_row + bad_value_row
-            )
-        loss_sum += block_loss
-        weight_sum += block_weight
-    return _fused.reduced(reduction, loss_sum, weight_sum, row_losses, rows, out, checked)
+    checked = problem.output(out, p.result_dtype, {"probs": p.array})
+    row_losses = problem.row_losses(checked, p.result_dtype)
+    problem.evaluate(_core.cross_entropy, p, axis, n_threads, row_losses=row_losses)
+    return problem.reduced(row_losses, out, checked)
 
 
 def binary_cross_entropy(
@@ -405,7 +386,7 @@ def binary_cross_entropy(
     >>> float(binary_cross_entropy([0.5, 0.25], [1, 0]).round(6))
     0.490415
     """
-    return _elementwise.binary_loss(
+    return _binary.binary_loss(
         "probs",
         probs,
         targets,
@@ -483,7 +464,7 @@ def binary_cross_entropy_with_logits(
     >>> print(binary_cross_entropy_with_logits([1000.0, -1000.0], [0, 0], reduction="none"))
     [1000.    0.]
     """
-    return _elementwise.binary_loss(
+    return _binary.binary_loss(
         "logits",
         logits,
         targets,

@@ -28,7 +28,7 @@ from softmax_fast import _core, capi
 
 HERE = pathlib.Path(__file__).parent
 SOURCES = HERE / "capi"
-README = HERE.parent / "README.md"
+DOCUMENT = HERE.parent / "docs" / "c-api.md"
 PACKAGE = pathlib.Path(sf.__file__).resolve().parent
 HEADER = pathlib.Path(sf.get_include(), "softmax_fast.h")
 
@@ -370,19 +370,19 @@ def cython_extension(tmp_path_factory):
     return build_extension(cythonized(SOURCES / "cython_extension.pyx", folder), folder)
 
 
-def block(name):
-    """The README's block after this marker."""
-    if not README.exists():
-        pytest.skip("no README beside the tests")
-    text = README.read_text(encoding="utf-8")
+def block(name, document=DOCUMENT):
+    """The document's block after this marker."""
+    if not document.exists():
+        pytest.skip("no documents beside the tests")
+    text = document.read_text(encoding="utf-8")
     found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
-    assert found, f"README.md has no block {name}"
+    assert found, f"{document.name} has no block {name}"
     return found[1]
 
 
 @pytest.fixture(scope="session")
 def library_folder(tmp_path_factory):
-    """A folder like that of a clone, in which the README's line has made the static library."""
+    """A folder like that of a clone, in which the document's line has made the static library."""
     if not (shutil.which("cc") and shutil.which("ar")):
         pytest.skip("no cc and ar")
     folder = tmp_path_factory.mktemp("library")
@@ -887,7 +887,7 @@ def test_views_that_do_not_fit(dtype, cython_extension):
     assert module.softmax_loss_of(empty, labels(0, 6), 1.0, 0.0, 1) == (OK, -1, 0.0, 0.0)
 
 
-# ---- the README's examples -----------------------------------------------------------------------
+# ---- the documents' examples ---------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -917,10 +917,20 @@ def test_the_example_of_cython(tmp_path):
     assert module.log_evidence(x) == functools.reduce(lambda a, b: a + b, rows.tolist(), 0.0)
 
 
+def test_the_readmes_example_of_cython(tmp_path):
+    source = tmp_path / "readme.pyx"
+    source.write_text(block("example:cython", HERE.parent / "README.md"))
+    module = build_extension(cythonized(source, tmp_path), tmp_path)
+    x = logits((50, 8), np.float32)
+    expected = sf.softmax(x)
+    module.softmax_rows(x)
+    assert (x == expected).all()
+
+
 def test_the_example_of_numba():
     pytest.importorskip("numba")
     given = {}
-    exec(compile(block("example:numba"), "README.md", "exec"), given)  # noqa: S102
+    exec(compile(block("example:numba"), DOCUMENT.name, "exec"), given)  # noqa: S102
     x = logits((40, 10), np.float32)
     assert (given["probabilities"](x) == sf.softmax(x)).all()
     assert (given["probabilities"](x[::2]) == sf.softmax(x[::2])).all()

@@ -96,20 +96,41 @@ def evaluate(run):
 
 
 @pytest.fixture
-def run_fresh(tmp_path):
-    """Run a program in a process of its own, which may die."""
+def run_process(tmp_path):
+    """Run a command in a process of its own, which may die."""
 
-    def call(program):
+    def call(command, **environment):
         folder = Path(softmax_fast.__file__).parent.parent
         return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(program)],
+            command,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(folder)},
+            env={**os.environ, "PYTHONPATH": str(folder), **environment},
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
+
+    return call
+
+
+@pytest.fixture
+def run_fresh(run_process):
+    """Run a Python program in a process of its own."""
+    return lambda program: run_process([sys.executable, "-c", textwrap.dedent(program)])
+
+
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def run_redirected(request, run_process):
+    """Run the command line as a shell does with these redirections."""
+    if not POSIX:
+        pytest.skip("a shell of POSIX")
+
+    def call(redirections, *arguments, **environment):
+        script = f'exec "$@" {redirections}'
+        program = [sys.executable, "-m", "softmax_fast", *map(str, arguments)]
+        environment["PYTHONUNBUFFERED"] = request.param
+        return run_process(["sh", "-c", script, "sh", *program], **environment)
 
     return call
 
@@ -568,7 +589,32 @@ def damaged_npy_files():
         ),
         "negative shape": (header(shape=(-3, 4)), "has a damaged .npy header"),
         "fractional shape": (header(shape=(3.0, 4)), "has a damaged .npy header"),
-        "enormous shape": (header(shape=(2**62, 2**62)), "is truncated, it holds 100 of"),
+        "large shape": (header(shape=(2**30, 2**30)), "is truncated, it holds 100 of"),
+        **{
+            f"enormous shape {i}": (header(shape=shape), "has a damaged .npy header")
+            for i, shape in enumerate(
+                [
+                    (2**62, 2**62),
+                    (2**64,),
+                    (2**70, 0),
+                    (0, -(2**70)),
+                    (2**40, 2**40, 0),
+                    (10**4000, 10**4000),
+                    (10**18,) * 400,
+                ]
+            )
+        },
+        "65 dimensions": (header(shape=(0,) * 65), "65"),
+        "65 dimensions, not empty": (header(shape=(1,) * 65), "65"),
+        "truth values as shape": (header(shape=(True, True)), "has a damaged .npy header"),
+        "list as shape": (header(shape=[3, 4]), "has a damaged .npy header"),
+        "number as shape": (header(shape=12), "has a damaged .npy header"),
+        "no dict": (with_header(b"['descr', 'fortran_order', 'shape']"), "damaged .npy header"),
+        "two keys": (with_header(b"{'descr': '<f4', 'shape': (3, 4)}"), "damaged .npy header"),
+        "Fortran order 2": (header(fortran_order=2), "has a damaged .npy header"),
+        "dtype with a shape": (header(descr="(2,)<f4"), "has a damaged .npy header"),
+        "empty record": (header(descr=[]), "has a damaged .npy header"),
+        "record": (header(descr=[("a\nb", "<f2"), ("c", "<i2")]), "has dtype [('a\\nb', '<f2'), ("),
         "unknown dtype": (header(descr="<q9"), "has a damaged .npy header"),
         "dtype of no size": (header(descr="<U0"), "has a damaged .npy header"),
         "object dtype": (header(descr="|O"), "holds Python objects, which are never loaded"),
@@ -595,6 +641,26 @@ def test_damaged_npy(run, tmp_path, monkeypatch, name):
         assert_one_line(err)
         assert str(path) in err and message in err
     assert os.listdir(tmp_path) == ["x.npy"]  # nothing was unpickled or written
+
+
+@pytest.mark.parametrize("name", damaged_npy_files())
+def test_damaged_member(run, tmp_path, monkeypatch, name):
+    content, message = damaged_npy_files()[name]
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", content)
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["evaluate", path, DIGITS[1]],
+        ["evaluate", DIGITS[0], path],
+        ["softmax", path, "-o", tmp_path / "out.npy"],
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert str(path) in err
+        assert message in err or "has a damaged .npy header" in err
+    assert os.listdir(tmp_path) == ["x.npz"]
 
 
 def test_every_truncation_is_noticed(run, tmp_path):
@@ -691,6 +757,10 @@ def test_bad_outputs(run, tmp_path):
     cases = [
         ([DIGITS[0], "-o", tmp_path], "exists and is not a regular file"),
         ([DIGITS[0], "-o", tmp_path / "none" / "x.npy"], "No such file or directory"),
+        ([DIGITS[0], "-o", f"{tmp_path}/name/"], "name/: is not the name of a file"),
+        ([DIGITS[0], "-o", f"{tmp_path}/name/."], "name/.: is not the name of a file"),
+        ([DIGITS[0], "-o", f"{tmp_path}/name/.."], "name/..: is not the name of a file"),
+        ([DIGITS[0], "-o", ""], ": is not the name of a file"),
         ([DIGITS[0], "-o", tmp_path / "x.npz"], "the output is a .npy file"),
         ([DIGITS[0], "-o", tmp_path / "x.npy", "--axis", "2"], "axis 2 is out of range for 2"),
         ([DIGITS[0], "-o", tmp_path / "x.npy", "--axis", "-3"], "axis -3 is out of range for 2"),
@@ -816,6 +886,13 @@ def test_success_by_a_temporary_name(run, tmp_path, temporary_kind):
     np.testing.assert_array_equal(np.load(out), softmax_fast.softmax(np.load(DIGITS[0])))
 
 
+def test_the_longest_names(run, tmp_path, temporary_kind):
+    for name in ("漢" * 80 + ".npy", "x" * 251 + ".npy"):
+        assert run("softmax", DIGITS[0], "-o", tmp_path / name) == (0, "", "")
+        assert os.listdir(tmp_path) == [name]
+        (tmp_path / name).unlink()
+
+
 @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="no unnamed files here")
 def test_a_killed_process_leaves_no_trace(run_fresh, tmp_path):
     program = f"""
@@ -880,13 +957,26 @@ def test_no_progress_bar_in_a_file(run, monkeypatch):
     assert run("evaluate", *DIGITS)[2] == ""
 
 
+def test_a_terminal_that_goes_away(monkeypatch, tmp_path):
+    class Gone(Terminal):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    clock = itertools.count()
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock) * 10.0)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert cli.main(["softmax", DIGITS[0], "-o", str(tmp_path / "out.npy")]) == 0
+    assert os.listdir(tmp_path) == ["out.npy"]
+    assert cli.main(["softmax", "none.npy", "-o", "out.npy"]) == 2
+
+
 def test_info_prints_the_configuration(run, capsys):
     softmax_fast.show_config()
     expected = capsys.readouterr().out
     assert run("info") == (0, expected, "")
 
 
-def test_help_and_version(capsys):
+def test_help_and_version(run):
     for arguments, expected in (
         (["--version"], f"softmax-fast {softmax_fast.__version__}\n"),
         (["--help"], "example: softmax-fast evaluate logits.npy labels.npy"),
@@ -895,10 +985,9 @@ def test_help_and_version(capsys):
         (["log-softmax", "--help"], "example: softmax-fast log-softmax"),
         (["info", "--help"], "show_config()"),
     ):
-        with pytest.raises(SystemExit) as exit:
-            cli.main(arguments)
-        assert exit.value.code == 0
-        assert expected in capsys.readouterr().out
+        code, out, err = run(*arguments)
+        assert (code, err) == (0, "")
+        assert expected in out
 
 
 def test_run_as_a_module(run_fresh):
@@ -929,6 +1018,75 @@ def test_a_reader_that_goes_away(run_fresh):
     """
     done = run_fresh(program)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+# ---- standard streams that are closed or full
+
+UNWRITABLE = {">&-": "Bad file descriptor"}
+if os.path.exists("/dev/full"):
+    UNWRITABLE[">/dev/full"] = "No space left on device"
+
+
+@pytest.mark.parametrize("redirection", UNWRITABLE)
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["evaluate", "--help"], ["info"], ["evaluate", *DIGITS]],
+)
+def test_results_that_cannot_be_printed(run_redirected, redirection, arguments):
+    done = run_redirected(redirection, *arguments)
+    assert done.stderr == f"softmax-fast: error: standard output: {UNWRITABLE[redirection]}\n"
+    assert (done.returncode, done.stdout) == (1, "")
+    done = run_redirected(f"{redirection} 2{redirection}", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize("redirection", UNWRITABLE)
+def test_messages_that_cannot_be_printed(run_redirected, redirection):
+    # The name of the instruction set makes a warning.
+    done = run_redirected(f"2{redirection}", "evaluate", *DIGITS, SOFTMAX_FAST_ISA="none")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mean loss          0.233643\n" in done.stdout
+    for arguments in (["evaluate", "none.npy", DIGITS[1]], ["evaluate"], ["train"], []):
+        done = run_redirected(f"2{redirection}", *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize("redirections", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_files_are_written_without_standard_streams(run_redirected, tmp_path, redirections):
+    done = run_redirected(redirections, "softmax", DIGITS[0], "-o", "out.npy")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out.npy"), softmax_fast.softmax(np.load(DIGITS[0]))
+    )
+
+
+@pytest.mark.skipif(not POSIX, reason="descriptors of POSIX")
+def test_no_file_is_taken_for_a_standard_stream(run_fresh, tmp_path):
+    program = f"""
+        import os, sys
+        from softmax_fast import cli, softmax
+
+        def noisy_softmax(*arguments, **options):
+            for descriptor in (1, 2):
+                try:
+                    os.write(descriptor, b"noise")
+                except OSError:
+                    pass
+            return softmax(*arguments, **options)
+
+        cli.softmax = noisy_softmax
+        os.closerange(1, 3)
+        codes = cli.main(["softmax", {DIGITS[0]!r}, "-o", "out.npy"]), cli.main(["info"])
+        sys.exit(0 if codes == (0, 1) else 1)
+    """
+    assert run_fresh(program).returncode == 0
+    assert os.listdir(tmp_path) == ["out.npy"]
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out.npy"), softmax_fast.softmax(np.load(DIGITS[0]))
+    )
+
+
+# ---- blocks and messages
 
 
 @given(

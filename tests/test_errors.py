@@ -1,10 +1,11 @@
 """A bad argument raises an exception that names it, what came, and what was expected."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
-from cases import BINARY, FUNCTIONS, taking
+from cases import BINARY, FUNCTIONS, put_nan, taking
 from numpy.exceptions import AxisError
 
 import softmax_fast as sf
@@ -326,3 +327,137 @@ def test_options_are_keyword_only(name):
 @pytest.mark.parametrize("n", [0, -1, 1.5, "2", True])
 def test_set_num_threads(n, threads_setting):
     refused(lambda: sf.set_num_threads(n), ValueError, re.escape(repr(n)), "1")
+
+
+class NoArray:
+    """As a tensor of a dtype that NumPy does not know."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+ARGUMENTS_OF_LOSSES = {
+    "logits": lambda v: sf.softmax_loss(v, Y),
+    "targets": lambda v: sf.softmax_loss(X, v),
+    "weight": lambda v: sf.softmax_loss(X, Y, weight=v),
+    "sample_weight": lambda v: sf.softmax_loss(X, Y, sample_weight=v),
+    "temperature": lambda v: sf.softmax_loss(X, Y, temperature=v),
+    "probs": lambda v: sf.cross_entropy(v, Y),
+    "indices": lambda v: sf.selected_log_probs(X, v),
+    "features": lambda v: sf.linear_softmax_loss(v, X, Y),
+    "weights": lambda v: sf.linear_softmax_loss(X, v, Y),
+    "bias": lambda v: sf.linear_softmax_loss(X, np.zeros((6, 6)), Y, bias=v),
+    "pos_weight": lambda v: sf.binary_cross_entropy_with_logits(X, T, pos_weight=v),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS_OF_LOSSES)
+def test_an_object_that_makes_no_array_is_named(name):
+    for value in (NoArray(), [NoArray()]):
+        refused(lambda v=value: ARGUMENTS_OF_LOSSES[name](v), TypeError, rf"^{name} of", "BFloat16")
+
+
+def test_running_out_of_memory_in_an_array_method_stays_a_memory_error():
+    class Large:
+        def __array__(self, dtype=None, copy=None):
+            raise MemoryError("too large")
+
+    with pytest.raises(MemoryError, match="too large"):
+        sf.softmax(Large())
+
+
+def signalling_nan(dtype, size):
+    values = np.ones(size, dtype)
+    put_nan(values, size - 1, 0x7F800001 if values.itemsize == 4 else 0x7FF0000000000001)
+    return values
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", ">f4", ">f8"])
+def test_a_signalling_nan_is_refused_without_a_warning(dtype):
+    dtype = np.dtype(dtype)
+    rows, classes = (signalling_nan(dtype.newbyteorder("="), n).astype(dtype) for n in (4, 6))
+    cases = [
+        ("weight", lambda: sf.softmax_loss(X, Y, weight=classes)),
+        ("sample_weight", lambda: sf.softmax_loss(X, Y, sample_weight=rows)),
+        ("temperature", lambda: sf.softmax_loss(X, Y, temperature=rows)),
+        ("temperature", lambda: sf.softmax(X, temperature=rows[-1:].reshape(()))),
+        ("sample_weight", lambda: sf.binary_cross_entropy(T, T, sample_weight=classes)),
+        (
+            "pos_weight",
+            lambda: sf.binary_cross_entropy_with_logits(X, T, pos_weight=classes),
+        ),
+        (
+            "temperature",
+            lambda: sf.binary_cross_entropy_with_logits(X, T, temperature=classes),
+        ),
+    ]
+    for name, call in cases:
+        with warnings.catch_warnings(), np.errstate(all="raise"):
+            warnings.simplefilter("error")
+            refused(call, ValueError, rf"^{name}", "nan")
+
+
+def test_errors_beside_a_nan_do_not_warn():
+    # what a message quotes is looked for among values that NaN may stand beside
+    p = np.full((4, 6), 0.25)
+    p[1, 2], p[1, 4] = np.nan, 1.5
+    put_nan(p[1], 2, 0x7FF0000000000001)
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        refused(lambda: sf.cross_entropy(p, Y), ValueError, r"^probs\[1, 4\] = 1\.5")
+        refused(lambda: sf.binary_cross_entropy(p, T), ValueError, r"^probs\[1, 4\] = 1\.5")
+        refused(lambda: sf.binary_cross_entropy(T, p), ValueError, r"^targets\[1, 4\] = 1\.5")
+
+
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "binary_cross_entropy_with_logits"])
+def test_a_nan_is_not_blamed_for_a_target(name):
+    function = getattr(sf, name)
+    refused(lambda: function([np.nan, 0.5], [2.0, 0.5]), ValueError, r"^targets\[0\] = 2\.0")
+    refused(
+        lambda: function([0.5, np.nan, 0.5], [0, np.nan, -1]), ValueError, r"^targets\[2\] = -1"
+    )
+
+
+def test_the_first_of_a_bad_probability_and_a_bad_target_is_named():
+    for p, t, words in (
+        ([2.0, 0.5], [0.5, 2.0], r"^probs\[0\] = 2\.0"),
+        ([0.5, 2.0], [2.0, 0.5], r"^targets\[0\] = 2\.0"),
+        ([0.5, 2.0], [0.5, 3.0], r"^probs\[1\] = 2\.0"),
+    ):
+        refused(lambda p=p, t=t: sf.binary_cross_entropy(p, t), ValueError, words)
+
+
+@pytest.mark.parametrize("bad", [1 + 1e-12, -1e-60, -5e-324])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_binary_targets_are_checked_in_their_own_dtype(bad, dtype):
+    x = np.full((3, 200_001), 0.5, dtype)
+    t = np.zeros(x.shape)
+    t[1, 7] = bad
+    for function in (sf.binary_cross_entropy, sf.binary_cross_entropy_with_logits):
+        refused(
+            lambda f=function: f(x, t), ValueError, rf"^targets\[1, 7\] = {re.escape(repr(bad))} "
+        )
+
+
+@pytest.mark.parametrize("value", [[], (), np.zeros(0, int)], ids=repr)
+def test_no_labels_of_no_rows(value):
+    for dtype in ("float32", "float64"):
+        x = np.zeros((0, 3), dtype)
+        assert sf.softmax_loss(x, value, reduction="sum") == 0
+        assert sf.softmax_loss_and_grad(x, value)[1].shape == (0, 3)
+        assert sf.cross_entropy(x, value, reduction="none").shape == (0,)
+        assert sf.selected_log_probs(x, value).shape == (0,)
+        assert sf.linear_softmax_loss(x, np.zeros((2, 3), dtype), value, reduction="sum") == 0
+    assert sf.softmax_loss(np.zeros((2, 0, 3)), [[], []], reduction="none").shape == (2, 0)
+    refused(lambda: sf.softmax_loss(X, []), ValueError, "targets", r"\(4,\)", r"\(0,\)")
+    refused(lambda: sf.softmax_loss(np.zeros((0, 3)), np.zeros(0)), ValueError, "targets")
+
+
+@pytest.mark.parametrize("targets", [Y, T], ids=["labels", "probabilities"])
+def test_sample_weights_whose_sum_overflows_do_not_warn(targets):
+    v = np.full(4, 1.7e308)
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        sf.softmax_loss(X, targets, sample_weight=v)
+        sf.softmax_loss_and_grad(X, targets, sample_weight=v)
+        sf.linear_softmax_loss_and_grad(X, np.zeros((6, 6)), targets, sample_weight=v)

@@ -93,29 +93,6 @@ def test_binary_losses_mean_what_pytorch_means(reduction, torch):
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=room, atol=room * 10)
 
 
-def test_a_torch_autograd_function_passes_gradcheck(torch):
-    class SoftmaxLoss(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, targets):
-            loss, grad = sf.softmax_loss_and_grad(x.detach(), targets)
-            ctx.save_for_backward(torch.from_numpy(grad))
-            return x.new_tensor(loss)
-
-        @staticmethod
-        def backward(ctx, upstream):
-            (grad,) = ctx.saved_tensors
-            return upstream * grad, None
-
-    x = torch.from_numpy(logits((6, 9), np.float64)).requires_grad_()
-    y = torch.from_numpy(labels(6, 9))
-    assert torch.autograd.gradcheck(lambda z: SoftmaxLoss.apply(z, y), x)
-    loss = SoftmaxLoss.apply(x, y)
-    loss.backward()
-    theirs = x.detach().clone().requires_grad_()
-    functional(torch).cross_entropy(theirs, y).backward()
-    torch.testing.assert_close(x.grad, theirs.grad, rtol=1e-14, atol=1e-15)
-
-
 def test_logistic_regression_on_the_digits_reaches_scikit_learns_optimum():
     optimize = pytest.importorskip("scipy.optimize")
     datasets = pytest.importorskip("sklearn.datasets")

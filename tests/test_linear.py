@@ -127,6 +127,68 @@ def test_ignored_rows_are_not_read(isa, dtype):
     oracle.assert_same_bits(other.features, grads.features)
 
 
+@pytest.mark.parametrize("buffer_bytes", [sf.linear.BUFFER_BYTES, 4096], ids=["rows", "classes"])
+@pytest.mark.parametrize("value", [1e30, np.inf, np.nan])
+def test_rows_of_weight_zero_are_not_there(value, buffer_bytes, dtype, monkeypatch):
+    monkeypatch.setattr(sf.linear, "BUFFER_BYTES", buffer_bytes)
+    features, weights, bias = problem((40, 6, 300), dtype)
+    y, v, w = labels(40, 300), generator(41).random(40), generator(42).random(300)
+    v[[0, 7]] = 0
+    w[y[[3, 39]]] = 0
+    y[11] = -100
+    absent = (v == 0) | (w[y] == 0) | (y == -100)
+    ignored = np.where(absent, -100, y)
+    garbage = np.where(absent[:, None], dtype.type(value), features)
+    for reduction in REDUCTIONS:
+        k = {"bias": bias, "weight": w, "sample_weight": v, "reduction": reduction}
+        expected, others = sf.linear_softmax_loss_and_grad(features, weights, ignored, **k)
+        loss, grads = sf.linear_softmax_loss_and_grad(garbage, weights, y, **k)
+        oracle.assert_same_bits(loss, expected)
+        oracle.assert_same_bits(sf.linear_softmax_loss(garbage, weights, y, **k), expected)
+        for got, other in zip(grads, others, strict=True):
+            oracle.assert_same_bits(got, other)
+        assert not grads.features[absent].any() and grads.features[~absent].any()
+
+
+def test_weight_zero_of_rows_with_probability_targets(dtype):
+    features, weights, bias = problem((20, 6, 5), dtype)
+    t, v = distributions((20, 5), dtype), np.ones(20)
+    v[[2, 9]] = 0
+    features[[2, 9]] = np.nan
+    loss, grads = sf.linear_softmax_loss_and_grad(features, weights, t, bias=bias, sample_weight=v)
+    part = np.flatnonzero(v)
+    expected, others = sf.linear_softmax_loss_and_grad(features[part], weights, t[part], bias=bias)
+    assert loss == expected and not grads.features[[2, 9]].any()
+    oracle.assert_same_bits(grads.weights, others.weights)
+
+
+def test_labels_of_rows_of_weight_zero_are_checked():
+    for y, k in (([0, 9], {"sample_weight": [1, 0]}), ([0, -1], {"weight": np.zeros(3)})):
+        with pytest.raises(IndexError, match=rf"targets\[1\] = {y[1]} "):
+            sf.linear_softmax_loss(np.ones((2, 4)), np.ones((3, 4)), y, **k)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-309, 1e-300, 1e-40, 1e-3, 1e38, 1e300, 1.7e308])
+def test_class_tiles_take_any_temperature(temperature, smoothing, dtype, monkeypatch):
+    # of one row with one feature, 1, the weights are the logits, and so are their gradients
+    monkeypatch.setattr(sf.linear, "BUFFER_BYTES", 512)
+    logits = generator(43).uniform(-1, 1, 300).astype(dtype)
+    logits *= dtype.type(max(1.0, min(temperature, 1e30)))
+    options = {"temperature": temperature, "label_smoothing": smoothing}
+    for label in (int(logits.argmax()), int(logits.argmin())):
+        loss, grads = sf.linear_softmax_loss_and_grad(
+            np.ones((1, 1), dtype), logits[:, None], [label], reduction="sum", **options
+        )
+        exact = oracle.softmax_loss(
+            logits[None].astype(np.float64), np.array([label]), with_grad=True, **options
+        )
+        close = {"rtol": 1e-4 if dtype == np.float32 else 1e-12, "atol": np.finfo(dtype).tiny}
+        with np.errstate(all="ignore"):
+            np.testing.assert_allclose(loss, exact.rows[0].astype(np.float64), **close)
+            np.testing.assert_allclose(grads.weights[:, 0], exact.grad[0].astype(dtype), **close)
+
+
 def test_a_nan_in_one_row_of_features_stays_in_that_row(isa, dtype):
     features, weights, bias = problem((20, 6, 5), dtype)
     y = labels(20, 5)

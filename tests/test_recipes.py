@@ -1,4 +1,4 @@
-"""The README's recipes for data in blocks: run as they stand there, beside the whole data at once."""
+"""The recipes of docs/recipes.md: run as they stand there, beside the whole data at once."""
 
 import os
 import pathlib
@@ -12,26 +12,26 @@ from cases import labels, logits, positive
 
 import softmax_fast as sf
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+DOCUMENT = pathlib.Path(__file__).parent.parent / "docs" / "recipes.md"
 WHOLE_ROWS = (700, 300)
 SPLITS = [[], [1], [333, 334, 699], [0, 0, 350, 700], list(range(7, 700, 7))]
 
 
 def recipe(*names):
-    """The README's blocks of these names, one after the other."""
-    if not README.exists():
-        pytest.skip("no README beside the tests")
-    text = README.read_text(encoding="utf-8")
+    """The document's blocks of these names, one after the other."""
+    if not DOCUMENT.exists():
+        pytest.skip("no documents beside the tests")
+    text = DOCUMENT.read_text(encoding="utf-8")
     blocks = []
     for name in names:
         found = re.search(rf"<!-- recipe:{name} -->\n```python\n(.*?)```", text, re.DOTALL)
-        assert found, f"README.md has no recipe {name}"
+        assert found, f"{DOCUMENT.name} has no recipe {name}"
         blocks.append(found[1])
     return "\n".join(blocks)
 
 
 def run_recipe(*names, **given):
-    exec(compile(recipe(*names), "README.md", "exec"), given)  # noqa: S102
+    exec(compile(recipe(*names), DOCUMENT.name, "exec"), given)  # noqa: S102
     return given
 
 
@@ -208,3 +208,15 @@ if __name__ == "__main__":
     assert max(share) <= max(1, cpu_count() // 2), (share, cpu_count())
 """
     run_script(code)
+
+
+def test_pytorch():
+    torch = pytest.importorskip("torch")
+    loss_of = run_recipe("torch")["SoftmaxLoss"].apply
+    x = torch.from_numpy(logits((6, 9), np.float64)).requires_grad_()
+    y = torch.from_numpy(labels(6, 9))
+    assert torch.autograd.gradcheck(lambda z: loss_of(z, y), x)
+    loss_of(x, y).backward()
+    theirs = x.detach().clone().requires_grad_()
+    torch.nn.functional.cross_entropy(theirs, y).backward()
+    torch.testing.assert_close(x.grad, theirs.grad, rtol=1e-14, atol=1e-15)

@@ -48,7 +48,7 @@ typedef struct {
     const double *class_weight;  /* n_classes weights, finite and >= 0, or NULL for ones */
     const double *sample_weight; /* n_rows weights, finite and >= 0, or NULL for ones */
     double label_smoothing;      /* in [0, 1]: the target becomes (1 - it) * label + it/n_classes */
-    int64_t ignore_index;        /* rows with this label are not read and count for nothing ... */
+    int64_t ignore_index;        /* rows with this label count for nothing ... */
     int has_ignore_index;        /* ... unless this is 0 */
 } softmax_fast_loss_options;
 
@@ -74,7 +74,7 @@ typedef struct {
  * SOFTMAX_FAST_BAD_ARGUMENT: a negative size, a size beyond the address space, a NULL pointer to
  * what would be read or written, a temperature, n_threads or option out of its range; for the
  * losses also n_classes = 0.  The values of weights are not checked.  NaN and infinities in x are
- * no error, see the table in README.md.
+ * no error, see docs/contract.md.
  *
  * Of functions with the same arguments, only the first is written out. */
 

@@ -1,7 +1,7 @@
 /* The functions of include/softmax_fast.h: arguments checked, then one call of drive.h. */
 #include "api.h"
 #include "drive.h"
-#include "shared.h"
+#include "scalars.h"
 
 enum {
     /* More than any machine has cores for, few enough to be created. */
@@ -21,46 +21,38 @@ static int sizes_fit(ptrdiff_t n_rows, ptrdiff_t n_classes)
         && (n_classes == 0 || n_rows <= PTRDIFF_MAX / (ptrdiff_t)sizeof(double) / n_classes);
 }
 
-/* Above 2^900 the double kernels could not tell -inf from a large finite spread, and the float ones
- * hold 1/T in a float with digits to spare. */
-static int temperature_fits(int kind, double temperature)
+static int sane(const void *x, ptrdiff_t n_rows, ptrdiff_t n_classes, const double *temperature,
+                int n_threads)
 {
-    return kind == SF_F32 ? temperature >= 1e-30 && temperature <= 1e30
-                          : temperature > 0.0 && temperature <= 0x1p900;
+    return sizes_fit(n_rows, n_classes) && *temperature > 0.0 && isfinite(*temperature)
+        && n_threads >= 1 && (x || n_rows == 0 || n_classes == 0);
 }
 
-static int sane(int kind, const void *x, ptrdiff_t n_rows, ptrdiff_t n_classes,
-                const double *temperature, int n_threads)
-{
-    return sizes_fit(n_rows, n_classes) && temperature_fits(kind, *temperature) && n_threads >= 1
-        && (x || n_rows == 0 || n_classes == 0);
-}
-
-SF_INLINE void begin(sf_job *job, int kind, const void *x, ptrdiff_t row_stride,
+SF_INLINE void begin(sf_call *call, int kind, const void *x, ptrdiff_t row_stride,
                      ptrdiff_t class_stride, ptrdiff_t n_rows, ptrdiff_t n_classes,
                      const double *temperature, int n_threads)
 {
     sf_input rows = {x, 0, row_stride, class_stride, kind};
-    sf_begin(job, rows, n_rows, n_rows, n_classes, SF_MIN(n_threads, MOST_THREADS));
-    job->rows.temperature = temperature;
+    sf_begin(call, rows, n_rows, n_rows, n_classes, SF_MIN(n_threads, MOST_THREADS));
+    call->temperature = temperature;
 }
 
-SF_INLINE int write_rows(int (*function)(const sf_job *job), int kind, const void *x,
+SF_INLINE int write_rows(int operation, int kind, const void *x,
                          ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, void *out,
                          ptrdiff_t out_row_stride, ptrdiff_t out_class_stride, ptrdiff_t n_rows,
                          ptrdiff_t n_classes, const double *temperature, int n_threads)
 {
-    sf_job job;
+    sf_call call;
     sf_output rows = {out, 0, out_row_stride, out_class_stride};
-    if (!sane(kind, x, n_rows, n_classes, temperature, n_threads))
+    if (!sane(x, n_rows, n_classes, temperature, n_threads))
         return SOFTMAX_FAST_BAD_ARGUMENT;
     if (n_rows == 0 || n_classes == 0)
         return SOFTMAX_FAST_OK;
     if (!out)
         return SOFTMAX_FAST_BAD_ARGUMENT;
-    begin(&job, kind, x, x_row_stride, x_class_stride, n_rows, n_classes, temperature, n_threads);
-    sf_write_to(&job, rows);
-    return function(&job);
+    begin(&call, kind, x, x_row_stride, x_class_stride, n_rows, n_classes, temperature, n_threads);
+    sf_write_to(&call, rows);
+    return sf_run(&call, operation, NULL);
 }
 
 static void fill_minus_infinity(int kind, void *out, ptrdiff_t stride, ptrdiff_t n)
@@ -77,9 +69,9 @@ SF_INLINE int reduce_rows(int kind, const void *x, ptrdiff_t x_row_stride, ptrdi
                           void *out, ptrdiff_t out_stride, ptrdiff_t n_rows, ptrdiff_t n_classes,
                           const double *temperature, int n_threads)
 {
-    sf_job job;
+    sf_call call;
     sf_output rows = {out, 0, out_stride, 1};
-    if (!sane(kind, x, n_rows, n_classes, temperature, n_threads) || (!out && n_rows))
+    if (!sane(x, n_rows, n_classes, temperature, n_threads) || (!out && n_rows))
         return SOFTMAX_FAST_BAD_ARGUMENT;
     if (n_rows == 0)
         return SOFTMAX_FAST_OK;
@@ -87,9 +79,9 @@ SF_INLINE int reduce_rows(int kind, const void *x, ptrdiff_t x_row_stride, ptrdi
         fill_minus_infinity(kind, out, out_stride, n_rows);
         return SOFTMAX_FAST_OK;
     }
-    begin(&job, kind, x, x_row_stride, x_class_stride, n_rows, n_classes, temperature, n_threads);
-    job.rows.out = rows;
-    return sf_logsumexp(&job);
+    begin(&call, kind, x, x_row_stride, x_class_stride, n_rows, n_classes, temperature, n_threads);
+    call.out = rows;
+    return sf_run(&call, SF_LOGSUMEXP, NULL);
 }
 
 /* Labels and options in the kernels' form. */
@@ -148,29 +140,28 @@ SF_INLINE int loss_rows(int kind, const void *x, ptrdiff_t x_row_stride, ptrdiff
                         double gradient_scale, const sf_output *grad, void *row_losses,
                         double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads)
 {
-    sf_job job;
+    sf_call call;
     sf_targets targets;
     sf_result result = sf_no_result();
     int status = SOFTMAX_FAST_OK;
     if (bad_row)
         *bad_row = -1;
-    if (!sane(kind, x, n_rows, n_classes, temperature, n_threads)
+    if (!sane(x, n_rows, n_classes, temperature, n_threads)
         || (grad && !grad->data && n_rows)
         || targets_of(&targets, labels, n_rows, n_classes, options) != SOFTMAX_FAST_OK)
         return SOFTMAX_FAST_BAD_ARGUMENT;
     targets.row_losses = row_losses;
     if (n_rows > 0) {
-        begin(&job, kind, x, x_row_stride, x_class_stride, n_rows, n_classes, temperature,
+        begin(&call, kind, x, x_row_stride, x_class_stride, n_rows, n_classes, temperature,
               n_threads);
         if (grad) {
             if (check_labels(&targets, n_rows, n_classes, bad_row) != SOFTMAX_FAST_OK)
                 return SOFTMAX_FAST_BAD_LABEL;
             targets.gradient_scale = gradient_scale;
-            sf_write_to(&job, *grad);
-            status = sf_softmax_loss_grad(&job, &targets, &result);
-        } else {
-            status = sf_softmax_loss(&job, &targets, &result);
+            sf_write_to(&call, *grad);
         }
+        call.targets = &targets;
+        status = sf_run(&call, grad ? SF_SOFTMAX_LOSS_GRAD : SF_SOFTMAX_LOSS, &result);
     }
     return finish(status, &result, loss_sum, weight_sum, bad_row);
 }
@@ -179,18 +170,18 @@ SF_INLINE int loss_rows(int kind, const void *x, ptrdiff_t x_row_stride, ptrdiff
 
 int softmax_fast_api_version(void) { return SOFTMAX_FAST_API_VERSION; }
 
-#define ROWS_FUNCTION(name, function, real, kind)                                                  \
+#define ROWS_FUNCTION(name, operation, real, kind)                                                 \
     int name(const real *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, real *out,           \
              ptrdiff_t out_row_stride, ptrdiff_t out_class_stride, ptrdiff_t n_rows,               \
              ptrdiff_t n_classes, double temperature, int n_threads)                               \
     {                                                                                              \
-        return write_rows(function, kind, x, x_row_stride, x_class_stride, out, out_row_stride,    \
+        return write_rows(operation, kind, x, x_row_stride, x_class_stride, out, out_row_stride,    \
                           out_class_stride, n_rows, n_classes, &temperature, n_threads);           \
     }
 
 #define FUNCTIONS(suffix, real, kind)                                                              \
-    ROWS_FUNCTION(softmax_fast_softmax_##suffix, sf_softmax, real, kind)                           \
-    ROWS_FUNCTION(softmax_fast_log_softmax_##suffix, sf_log_softmax, real, kind)                   \
+    ROWS_FUNCTION(softmax_fast_softmax_##suffix, SF_SOFTMAX, real, kind)                           \
+    ROWS_FUNCTION(softmax_fast_log_softmax_##suffix, SF_LOG_SOFTMAX, real, kind)                   \
     int softmax_fast_logsumexp_##suffix(                                                           \
         const real *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, real *out,                \
         ptrdiff_t out_stride, ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature,           \

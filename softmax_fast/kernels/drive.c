@@ -1,5 +1,7 @@
 #include "drive.h"
-#include "shared.h"
+#include "beyond.h"
+#include "environment.h"
+#include "scalars.h"
 #include <stdlib.h>
 
 enum {
@@ -8,10 +10,12 @@ enum {
     ELEMENTS_PER_THREAD = 16384,
     /* Elements in a block of rows: small enough to share out evenly, large enough to hide the loop. */
     ELEMENTS_PER_BLOCK = 16384,
+    /* Sixteen rows fill a tile or a panel. */
+    ROWS_PER_BLOCK = 16,
     /* Short calls find their scratch and their blocks' results on the stack. */
     STACK_SCRATCH = 2048,
     STACK_RESULTS = 4,
-    /* Rows of a call that are computed one after another, each in pieces. */
+    /* Rows of a call that may be shared out one by one, or computed one after another, each in pieces. */
     FEW_ROWS = 64
 };
 
@@ -32,40 +36,58 @@ static int threads_for(ptrdiff_t elements, ptrdiff_t pieces, int most)
     return n <= 1 ? 1 : (int)SF_MIN(n, most);
 }
 
-/* ---- blocks of rows ------------------------------------------------------------------------------ */
-
-typedef struct work work;
-typedef void rows_body(const work *w, ptrdiff_t first, ptrdiff_t count, sf_result *result,
-                       void *scratch);
-
-struct work {
-    const sf_job *job;
-    rows_body *body;
-    sf_rows_function *on_rows;
-    sf_loss_function *on_losses;
-    const sf_targets *targets;
-    double *row_max, *row_rest;
-    const double *shift, *scale;
-    const int64_t *indices;
-    ptrdiff_t n_indices;
-    ptrdiff_t block_rows;
-    sf_result *results; /* one a block, or NULL */
-    char *scratch;
-    size_t scratch_bytes; /* of one worker */
-};
-
-static void run_block(void *context, ptrdiff_t block, int worker)
+size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size)
 {
-    const work *w = (const work *)context;
-    ptrdiff_t inner = w->job->rows.inner, first = block * w->block_rows;
-    ptrdiff_t end = SF_MIN(first + w->block_rows, w->job->n_rows), count;
-    sf_result *result = w->results ? w->results + block : NULL;
-    sf_environment found = sf_enter();
-    for (; first < end; first += count) {
-        count = SF_MIN(end - first, inner - first % inner);
-        w->body(w, first, count, result, w->scratch + (size_t)worker * w->scratch_bytes);
+    ptrdiff_t n = call->n_classes, bytes = SF_BLOCK_SCRATCH(n, item_size);
+    if (call->x.class_stride != 1 || (call->out.data && call->out.class_stride != 1))
+        bytes += SF_PANEL_SCRATCH(n, item_size);
+    if (call->stream && n * item_size <= SF_STREAM_ROW_BYTES)
+        bytes += SF_ROUND_UP(n * item_size);
+    return (size_t)bytes;
+}
+
+sf_call sf_rows_from(const sf_call *call, ptrdiff_t first, sf_targets *targets)
+{
+    static const int item_size[] = {4, 8, 2, 2};
+    const ptrdiff_t out_item = call->kernels->item_size;
+    sf_call own = *call;
+    own.inner = PTRDIFF_MAX;
+    own.x.data = (const char *)own.x.data + sf_input_offset(call, &call->x, first) * item_size[own.x.kind];
+    if (own.out.data)
+        own.out.data = (char *)own.out.data + out_item * (call->indices ? first * call->n_indices
+                                                                        : sf_output_offset(call, first));
+    own.temperature += first * own.temperature_step;
+    if (own.indices)
+        own.indices += first * own.n_indices;
+    if (own.row_max) {
+        own.row_max += first;
+        own.row_rest += first;
     }
-    sf_leave(found);
+    if (!call->targets)
+        return own;
+    *targets = *call->targets;
+    own.targets = targets;
+    if (targets->labels32)
+        targets->labels32 += first;
+    if (targets->labels64)
+        targets->labels64 += first;
+    if (targets->sample_weight)
+        targets->sample_weight += first;
+    if (targets->row_losses)
+        targets->row_losses = (char *)targets->row_losses + first * out_item;
+    if (targets->probabilities.data) {
+        const sf_input *in = &call->targets->probabilities;
+        targets->probabilities.data = (const char *)in->data
+                                    + sf_input_offset(call, in, first) * item_size[in->kind];
+    }
+    return own;
+}
+
+/* ---- sums ------------------------------------------------------------------------------------------- */
+
+ptrdiff_t sf_rows_of_a_sum(ptrdiff_t n_classes)
+{
+    return SF_MAX(ROWS_PER_BLOCK, ELEMENTS_PER_BLOCK / n_classes / ROWS_PER_BLOCK * ROWS_PER_BLOCK);
 }
 
 static void fold(sf_result *total, const sf_result *part)
@@ -78,32 +100,124 @@ static void fold(sf_result *total, const sf_result *part)
         total->bad_value_row = part->bad_value_row;
 }
 
-/* Every block of rows, and the blocks' results folded in order. */
+/* The results of single rows, as if each sum had been made in one go. */
+static void fold_rows(sf_result *total, const sf_result *rows, ptrdiff_t n_rows, ptrdiff_t n_classes)
+{
+    const ptrdiff_t together = sf_rows_of_a_sum(n_classes);
+    for (ptrdiff_t first = 0; first < n_rows; first += together) {
+        sf_result sum = sf_no_result();
+        for (ptrdiff_t row = first; row < SF_MIN(first + together, n_rows); row++)
+            fold(&sum, &rows[row]);
+        fold(total, &sum);
+    }
+}
+
+/* ---- blocks of rows ------------------------------------------------------------------------------ */
+
+typedef struct {
+    const sf_call *call;
+    int operation, reach;
+    ptrdiff_t block_rows;
+    int each_row;         /* has a result of its own, else each block */
+    sf_result *results;   /* or NULL */
+    char *scratch;
+    size_t scratch_bytes; /* of one worker */
+} work;
+
+/* Some rows within one outer step. */
+static void run_rows(const work *w, ptrdiff_t first, ptrdiff_t count, sf_sink sink, char *scratch,
+                     sf_parallel_for *loop, int n_threads)
+{
+    const sf_call *call = w->call;
+    const sf_operation *operation = &call->kernels->operations[w->operation];
+    const ptrdiff_t end = first + count;
+    while (first < end) {
+        ptrdiff_t within = first;
+        while (within < end && !(w->reach && sf_is_beyond(call, w->operation, w->reach, within)))
+            within = w->reach ? within + 1 : end;
+        if (within > first)
+            call->kernels->walk(call, operation, first, within - first, sink, scratch, loop, n_threads);
+        if (within < end) {
+            sf_result *result = sink.results;
+            if (sink.each_row)
+                result += within - sink.first;
+            sf_run_beyond(call, w->operation, within, result, scratch);
+            within++;
+        }
+        if (sink.each_row)
+            sink.results += within - first;
+        sink.first += within - first;
+        first = within;
+    }
+}
+
+static void run_block(void *context, ptrdiff_t block, int worker)
+{
+    const work *w = (const work *)context;
+    ptrdiff_t inner = w->call->inner, first = block * w->block_rows;
+    ptrdiff_t end = SF_MIN(first + w->block_rows, w->call->n_rows), count;
+    sf_environment found = sf_enter();
+    for (; first < end; first += count) {
+        sf_sink sink = {w->results, first, w->each_row};
+        count = SF_MIN(end - first, inner - first % inner);
+        if (w->results)
+            sink.results += w->each_row ? first : block;
+        run_rows(w, first, count, sink, w->scratch + (size_t)worker * w->scratch_bytes, NULL, 1);
+    }
+    sf_leave(found);
+}
+
+/* How many threads should share each row; 1: rows are shared out instead. */
+static int threads_within_rows(const sf_call *call, const sf_operation *operation)
+{
+    if (call->n_threads == 1 || call->n_classes < 2 * ELEMENTS_PER_THREAD || operation->entries)
+        return 1;
+    ptrdiff_t block = call->kernels->block, n_blocks = (call->n_classes + block - 1) / block;
+    int n = threads_for(call->n_classes, n_blocks, call->n_threads);
+    return call->n_rows < FEW_ROWS && call->n_rows < 2 * n && call->n_rows % n ? n : 1;
+}
+
 static int run(work *w, sf_result *total)
 {
-    const sf_job *job = w->job;
+    const sf_call *call = w->call;
     SF_ALIGNED(64) char stack_scratch[STACK_SCRATCH];
     sf_result stack_results[STACK_RESULTS];
-    /* Sixteen rows fill a tile or a panel. */
-    w->block_rows = SF_MAX(1, ELEMENTS_PER_BLOCK / job->rows.n_classes);
-    if (job->n_rows >= FEW_ROWS)
-        w->block_rows = SF_MAX(16, w->block_rows / 16 * 16);
-    ptrdiff_t n_blocks = (job->n_rows + w->block_rows - 1) / w->block_rows;
-    int n = threads_for(job->n_rows * job->rows.n_classes, n_blocks, job->n_threads);
+    const ptrdiff_t n_rows = call->n_rows, some = ELEMENTS_PER_BLOCK / call->n_classes;
+    const int within = threads_within_rows(call, &call->kernels->operations[w->operation]);
+    w->block_rows = sf_rows_of_a_sum(call->n_classes);
+    w->each_row = within > 1 || (n_rows < FEW_ROWS && some < ROWS_PER_BLOCK);
+    if (w->each_row)
+        w->block_rows = SF_MAX(1, some);
+    ptrdiff_t n_blocks = (n_rows + w->block_rows - 1) / w->block_rows;
+    ptrdiff_t n_results = w->each_row ? n_rows : n_blocks;
+    int n = within > 1 ? 1 : threads_for(n_rows * call->n_classes, n_blocks, call->n_threads);
 
-    w->scratch_bytes = sf_scratch_bytes(&job->rows, job->kernels->item_size);
+    w->scratch_bytes = sf_scratch_bytes(call, call->kernels->item_size);
+    if (w->reach)
+        w->scratch_bytes = SF_MAX(w->scratch_bytes, sf_beyond_bytes(call));
     size_t bytes = (size_t)n * w->scratch_bytes;
     w->scratch = bytes <= sizeof stack_scratch ? stack_scratch : (char *)malloc(bytes);
     w->results = NULL;
     if (total)
-        w->results = n_blocks <= STACK_RESULTS
-                   ? stack_results : (sf_result *)malloc((size_t)n_blocks * sizeof *w->results);
+        w->results = n_results <= STACK_RESULTS
+                   ? stack_results : (sf_result *)malloc((size_t)n_results * sizeof *w->results);
     int status = !w->scratch || (total && !w->results) ? SF_NO_MEMORY : SF_OK;
     if (status == SF_OK) {
-        for (ptrdiff_t block = 0; total && block < n_blocks; block++)
-            w->results[block] = sf_no_result();
-        (n == 1 ? serial_for : parallel_for)(run_block, w, n_blocks, n);
-        for (ptrdiff_t block = 0; total && block < n_blocks; block++)
+        for (ptrdiff_t i = 0; total && i < n_results; i++)
+            w->results[i] = sf_no_result();
+        if (within > 1) {
+            sf_environment found = sf_enter();
+            for (ptrdiff_t row = 0; row < n_rows; row++) {
+                sf_sink sink = {total ? w->results + row : NULL, row, 1};
+                run_rows(w, row, 1, sink, w->scratch, parallel_for, within);
+            }
+            sf_leave(found);
+        } else {
+            (n == 1 ? serial_for : parallel_for)(run_block, w, n_blocks, n);
+        }
+        if (total && w->each_row)
+            fold_rows(total, w->results, n_rows, call->n_classes);
+        for (ptrdiff_t block = 0; total && !w->each_row && block < n_blocks; block++)
             fold(total, &w->results[block]);
     }
     if (w->scratch != stack_scratch)
@@ -113,384 +227,62 @@ static int run(work *w, sf_result *total)
     return status;
 }
 
-static void plain_body(const work *w, ptrdiff_t first, ptrdiff_t count, sf_result *result,
-                       void *scratch)
-{
-    (void)result;
-    w->on_rows(&w->job->rows, first, count, scratch);
-}
-
-static void loss_body(const work *w, ptrdiff_t first, ptrdiff_t count, sf_result *result,
-                      void *scratch)
-{
-    w->on_losses(&w->job->rows, w->targets, first, count, result, scratch);
-}
-
-static void stats_body(const work *w, ptrdiff_t first, ptrdiff_t count, sf_result *result,
-                       void *scratch)
-{
-    (void)result;
-    w->job->kernels->row_stats(&w->job->rows, first, count, w->row_max + first, w->row_rest + first,
-                               scratch);
-}
-
-static void exponentials_body(const work *w, ptrdiff_t first, ptrdiff_t count, sf_result *result,
-                              void *scratch)
-{
-    (void)result;
-    (void)scratch;
-    w->job->kernels->exponentials(&w->job->rows, w->shift, w->scale, first, count);
-}
-
-static void selected_body(const work *w, ptrdiff_t first, ptrdiff_t count, sf_result *result,
-                          void *scratch)
-{
-    w->job->kernels->selected_log_probs(&w->job->rows, w->indices, w->n_indices, w->targets, first,
-                                        count, result, scratch);
-}
-
 /* Whether run() would make one block of a call that needs little scratch: then the way to the kernel
  * is kept short. */
-static int is_one_block(const sf_job *job)
+static int is_one_block(const sf_call *call)
 {
-    const sf_rows *rows = &job->rows;
-    return job->n_rows < FEW_ROWS && job->n_rows <= rows->inner
-        && job->n_rows * rows->n_classes <= ELEMENTS_PER_BLOCK
-        && rows->x.class_stride == 1 && (!rows->out.data || rows->out.class_stride == 1)
-        && !rows->stream;
-}
-
-static int run_rows(const sf_job *job, sf_rows_function *function)
-{
-    if (is_one_block(job)) {
-        SF_ALIGNED(64) char scratch[SF_BLOCK_SCRATCH(ELEMENTS_PER_BLOCK, 8)];
-        sf_environment found = sf_enter();
-        function(&job->rows, 0, job->n_rows, scratch);
-        sf_leave(found);
-        return SF_OK;
-    }
-    work w = {.job = job, .body = plain_body, .on_rows = function};
-    return run(&w, NULL);
-}
-
-static int run_losses(const sf_job *job, const sf_targets *targets, sf_loss_function *function,
-                      sf_result *result)
-{
-    if (is_one_block(job)) {
-        SF_ALIGNED(64) char scratch[SF_BLOCK_SCRATCH(ELEMENTS_PER_BLOCK, 8)];
-        sf_result part = sf_no_result();
-        sf_environment found = sf_enter();
-        function(&job->rows, targets, 0, job->n_rows, &part, scratch);
-        sf_leave(found);
-        fold(result, &part);
-        return SF_OK;
-    }
-    work w = {.job = job, .body = loss_body, .on_losses = function, .targets = targets};
-    return run(&w, result);
-}
-
-/* ---- few long rows: every row in pieces ------------------------------------------------------------ */
-
-typedef struct {
-    const sf_kernels *kernels;
-    const sf_rows *rows;
-    sf_rows without_out;
-    const sf_targets *targets;
-    ptrdiff_t row, n_blocks, piece_blocks;
-    sf_blocks blocks;
-    double row_max, row_rest;
-    sf_gradient gradient;
-    int n_threads;
-} long_row;
-
-typedef void piece_body(long_row *r, ptrdiff_t first, ptrdiff_t count);
-
-/* How many threads should share each row; 1: rows are shared out instead. */
-static int threads_within_rows(const sf_job *job)
-{
-    if (job->n_threads == 1 || job->rows.n_classes < 2 * ELEMENTS_PER_THREAD)
-        return 1;
-    ptrdiff_t block = job->kernels->block, n_blocks = (job->rows.n_classes + block - 1) / block;
-    int n = threads_for(job->rows.n_classes, n_blocks, job->n_threads);
-    return job->n_rows < FEW_ROWS && job->n_rows < 2 * n && job->n_rows % n ? n : 1;
-}
-
-typedef struct { long_row *row; piece_body *body; } piece_of_row;
-
-static void run_piece(void *context, ptrdiff_t piece, int worker)
-{
-    const piece_of_row *p = (const piece_of_row *)context;
-    ptrdiff_t first = piece * p->row->piece_blocks;
-    ptrdiff_t count = SF_MIN(p->row->piece_blocks, p->row->n_blocks - first);
-    sf_environment found = sf_enter();
-    (void)worker;
-    if (count > 0)
-        p->body(p->row, first, count);
-    sf_leave(found);
-}
-
-static void in_pieces(long_row *r, piece_body *body)
-{
-    piece_of_row context = {r, body};
-    parallel_for(run_piece, &context, r->n_threads, r->n_threads);
-}
-
-static void stats_piece(long_row *r, ptrdiff_t first, ptrdiff_t count)
-{
-    r->kernels->block_stats(&r->without_out, r->row, first, count, &r->blocks);
-}
-
-static void exponentials_piece(long_row *r, ptrdiff_t first, ptrdiff_t count)
-{
-    r->kernels->block_stats(r->rows, r->row, first, count, &r->blocks);
-}
-
-static void softmax_piece(long_row *r, ptrdiff_t first, ptrdiff_t count)
-{
-    r->kernels->softmax_blocks(r->rows, r->row, first, count, &r->blocks, r->row_max, r->row_rest);
-}
-
-static void log_softmax_piece(long_row *r, ptrdiff_t first, ptrdiff_t count)
-{
-    r->kernels->log_softmax_blocks(r->rows, r->row, first, count, r->row_max, r->row_rest);
-}
-
-static void gradient_stats_piece(long_row *r, ptrdiff_t first, ptrdiff_t count)
-{
-    r->kernels->gradient_stats(r->rows, r->targets, r->row, first, count, &r->blocks);
-}
-
-static void gradient_piece(long_row *r, ptrdiff_t first, ptrdiff_t count)
-{
-    r->kernels->gradient_blocks(r->rows, r->targets, r->row, first, count, &r->blocks, &r->gradient);
-}
-
-static void merge(long_row *r)
-{
-    sf_environment found = sf_enter();
-    r->kernels->merge_blocks(r->rows, r->row, r->n_blocks, &r->blocks, &r->row_max, &r->row_rest);
-    sf_leave(found);
-}
-
-static int begin_long_rows(long_row *r, const sf_job *job, int n_threads)
-{
-    ptrdiff_t block = job->kernels->block, n = (job->rows.n_classes + block - 1) / block;
-    /* Room for the numbers of all blocks; and for a row that does not count, as the kernels want it. */
-    double *numbers = (double *)malloc(sf_scratch_bytes(&job->rows, job->kernels->item_size));
-    sf_blocks blocks = {numbers, numbers + n, numbers + 2 * n, numbers + 3 * n};
-    if (!numbers)
-        return SF_NO_MEMORY;
-    memset(r, 0, sizeof *r);
-    r->kernels = job->kernels;
-    r->rows = &job->rows;
-    r->without_out = job->rows;
-    r->without_out.out.data = NULL;
-    r->n_blocks = n;
-    r->piece_blocks = (n + n_threads - 1) / n_threads;
-    r->n_threads = n_threads;
-    r->blocks = blocks;
-    return SF_OK;
-}
-
-static void end_long_rows(long_row *r) { free(r->blocks.max); }
-
-static int long_row_stats(const sf_job *job, int n_threads, double *row_max, double *row_rest)
-{
-    long_row r;
-    if (begin_long_rows(&r, job, n_threads) != SF_OK)
-        return SF_NO_MEMORY;
-    for (; r.row < job->n_rows; r.row++) {
-        in_pieces(&r, stats_piece);
-        merge(&r);
-        row_max[r.row] = r.row_max;
-        row_rest[r.row] = r.row_rest;
-    }
-    end_long_rows(&r);
-    return SF_OK;
-}
-
-/* A first pass, the merge, and a second pass over every row. */
-static int long_rows(const sf_job *job, int n_threads, piece_body *first, piece_body *second)
-{
-    long_row r;
-    if (begin_long_rows(&r, job, n_threads) != SF_OK)
-        return SF_NO_MEMORY;
-    for (; r.row < job->n_rows; r.row++) {
-        in_pieces(&r, first);
-        merge(&r);
-        in_pieces(&r, second);
-    }
-    end_long_rows(&r);
-    return SF_OK;
-}
-
-/* ---- the calls -------------------------------------------------------------------------------------- */
-
-/* The same job, writing through the caches. */
-static sf_job without_streams(const sf_job *job)
-{
-    sf_job plain = *job;
-    plain.rows.stream = 0;
-    return plain;
+    return call->n_rows < FEW_ROWS && call->n_rows <= call->inner
+        && call->n_rows * call->n_classes <= ELEMENTS_PER_BLOCK
+        && (call->n_rows <= ROWS_PER_BLOCK || call->n_rows <= sf_rows_of_a_sum(call->n_classes))
+        && call->x.class_stride == 1 && (!call->out.data || call->out.class_stride == 1)
+        && !call->stream;
 }
 
 /* Exponentials that do not wait in a level-2 cache are better left where they will be scaled. */
-int sf_softmax(const sf_job *job)
+static int may_stream(const sf_call *call, const sf_operation *operation)
 {
-    if (job->rows.stream
-        && job->rows.n_classes * job->kernels->item_size > sf_cached(2) / 4 * 3) {
-        sf_job plain = without_streams(job);
-        return sf_softmax(&plain);
-    }
-    int n = threads_within_rows(job);
-    return n > 1 ? long_rows(job, n, exponentials_piece, softmax_piece)
-                 : run_rows(job, job->kernels->softmax);
+    return (operation->flags & SF_STREAMS)
+        && (!(operation->flags & SF_WAITS_IN_OUT)
+            || call->n_classes * call->kernels->item_size <= sf_cached(2) / 4 * 3);
 }
 
-int sf_log_softmax(const sf_job *job)
+int sf_run(const sf_call *call, int operation, sf_result *result)
 {
-    int n = threads_within_rows(job);
-    return n > 1 ? long_rows(job, n, stats_piece, log_softmax_piece)
-                 : run_rows(job, job->kernels->log_softmax);
-}
-
-int sf_row_stats(const sf_job *job, double *row_max, double *row_rest)
-{
-    int n = threads_within_rows(job);
-    work w = {.job = job, .body = stats_body, .row_max = row_max, .row_rest = row_rest};
-    return n > 1 ? long_row_stats(job, n, row_max, row_rest) : run(&w, NULL);
-}
-
-int sf_logsumexp(const sf_job *job)
-{
-    double row_max[FEW_ROWS], row_rest[FEW_ROWS];
-    int n = threads_within_rows(job);
-    if (n == 1)
-        return run_rows(job, job->kernels->logsumexp);
-    if (long_row_stats(job, n, row_max, row_rest) != SF_OK)
-        return SF_NO_MEMORY;
-    sf_environment found = sf_enter();
-    for (ptrdiff_t row = 0; row < job->n_rows; row++)
-        job->kernels->finish_logsumexp(&job->rows, row, 1, &row_max[row], &row_rest[row]);
-    sf_leave(found);
-    return SF_OK;
-}
-
-int sf_exponentials(const sf_job *job, const double *shift, const double *scale)
-{
-    work w = {.job = job, .body = exponentials_body, .shift = shift, .scale = scale};
-    return run(&w, NULL);
-}
-
-/* run() folds fewer than FEW_ROWS long rows one by one, and so do the two that follow. */
-int sf_softmax_loss(const sf_job *job, const sf_targets *targets, sf_result *result)
-{
-    double row_max[FEW_ROWS], row_rest[FEW_ROWS];
-    int n = threads_within_rows(job);
-    if (n == 1)
-        return run_losses(job, targets, job->kernels->softmax_loss, result);
-    if (long_row_stats(job, n, row_max, row_rest) != SF_OK)
-        return SF_NO_MEMORY;
-    sf_environment found = sf_enter();
-    for (ptrdiff_t row = 0; row < job->n_rows; row++)
-        job->kernels->finish_loss(&job->rows, targets, row, 1, &row_max[row], &row_rest[row], result);
-    sf_leave(found);
-    return SF_OK;
-}
-
-/* Never past the caches: the gradient at the label comes last, into a line just written. */
-int sf_softmax_loss_grad(const sf_job *job, const sf_targets *targets, sf_result *result)
-{
-    if (job->rows.stream) {
-        sf_job plain = without_streams(job);
-        return sf_softmax_loss_grad(&plain, targets, result);
-    }
-    int n = threads_within_rows(job);
-    long_row r;
-    if (n == 1)
-        return run_losses(job, targets, job->kernels->softmax_loss_grad, result);
-    if (begin_long_rows(&r, job, n) != SF_OK)
-        return SF_NO_MEMORY;
-    r.targets = targets;
-    for (; r.row < job->n_rows; r.row++) {
+    const sf_operation *o = &call->kernels->operations[operation];
+    const int reach = sf_reach(call, operation);
+    if (is_one_block(call) && !reach) {
+        SF_ALIGNED(64) char scratch[SF_BLOCK_SCRATCH(ELEMENTS_PER_BLOCK, 8)];
         sf_result part = sf_no_result();
-        if (!sf_row_counts(targets, r.row, job->rows.n_classes, &part)) {
-            job->kernels->softmax_loss_grad(&job->rows, targets, r.row, 1, &part, r.blocks.max);
-        } else {
-            in_pieces(&r, gradient_stats_piece);
-            sf_environment found = sf_enter();
-            r.gradient = r.kernels->gradient_merge(r.rows, targets, r.row, &r.blocks, &part);
-            sf_leave(found);
-            in_pieces(&r, gradient_piece);
-        }
-        fold(result, &part);
+        sf_sink sink = {&part, 0, 0};
+        sf_environment found = sf_enter();
+        call->kernels->walk(call, o, 0, call->n_rows, sink, scratch, NULL, 1);
+        sf_leave(found);
+        if (result)
+            fold(result, &part);
+        return SF_OK;
     }
-    end_long_rows(&r);
-    return SF_OK;
-}
-
-int sf_cross_entropy(const sf_job *job, const sf_targets *targets, sf_result *result)
-{
-    return run_losses(job, targets, job->kernels->cross_entropy, result);
-}
-
-int sf_selected_log_probs(const sf_job *job, const int64_t *indices, ptrdiff_t n_indices,
-                          const sf_targets *targets, sf_result *result)
-{
-    work w = {.job = job, .body = selected_body, .indices = indices, .n_indices = n_indices,
-              .targets = targets};
+    work w = {.call = call, .operation = operation, .reach = reach};
+    sf_call without_streams;
+    if (call->stream && !may_stream(call, o)) {
+        without_streams = *call;
+        without_streams.stream = 0;
+        w.call = &without_streams;
+    }
     return run(&w, result);
-}
-
-typedef struct {
-    const sf_kernels *kernels;
-    const sf_binary *values;
-    ptrdiff_t size;
-    sf_result *results;
-} binary_work;
-
-static void run_binary_block(void *context, ptrdiff_t block, int worker)
-{
-    const binary_work *w = (const binary_work *)context;
-    ptrdiff_t first = block * ELEMENTS_PER_BLOCK;
-    sf_environment found = sf_enter();
-    (void)worker;
-    w->kernels->binary_loss(w->values, first, SF_MIN(ELEMENTS_PER_BLOCK, w->size - first),
-                            &w->results[block]);
-    sf_leave(found);
-}
-
-int sf_binary_loss(const sf_binary *values, ptrdiff_t size, int n_threads, sf_result *result)
-{
-    const sf_tables *tables = sf_tables_in_use();
-    ptrdiff_t n_blocks = (size + ELEMENTS_PER_BLOCK - 1) / ELEMENTS_PER_BLOCK;
-    int n = threads_for(size, n_blocks, n_threads);
-    binary_work w = {values->x.kind == SF_F64 ? tables->f64 : tables->f32, values, size, NULL};
-    if (!(w.results = (sf_result *)malloc((size_t)n_blocks * sizeof *w.results)))
-        return SF_NO_MEMORY;
-    for (ptrdiff_t block = 0; block < n_blocks; block++)
-        w.results[block] = sf_no_result();
-    (n == 1 ? serial_for : parallel_for)(run_binary_block, &w, n_blocks, n);
-    for (ptrdiff_t block = 0; block < n_blocks; block++)
-        fold(result, &w.results[block]);
-    free(w.results);
-    return SF_OK;
 }
 
 void sf_target_weights(const sf_targets *targets, ptrdiff_t n_rows, ptrdiff_t n_classes,
                        sf_result *result)
 {
     ptrdiff_t counted = 0;
+    const int weighted = targets->class_weight || targets->sample_weight;
     for (ptrdiff_t row = 0; row < n_rows && result->bad_label_row < 0; row++) {
         if (!sf_row_counts(targets, row, n_classes, result))
             continue;
         counted++;
-        if (targets->class_weight)
-            sf_sum_add(&result->weight, sf_sample_weight(targets, row)
-                                            * targets->class_weight[sf_label(targets, row)]);
-        else if (targets->sample_weight)
-            sf_sum_add(&result->weight, targets->sample_weight[row]);
+        if (weighted)
+            sf_sum_add(&result->weight, sf_sample_weight(targets, row) * sf_label_weight(targets, row));
     }
-    if (!targets->class_weight && !targets->sample_weight)
+    if (!weighted)
         sf_sum_add(&result->weight, (double)counted);
 }

@@ -1,20 +1,35 @@
-/* The kernels as the rest of the library sees them: one constant table of functions for each
- * instruction set and dtype.  Every function trusts its arguments, allocates nothing, calls no
- * Python and raises nothing; what can be wrong with the data comes back in an sf_result. */
+/* The interface between the driver and the kernels: a call, the operations, and one constant table for
+ * each instruction set and dtype.  Kernels trust their arguments, allocate nothing, call no Python and
+ * raise nothing; what can be wrong with the data comes back in an sf_result. */
 #ifndef SF_KERNELS_H
 #define SF_KERNELS_H
 
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
-#include <math.h>
-#if defined(__SSE2__) || defined(_M_X64)
-#include <xmmintrin.h>
-#endif
+
+#include "sums.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* ---- what is computed ------------------------------------------------------------------------------ */
+
+enum {
+    SF_SOFTMAX,
+    SF_LOG_SOFTMAX,
+    SF_LOGSUMEXP,
+    SF_SOFTMAX_LOSS,
+    SF_SOFTMAX_LOSS_GRAD,
+    SF_CROSS_ENTROPY,
+    SF_SELECTED_LOG_PROBS, /* out: a contiguous array of n_indices entries a row */
+    SF_ROW_STATS,          /* row_max m and row_rest = sum exp((x - m)/T) - 1: log sum exp(x/T)
+                            * = m/T + log1p(row_rest) keeps the digits of a small rest */
+    SF_EXPONENTIALS,       /* out = row_rest exp((x - row_max)/T), row_max no less than the maximum */
+    SF_BINARY_CROSS_ENTROPY, /* of entries: rows of one class; out or NULL; targets->probabilities */
+    SF_BINARY_CROSS_ENTROPY_WITH_LOGITS,
+    SF_N_OPERATIONS
+};
 
 /* How the entries of an input are stored.  Halves are widened to float as they are loaded. */
 enum { SF_F32 = 0, SF_F64 = 1, SF_F16 = 2, SF_BF16 = 3 };
@@ -32,17 +47,6 @@ typedef struct {
     ptrdiff_t outer_stride, row_stride, class_stride;
 } sf_output;
 
-typedef struct {
-    sf_input x;
-    sf_output out;
-    ptrdiff_t inner;            /* rows in one outer step; a call stays within one step */
-    ptrdiff_t n_classes;        /* >= 1 */
-    const double *temperature;  /* one for all rows, or one a row */
-    ptrdiff_t temperature_step; /* 0 or 1 */
-    int stream;                 /* write out past the caches, which it would not fit */
-    int far;                    /* the rows do not lie in a cache next to the core: fetch ahead */
-} sf_rows;
-
 /* What a loss compares with: labels of 32 or 64 bits, else class probabilities. */
 typedef struct {
     const int32_t *labels32;
@@ -50,6 +54,8 @@ typedef struct {
     sf_input probabilities;
     const double *class_weight;  /* n_classes entries, or NULL */
     const double *sample_weight; /* one a row, or NULL */
+    const double *pos_weight;    /* of binary losses of logits */
+    ptrdiff_t pos_weight_step;   /* 0: one for all, 1: one each */
     int64_t ignore_index;
     int has_ignore_index;
     double label_smoothing;
@@ -57,167 +63,122 @@ typedef struct {
     double gradient_scale;
 } sf_targets;
 
-/* Binary losses of contiguous values: probabilities, or logits before the temperature. */
+typedef struct sf_kernels sf_kernels;
+
 typedef struct {
+    const sf_kernels *kernels;  /* of the dtype of x */
+    const sf_kernels *doubles;  /* of double, for rows beyond the reach of those */
     sf_input x;
-    const void *targets;         /* in the type of the result */
-    const double *temperature, *pos_weight, *sample_weight; /* the last may be NULL */
-    ptrdiff_t temperature_step, pos_weight_step;            /* 0: one for all, 1: one each */
-    int of_logits;
-    void *losses;                /* in the type of the result, or NULL */
-} sf_binary;
+    sf_output out;              /* data may be NULL where an operation reduces */
+    ptrdiff_t n_rows;           /* >= 1 */
+    ptrdiff_t inner;            /* rows in one outer step; a kernel stays within one step */
+    ptrdiff_t n_classes;        /* >= 1 */
+    const double *temperature;  /* one for all rows, or one a row */
+    ptrdiff_t temperature_step; /* 0 or 1 */
+    const sf_targets *targets;  /* of losses; of selected_log_probs for its ignore_index */
+    const int64_t *indices;
+    ptrdiff_t n_indices;
+    double *row_max, *row_rest;
+    int n_threads;              /* at most; the loop is not entered for one */
+    int prefetch;               /* the rows do not lie in a cache next to the core */
+    int stream;                 /* write out past the caches, which it would not fit */
+} sf_call;
 
-/* The kernels count on rounding to nearest, on subnormals and on masked traps.  A caller who set
- * otherwise gets the same results, and finds everything as it was: enter before a run of kernels in
- * every thread, leave after it. */
-#if defined(__SSE2__) || defined(_M_X64)
-typedef unsigned sf_environment;
-static inline sf_environment sf_enter(void)
-{
-    unsigned found = _mm_getcsr();
-    if ((found & 0xffc0u) != 0x1f80u)
-        _mm_setcsr(0x1f80u);
-    return found;
-}
-static inline void sf_leave(sf_environment found)
-{
-    if ((found & 0xffc0u) != 0x1f80u)
-        _mm_setcsr(found);
-}
-#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
-typedef uint64_t sf_environment;
-static inline sf_environment sf_enter(void)
-{
-    uint64_t found, usual = 0;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(found));
-    if (found)
-        __asm__ volatile("msr fpcr, %0" : : "r"(usual));
-    return found;
-}
-static inline void sf_leave(sf_environment found)
-{
-    if (found)
-        __asm__ volatile("msr fpcr, %0" : : "r"(found));
-}
-#else
-typedef unsigned sf_environment;
-static inline sf_environment sf_enter(void) { return 0; }
-static inline void sf_leave(sf_environment found) { (void)found; }
-#endif
+/* ---- how it is computed ---------------------------------------------------------------------------- */
 
-/* A sum in double with what its roundings lost: the value is sum + lost. */
-typedef struct { double sum, lost; } sf_sum;
+enum { SF_BATCH = 64 }; /* rows whose logarithms are taken together */
 
-/* Knuth's two-sum: exact, whichever addend is larger. */
-static inline void sf_sum_add(sf_sum *total, double value)
-{
-    double sum = total->sum + value, added = sum - total->sum;
-    total->lost += (total->sum - (sum - added)) + (value - added);
-    total->sum = sum;
-}
+/* Numbers of some rows, from the steps that read to finish and to the steps that write. */
+typedef struct {
+    double max[SF_BATCH], rest[SF_BATCH]; /* as row_max and row_rest */
+    double log_sum[SF_BATCH];             /* log1p(rest), NaN for rows without probabilities */
+    double share[SF_BATCH];               /* sum of a, the weighted target */
+    double quotient[SF_BATCH];            /* sum of a (x - m)/T; of a label, without its weight */
+    double scale[SF_BATCH];               /* of the gradient: the caller's, the row's weight and 1/T */
+    double at_label[SF_BATCH];            /* exp((x - m)/T) there; then the gradient */
+    unsigned char counts[SF_BATCH];       /* whether the row does, or is ignored */
+} sf_batch;
 
-static inline void sf_sum_merge(sf_sum *total, sf_sum part)
-{
-    sf_sum_add(total, part.sum);
-    total->lost += part.lost;
-}
+/* Numbers of each block of a long row: its maximum, its rest; of the weighted target a the sums of a
+ * and of a (x - maximum), and the latter times 2^-128, which does not overflow. */
+typedef struct { double *max, *rest, *share, *product, *scaled; } sf_blocks;
 
-/* Infinite and NaN sums have lost nothing that means anything. */
-static inline double sf_sum_value(sf_sum total)
-{
-    return isfinite(total.sum) ? total.sum + total.lost : total.sum;
-}
+typedef struct sf_tile sf_tile;               /* short rows, one to a lane; the kernels' own */
+typedef struct sf_temperature sf_temperature; /* a temperature in the kernels' form */
 
 typedef struct {
-    sf_sum loss, weight;
-    ptrdiff_t bad_label_row, bad_value_row; /* the first row at fault, or -1 */
-} sf_result;
+    const sf_call *call;
+    const sf_temperature *temperature;
+    ptrdiff_t row, n_blocks;
+    sf_blocks blocks;
+    void *exponentials; /* where they wait for a write past the caches, or NULL: in out */
+    sf_batch *batch;
+    ptrdiff_t at;       /* the row's place in the batch */
+} sf_long_row;
 
-/* Numbers of each block of a long row: its maximum m, its sum of exp((x - m)/T) less one, and for
- * gradients the sums of the targets' shares a and of a (x - m); for a plain label, x there. */
-typedef struct { double *max, *rest, *share, *product; } sf_blocks;
+typedef void sf_tile_step(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                          int width, sf_batch *batch, ptrdiff_t at);
+typedef void sf_row_step(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
+                         ptrdiff_t at);
+typedef void sf_block_step(const sf_long_row *row, ptrdiff_t first, ptrdiff_t count);
+typedef void sf_merge(const sf_long_row *row);
+typedef void sf_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
+                       ptrdiff_t at, sf_result *result);
+typedef void sf_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_result *result);
 
-/* A row's gradient is scale (p share - a): scale holds the caller's, the row's weight and 1/T. */
+enum {
+    SF_TAKES_LOGS = 1,    /* finish wants log_sum */
+    SF_READS_TARGETS = 2, /* rows that do not count are left out */
+    SF_HAS_RESULT = 4,    /* finish wants a result */
+    SF_STREAMS = 8,       /* may write past the caches */
+    SF_WAITS_IN_OUT = 16  /* between reading and writing a row nothing else may come: exponentials wait
+                           * where they will be written, and the numbers of its blocks with them */
+};
+
+/* One operation.  Steps that read leave their numbers in a batch, finish makes results of them, and
+ * steps that write, where there are any, put out an entry a class. */
 typedef struct {
-    double scale, share;
-    double probability; /* turns biased exponentials into p; then underflow is p's own */
-    double weight;      /* scale * share */
-    double at_label;    /* of a plain label, without cancellation */
-} sf_gradient;
+    sf_tile_step *tile, *tile_out;    /* short rows side by side */
+    sf_row_step *row, *row_out;       /* one short row */
+    sf_block_step *block, *block_out; /* blocks of a long row, by one thread or several */
+    sf_merge *merge;                  /* of all its blocks */
+    sf_finish *finish;
+    sf_entries *entries;              /* instead of all these: entries that know of no rows */
+    unsigned flags;
+} sf_operation;
 
-/* Every function works on rows [first, first + count).  scratch has sf_scratch_bytes. */
-typedef void sf_rows_function(const sf_rows *rows, ptrdiff_t first, ptrdiff_t count, void *scratch);
-typedef void sf_loss_function(const sf_rows *rows, const sf_targets *targets, ptrdiff_t first,
-                              ptrdiff_t count, sf_result *result, void *scratch);
+/* Calls body(context, piece, worker) once for every piece in [0, n_pieces), on at most n_workers
+ * threads; no two calls at a time have the same worker in [0, n_workers). */
+typedef void sf_body(void *context, ptrdiff_t piece, int worker);
+typedef void sf_parallel_for(sf_body *body, void *context, ptrdiff_t n_pieces, int n_workers);
 
-typedef struct {
+/* Where the results of rows go: to one, or to one for each row from the first on. */
+typedef struct { sf_result *results; ptrdiff_t first; int each_row; } sf_sink;
+
+/* Rows [first, first + count) of a call.  scratch has sf_scratch_bytes.  With a loop, every row is
+ * shared by that many threads. */
+typedef void sf_walk(const sf_call *call, const sf_operation *operation, ptrdiff_t first,
+                     ptrdiff_t count, sf_sink sink, void *scratch, sf_parallel_for *loop,
+                     int n_threads);
+
+struct sf_kernels {
     const char *isa;
     ptrdiff_t item_size;
     ptrdiff_t block;     /* entries of a long row that are reduced together */
     ptrdiff_t tile_rows; /* rows in flight together when rows are short */
-
-    sf_rows_function *softmax, *log_softmax, *logsumexp;
-    sf_loss_function *softmax_loss, *softmax_loss_grad, *cross_entropy;
-
-    /* row_max m and row_rest = sum exp((x - m)/T) - 1: log sum exp(x/T) = m/T + log1p(row_rest)
-     * keeps the digits of a small rest. */
-    void (*row_stats)(const sf_rows *rows, ptrdiff_t first, ptrdiff_t count, double *row_max,
-                      double *row_rest, void *scratch);
-
-    /* The same steps on one long row by blocks, for several threads: the statistics of blocks
-     * [first, first + count), with exp((x - its maximum)/T) left in out unless out.data is NULL; the
-     * merge of all blocks, which turns rest into each block's factor; and the last pass. */
-    void (*block_stats)(const sf_rows *rows, ptrdiff_t row, ptrdiff_t first, ptrdiff_t count,
-                        const sf_blocks *blocks);
-    void (*merge_blocks)(const sf_rows *rows, ptrdiff_t row, ptrdiff_t n_blocks,
-                         const sf_blocks *blocks, double *row_max, double *row_rest);
-    void (*softmax_blocks)(const sf_rows *rows, ptrdiff_t row, ptrdiff_t first, ptrdiff_t count,
-                           const sf_blocks *blocks, double row_max, double row_rest);
-    void (*log_softmax_blocks)(const sf_rows *rows, ptrdiff_t row, ptrdiff_t first,
-                               ptrdiff_t count, double row_max, double row_rest);
-    void (*gradient_stats)(const sf_rows *rows, const sf_targets *targets, ptrdiff_t row,
-                           ptrdiff_t first, ptrdiff_t count, const sf_blocks *blocks);
-    sf_gradient (*gradient_merge)(const sf_rows *rows, const sf_targets *targets, ptrdiff_t row,
-                                  const sf_blocks *blocks, sf_result *result);
-    void (*gradient_blocks)(const sf_rows *rows, const sf_targets *targets, ptrdiff_t row,
-                            ptrdiff_t first, ptrdiff_t count, const sf_blocks *blocks,
-                            const sf_gradient *gradient);
-    void (*finish_logsumexp)(const sf_rows *rows, ptrdiff_t first, ptrdiff_t count,
-                             const double *row_max, double *row_rest);
-    void (*finish_loss)(const sf_rows *rows, const sf_targets *targets, ptrdiff_t first,
-                        ptrdiff_t count, const double *row_max, double *row_rest,
-                        sf_result *result);
-
-    /* out = scale[r] * exp((x - shift[r])/T), shift no less than the row maximum. */
-    void (*exponentials)(const sf_rows *rows, const double *shift, const double *scale,
-                         ptrdiff_t first, ptrdiff_t count);
-
-    /* out: a contiguous array of n_indices entries a row. */
-    void (*selected_log_probs)(const sf_rows *rows, const int64_t *indices, ptrdiff_t n_indices,
-                               const sf_targets *targets, ptrdiff_t first, ptrdiff_t count,
-                               sf_result *result, void *scratch);
-    void (*binary_loss)(const sf_binary *job, ptrdiff_t first, ptrdiff_t count, sf_result *result);
+    sf_walk *walk;
+    sf_operation operations[SF_N_OPERATIONS];
 
     /* The vector functions on contiguous arrays: exp for x <= 0, log1p for x >= 0 (double only). */
     void (*exp_array)(const void *x, void *out, ptrdiff_t n);
     void (*log1p_array)(const double *x, double *out, ptrdiff_t n);
-} sf_kernels;
+};
 
-/* The pair of tables in use: float (also for halves) and double. */
-typedef struct { const char *isa; const sf_kernels *f32, *f64; } sf_tables;
+size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size);
 
-extern const sf_tables sf_tables_generic, sf_tables_avx2, sf_tables_avx512, sf_tables_neon;
-
-/* dispatch.c */
-const sf_tables *sf_tables_named(const char *isa); /* NULL: not built, or the CPU lacks it */
-const sf_tables *sf_tables_best(void);
-const sf_tables *sf_tables_in_use(void); /* the best, or that of SOFTMAX_FAST_ISA, or the chosen */
-void sf_use_tables(const sf_tables *tables);
-const char *sf_isa_built(int i);                    /* best first; NULL past the end */
-ptrdiff_t sf_cache_size(int level);                /* bytes of data cache, 0: unknown */
-ptrdiff_t sf_cached(int level);                     /* the same, read once; where unknown, usual */
-size_t sf_scratch_bytes(const sf_rows *rows, ptrdiff_t item_size);
-
+/* The rows from first on, as a call of their own: they lie in one outer step, with what is given for
+ * each; *targets becomes theirs. */
+sf_call sf_rows_from(const sf_call *call, ptrdiff_t first, sf_targets *targets);
 
 #ifdef __cplusplus
 }

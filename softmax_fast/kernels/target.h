@@ -81,6 +81,7 @@
 #define SF_PREFETCH(address) __builtin_prefetch((address), 0, 3)
 #define SF_PREFETCH_WRITE(address) __builtin_prefetch((address), 1, 3)
 #define SF_ALIGNED(bytes) __attribute__((aligned(bytes)))
+#define SF_ASSUME(condition) ((condition) ? (void)0 : __builtin_unreachable())
 #else
 #define SF_INLINE static __forceinline
 #define SF_NOINLINE __declspec(noinline)
@@ -91,6 +92,7 @@
 #endif
 #define SF_PREFETCH_WRITE(address) SF_PREFETCH(address)
 #define SF_ALIGNED(bytes) __declspec(align(bytes))
+#define SF_ASSUME(condition) __assume(condition)
 #endif
 
 #endif

@@ -1,6 +1,9 @@
-/* What every instruction set's instance shares beside the interface: constants and scalar helpers. */
-#ifndef SF_SHARED_H
-#define SF_SHARED_H
+/* What the driver and all kernels share beside the interface: constants and scalar helpers. */
+#ifndef SF_SCALARS_H
+#define SF_SCALARS_H
+
+#include <math.h>
+#include <string.h>
 
 #include "kernels.h"
 #include "target.h"
@@ -8,14 +11,6 @@
 #define SF_SQRT_HALF_BITS 0x3fe6a09e667f3bcdu
 #define SF_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define SF_MAX(a, b) ((a) > (b) ? (a) : (b))
-
-#define SF_PASTE3_(a, b, c) a##_##b##_##c
-#define SF_PASTE3(a, b, c) SF_PASTE3_(a, b, c)
-#define SF_PASTE2_(a, b) a##_##b
-#define SF_PASTE2(a, b) SF_PASTE2_(a, b)
-
-#define SF_STRINGIFY_(a) #a
-#define SF_STRINGIFY(a) SF_STRINGIFY_(a)
 
 enum {
     SF_BLOCK_BYTES = 8192,       /* x and exp(x) of one block share the L1 data cache */
@@ -25,16 +20,20 @@ enum {
     SF_STREAM_ROW_BYTES = 1048576 /* the longest row kept in scratch before it is streamed out */
 };
 
-/* Scratch holds, in this order: a panel when rows are not contiguous, four numbers for each block of
- * a row, and the exponentials of one row that will be streamed. */
+/* Temperatures that the kernels reach: 1/T is a number of their type with room to spare, and an entry
+ * of -inf is told from a large finite spread. */
+#define SF_FLOAT_TEMPERATURE_MIN 1e-30
+#define SF_FLOAT_TEMPERATURE_MAX 1e30
+#define SF_DOUBLE_TEMPERATURE_MIN 0x1p-900
+#define SF_DOUBLE_TEMPERATURE_MAX 0x1p900
+
+/* Scratch holds, in this order: a panel when rows are not contiguous, the numbers of each block of a
+ * row, and the exponentials of one row that will be streamed. */
 #define SF_ROUND_UP(bytes) (((bytes) + 63) / 64 * 64)
 #define SF_PANEL_SCRATCH(n, item) \
     SF_ROUND_UP((n) <= SF_PANEL_BYTES / (item) ? SF_MIN(64 / (item) * (n) * (item), SF_PANEL_BYTES) : 0)
 #define SF_BLOCK_SCRATCH(n, item) \
-    SF_ROUND_UP(((n) / (SF_BLOCK_BYTES / (item)) + 1) * 4 * (ptrdiff_t)sizeof(double))
-
-/* What will be read and written next. */
-typedef struct { const char *in; char *out; } sf_ahead;
+    SF_ROUND_UP(((n) / (SF_BLOCK_BYTES / (item)) + 1) * 5 * (ptrdiff_t)sizeof(double))
 
 /* log2(e)/T as hi + lo, to some 100 bits. */
 typedef struct { double hi, lo, inverse; } sf_scale;
@@ -50,24 +49,20 @@ static inline void sf_two_product(double a, double b, double *high, double *low)
     *low = ((a1 * b1 - *high) + a1 * b2 + a2 * b1) + a2 * b2;
 }
 
-/* largest bounds hi: a smaller temperature acts like the smallest that keeps hi finite. */
-static inline sf_scale sf_make_scale(double temperature, double largest)
+/* For a temperature within the kernels' reach, see beyond.c. */
+static inline sf_scale sf_make_scale(double temperature)
 {
     const double log2e_hi = 1.4426950408889634, log2e_lo = 2.0355273740931033e-17;
     sf_scale scale = {log2e_hi, log2e_lo, 1.0};
     if (temperature != 1.0) {
+        double high, low;
         scale.inverse = 1.0 / temperature;
         scale.hi = log2e_hi / temperature;
         scale.lo = 0.0;
-        if (scale.hi > largest) {
-            scale.hi = largest;
-        } else if (scale.hi > 1e-250 && scale.hi < 1e250) {
-            double high, low;
+        if (scale.hi > 1e-250 && scale.hi < 1e250) {
             sf_two_product(scale.hi, temperature, &high, &low);
             scale.lo = ((log2e_hi - high) - low + log2e_lo) / temperature;
         }
-        if (scale.inverse > largest)
-            scale.inverse = largest;
     }
     return scale;
 }
@@ -101,19 +96,19 @@ static inline ptrdiff_t sf_row_offset(ptrdiff_t row, ptrdiff_t inner, ptrdiff_t 
     return row < inner ? row * row_stride : row / inner * outer_stride + row % inner * row_stride;
 }
 
-static inline ptrdiff_t sf_input_offset(const sf_rows *rows, const sf_input *in, ptrdiff_t row)
+static inline ptrdiff_t sf_input_offset(const sf_call *call, const sf_input *in, ptrdiff_t row)
 {
-    return sf_row_offset(row, rows->inner, in->outer_stride, in->row_stride);
+    return sf_row_offset(row, call->inner, in->outer_stride, in->row_stride);
 }
 
-static inline ptrdiff_t sf_output_offset(const sf_rows *rows, ptrdiff_t row)
+static inline ptrdiff_t sf_output_offset(const sf_call *call, ptrdiff_t row)
 {
-    return sf_row_offset(row, rows->inner, rows->out.outer_stride, rows->out.row_stride);
+    return sf_row_offset(row, call->inner, call->out.outer_stride, call->out.row_stride);
 }
 
-static inline double sf_temperature(const sf_rows *rows, ptrdiff_t row)
+static inline double sf_temperature_of(const sf_call *call, ptrdiff_t row)
 {
-    return rows->temperature[row * rows->temperature_step];
+    return call->temperature[row * call->temperature_step];
 }
 
 /* (x - m)/T for x <= m, also where x - m overflows. */
@@ -125,7 +120,7 @@ static inline double sf_quotient(double x, double m, double temperature)
     return temperature == 1.0 ? d : d / temperature;
 }
 
-static inline int sf_is_label_target(const sf_targets *t) { return t->labels32 || t->labels64; }
+static inline int sf_has_labels(const sf_targets *t) { return t->labels32 || t->labels64; }
 
 static inline int64_t sf_label(const sf_targets *t, ptrdiff_t row)
 {
@@ -137,20 +132,34 @@ static inline double sf_sample_weight(const sf_targets *t, ptrdiff_t row)
     return t->sample_weight ? t->sample_weight[row] : 1.0;
 }
 
-/* Whether a row counts; a bad label is noted, and its row does not. */
+/* In any of the losses: (1 - smoothing) t + smoothing/C is t, and t a label. */
+static inline int sf_is_hard_label(const sf_targets *t)
+{
+    return sf_has_labels(t) && t->label_smoothing == 0.0;
+}
+
+/* Of a row with a good label, or with class probabilities. */
+static inline double sf_label_weight(const sf_targets *t, ptrdiff_t row)
+{
+    return t->class_weight && sf_has_labels(t) ? t->class_weight[sf_label(t, row)] : 1.0;
+}
+
+/* Whether a row counts: one of weight 0 does not, nor one whose label is ignored.  A bad label is
+ * noted, and its row does not. */
 static inline int sf_row_counts(const sf_targets *t, ptrdiff_t row, ptrdiff_t n_classes,
                                 sf_result *result)
 {
-    if (!sf_is_label_target(t))
-        return 1;
-    int64_t label = sf_label(t, row);
-    if (t->has_ignore_index && label == t->ignore_index)
-        return 0;
-    if (label >= 0 && label < n_classes)
-        return 1;
-    if (result->bad_label_row < 0)
-        result->bad_label_row = row;
-    return 0;
+    if (sf_has_labels(t)) {
+        int64_t label = sf_label(t, row);
+        if (t->has_ignore_index && label == t->ignore_index)
+            return 0;
+        if (label < 0 || label >= n_classes) {
+            if (result->bad_label_row < 0)
+                result->bad_label_row = row;
+            return 0;
+        }
+    }
+    return sf_sample_weight(t, row) != 0.0 && sf_label_weight(t, row) != 0.0;
 }
 
 static inline double sf_lanes_total(double *lanes, int n)

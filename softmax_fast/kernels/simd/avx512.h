@@ -1,43 +1,43 @@
-/* The vocabulary of simd_generic.h with AVX-512 (F, BW, DQ, VL): 16 floats or 8 doubles. */
+/* The vocabulary of generic.h with AVX-512 (F, BW, DQ, VL): 16 floats or 8 doubles.  Opens the region,
+ * which the unit closes. */
 #ifndef SF_SIMD_AVX512_H
 #define SF_SIMD_AVX512_H
 
-#include "kernels.h"
+#include <immintrin.h>
 
-#define LANES_f32 16
-#define LANES_f64 8
-#define UNIT_f32 4
-#define UNIT_f64 2
-#define POW2_BITS_f32 4
-#define POW2_BITS_f64 4
-#define BESIDE_f32 1
-#define BESIDE_f64 4
+#define SF_ISA avx512
+#define SF_STREAM_FENCE() _mm_sfence()
 
-typedef __m512 v_f32;
-typedef __m512d v_f64;
+SF_TARGET_BEGIN_AVX512
 
-SF_INLINE __mmask16 first_lanes_f32(ptrdiff_t n) { return (__mmask16)((1u << n) - 1); }
-SF_INLINE __mmask8 first_lanes_f64(ptrdiff_t n) { return (__mmask8)((1u << n) - 1); }
+#if !SF_DOUBLE
 
-SF_INLINE v_f32 v_set1_f32(float a) { return _mm512_set1_ps(a); }
-SF_INLINE v_f32 v_load_f32(const float *p) { return _mm512_loadu_ps(p); }
-SF_INLINE void v_store_f32(float *p, v_f32 a) { _mm512_storeu_ps(p, a); }
-SF_INLINE void v_stream_f32(float *p, v_f32 a) { _mm512_stream_ps(p, a); }
-SF_INLINE v_f32 v_load_first_f32(const float *p, ptrdiff_t n, float fill)
+#define LANES 16
+#define COLUMNS 4
+#define POW2_BITS 4
+#define EXP_INTERLEAVE 1
+
+typedef __m512 vec;
+SF_INLINE __mmask16 first_lanes(ptrdiff_t n) { return (__mmask16)((1u << n) - 1); }
+SF_INLINE vec vset1(float a) { return _mm512_set1_ps(a); }
+SF_INLINE vec vload(const float *p) { return _mm512_loadu_ps(p); }
+SF_INLINE void vstore(float *p, vec a) { _mm512_storeu_ps(p, a); }
+SF_INLINE void vstream(float *p, vec a) { _mm512_stream_ps(p, a); }
+SF_INLINE vec vload_first(const float *p, ptrdiff_t n, float fill)
 {
-    return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first_lanes_f32(n), p);
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first_lanes(n), p);
 }
-SF_INLINE void v_store_first_f32(float *p, v_f32 a, ptrdiff_t n)
+SF_INLINE void vstore_first(float *p, vec a, ptrdiff_t n)
 {
-    _mm512_mask_storeu_ps(p, first_lanes_f32(n), a);
+    _mm512_mask_storeu_ps(p, first_lanes(n), a);
 }
-SF_INLINE v_f32 v_add_f32(v_f32 a, v_f32 b) { return _mm512_add_ps(a, b); }
-SF_INLINE v_f32 v_sub_f32(v_f32 a, v_f32 b) { return _mm512_sub_ps(a, b); }
-SF_INLINE v_f32 v_mul_f32(v_f32 a, v_f32 b) { return _mm512_mul_ps(a, b); }
-SF_INLINE v_f32 v_div_f32(v_f32 a, v_f32 b) { return _mm512_div_ps(a, b); }
-SF_INLINE v_f32 v_fma_f32(v_f32 a, v_f32 b, v_f32 c) { return _mm512_fmadd_ps(a, b, c); }
-SF_INLINE v_f32 v_max_f32(v_f32 a, v_f32 b) { return _mm512_max_ps(a, b); }
-SF_INLINE float v_hmax_f32(v_f32 a)
+SF_INLINE vec vadd(vec a, vec b) { return _mm512_add_ps(a, b); }
+SF_INLINE vec vsub(vec a, vec b) { return _mm512_sub_ps(a, b); }
+SF_INLINE vec vmul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+SF_INLINE vec vdiv(vec a, vec b) { return _mm512_div_ps(a, b); }
+SF_INLINE vec vfma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+SF_INLINE vec vmax(vec a, vec b) { return _mm512_max_ps(a, b); }
+SF_INLINE float vhmax(vec a)
 {
     a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0x4e));
     a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0xb1));
@@ -45,7 +45,7 @@ SF_INLINE float v_hmax_f32(v_f32 a)
     a = _mm512_max_ps(a, _mm512_shuffle_ps(a, a, 0xb1));
     return _mm512_cvtss_f32(a);
 }
-SF_INLINE v_f32 v_pow2_f32(v_f32 z)
+SF_INLINE vec vpow2(vec z)
 {
     static const SF_ALIGNED(64) uint32_t table[16] = {
         0x00000000, 0xfffdaac3, 0xfffb95c2, 0xfff9c3d3, 0xfff837f0, 0xfff6f532, 0xfff5fed7, 0xfff5583f,
@@ -54,28 +54,27 @@ SF_INLINE v_f32 v_pow2_f32(v_f32 z)
     __m512i entry = _mm512_permutexvar_epi32(n, _mm512_load_si512(table));
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(n, 19), entry));
 }
-SF_INLINE unsigned v_equal_bits_f32(v_f32 a, v_f32 b)
+SF_INLINE unsigned vequal_mask(vec a, vec b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
 }
-SF_INLINE v_f32 v_zero_where_zero_f32(v_f32 test, v_f32 a)
+SF_INLINE vec vzero_where_zero(vec test, vec a)
 {
     return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_EQ_OQ),
                               _mm512_setzero_ps());
 }
-SF_INLINE v_f32 v_one_where_zero_f32(v_f32 test)
+SF_INLINE vec vone_where_zero(vec test)
 {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_EQ_OQ),
                                _mm512_set1_ps(1.0f));
 }
-SF_INLINE v_f32 v_fraction_f32(v_f32 d, v_f32 hi, v_f32 lo, v_f32 n)
+SF_INLINE vec vfraction(vec d, vec hi, vec lo, vec n)
 {
     return _mm512_fmadd_ps(d, lo, _mm512_fmsub_ps(d, hi, n));
 }
-
 /* Rows i, i + 4, i + 8 and i + 12 share a register, so that 4 x 4 transposes within 128 bits put
  * the rows in order. */
-SF_INLINE void v_transpose_4x4_f32(v_f32 *r)
+SF_INLINE void vtranspose_4x4(vec *r)
 {
     __m512 low_01 = _mm512_unpacklo_ps(r[0], r[1]), high_01 = _mm512_unpackhi_ps(r[0], r[1]);
     __m512 low_23 = _mm512_unpacklo_ps(r[2], r[3]), high_23 = _mm512_unpackhi_ps(r[2], r[3]);
@@ -84,7 +83,7 @@ SF_INLINE void v_transpose_4x4_f32(v_f32 *r)
     r[2] = _mm512_shuffle_ps(high_01, high_23, 0x44);
     r[3] = _mm512_shuffle_ps(high_01, high_23, 0xee);
 }
-SF_INLINE void v_load_unit_f32(const float *p, ptrdiff_t stride, v_f32 *columns)
+SF_INLINE void vload_transposed(const float *p, ptrdiff_t stride, vec *columns)
 {
     for (int i = 0; i < 4; i++) {
         __m512 r = _mm512_castps128_ps512(_mm_loadu_ps(p + i * stride));
@@ -92,12 +91,12 @@ SF_INLINE void v_load_unit_f32(const float *p, ptrdiff_t stride, v_f32 *columns)
         r = _mm512_insertf32x4(r, _mm_loadu_ps(p + (i + 8) * stride), 2);
         columns[i] = _mm512_insertf32x4(r, _mm_loadu_ps(p + (i + 12) * stride), 3);
     }
-    v_transpose_4x4_f32(columns);
+    vtranspose_4x4(columns);
 }
-SF_INLINE void v_store_unit_f32(float *p, ptrdiff_t stride, const v_f32 *columns)
+SF_INLINE void vstore_transposed(float *p, ptrdiff_t stride, const vec *columns)
 {
-    v_f32 r[4] = {columns[0], columns[1], columns[2], columns[3]};
-    v_transpose_4x4_f32(r);
+    vec r[4] = {columns[0], columns[1], columns[2], columns[3]};
+    vtranspose_4x4(r);
     for (int i = 0; i < 4; i++) {
         _mm_storeu_ps(p + i * stride, _mm512_castps512_ps128(r[i]));
         _mm_storeu_ps(p + (i + 4) * stride, _mm512_extractf32x4_ps(r[i], 1));
@@ -105,34 +104,50 @@ SF_INLINE void v_store_unit_f32(float *p, ptrdiff_t stride, const v_f32 *columns
         _mm_storeu_ps(p + (i + 12) * stride, _mm512_extractf32x4_ps(r[i], 3));
     }
 }
-
-
-SF_INLINE v_f64 v_set1_f64(double a) { return _mm512_set1_pd(a); }
-SF_INLINE v_f64 v_load_f64(const double *p) { return _mm512_loadu_pd(p); }
-SF_INLINE void v_store_f64(double *p, v_f64 a) { _mm512_storeu_pd(p, a); }
-SF_INLINE void v_stream_f64(double *p, v_f64 a) { _mm512_stream_pd(p, a); }
-SF_INLINE v_f64 v_load_first_f64(const double *p, ptrdiff_t n, double fill)
+SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 {
-    return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), first_lanes_f64(n), p);
+    ptrdiff_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + i))));
+    for (; i < n; i++)
+        out[i] = sf_float_from_half(p[i]);
 }
-SF_INLINE void v_store_first_f64(double *p, v_f64 a, ptrdiff_t n)
+
+#else
+
+#define LANES 8
+#define COLUMNS 2
+#define POW2_BITS 4
+#define EXP_INTERLEAVE 4
+
+typedef __m512d vec;
+SF_INLINE __mmask8 first_lanes(ptrdiff_t n) { return (__mmask8)((1u << n) - 1); }
+SF_INLINE vec vset1(double a) { return _mm512_set1_pd(a); }
+SF_INLINE vec vload(const double *p) { return _mm512_loadu_pd(p); }
+SF_INLINE void vstore(double *p, vec a) { _mm512_storeu_pd(p, a); }
+SF_INLINE void vstream(double *p, vec a) { _mm512_stream_pd(p, a); }
+SF_INLINE vec vload_first(const double *p, ptrdiff_t n, double fill)
 {
-    _mm512_mask_storeu_pd(p, first_lanes_f64(n), a);
+    return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), first_lanes(n), p);
 }
-SF_INLINE v_f64 v_add_f64(v_f64 a, v_f64 b) { return _mm512_add_pd(a, b); }
-SF_INLINE v_f64 v_sub_f64(v_f64 a, v_f64 b) { return _mm512_sub_pd(a, b); }
-SF_INLINE v_f64 v_mul_f64(v_f64 a, v_f64 b) { return _mm512_mul_pd(a, b); }
-SF_INLINE v_f64 v_div_f64(v_f64 a, v_f64 b) { return _mm512_div_pd(a, b); }
-SF_INLINE v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return _mm512_fmadd_pd(a, b, c); }
-SF_INLINE v_f64 v_max_f64(v_f64 a, v_f64 b) { return _mm512_max_pd(a, b); }
-SF_INLINE double v_hmax_f64(v_f64 a)
+SF_INLINE void vstore_first(double *p, vec a, ptrdiff_t n)
+{
+    _mm512_mask_storeu_pd(p, first_lanes(n), a);
+}
+SF_INLINE vec vadd(vec a, vec b) { return _mm512_add_pd(a, b); }
+SF_INLINE vec vsub(vec a, vec b) { return _mm512_sub_pd(a, b); }
+SF_INLINE vec vmul(vec a, vec b) { return _mm512_mul_pd(a, b); }
+SF_INLINE vec vdiv(vec a, vec b) { return _mm512_div_pd(a, b); }
+SF_INLINE vec vfma(vec a, vec b, vec c) { return _mm512_fmadd_pd(a, b, c); }
+SF_INLINE vec vmax(vec a, vec b) { return _mm512_max_pd(a, b); }
+SF_INLINE double vhmax(vec a)
 {
     a = _mm512_max_pd(a, _mm512_shuffle_f64x2(a, a, 0x4e));
     a = _mm512_max_pd(a, _mm512_shuffle_f64x2(a, a, 0xb1));
     a = _mm512_max_pd(a, _mm512_shuffle_pd(a, a, 0x55));
     return _mm512_cvtsd_f64(a);
 }
-SF_INLINE v_f64 v_pow2_f64(v_f64 z)
+SF_INLINE vec vpow2(vec z)
 {
     static const SF_ALIGNED(64) uint64_t table[16] = {
         0x0000000000000000, 0xffffb5586cf9890f, 0xffff72b83c7d517b, 0xffff387a6e756238,
@@ -143,50 +158,50 @@ SF_INLINE v_f64 v_pow2_f64(v_f64 z)
     __m512i entry = _mm512_permutex2var_epi64(_mm512_load_si512(table), n, _mm512_load_si512(table + 8));
     return _mm512_castsi512_pd(_mm512_add_epi64(_mm512_slli_epi64(n, 48), entry));
 }
-SF_INLINE unsigned v_equal_bits_f64(v_f64 a, v_f64 b)
+SF_INLINE unsigned vequal_mask(vec a, vec b)
 {
     return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ);
 }
-SF_INLINE v_f64 v_zero_where_zero_f64(v_f64 test, v_f64 a)
+SF_INLINE vec vzero_where_zero(vec test, vec a)
 {
     return _mm512_mask_mov_pd(a, _mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_EQ_OQ),
                               _mm512_setzero_pd());
 }
-SF_INLINE v_f64 v_one_where_zero_f64(v_f64 test)
+SF_INLINE vec vone_where_zero(vec test)
 {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_EQ_OQ),
                                _mm512_set1_pd(1.0));
 }
-SF_INLINE v_f64 v_fraction_f64(v_f64 d, v_f64 hi, v_f64 lo, v_f64 n)
+SF_INLINE vec vfraction(vec d, vec hi, vec lo, vec n)
 {
     return _mm512_fmadd_pd(d, lo, _mm512_fmsub_pd(d, hi, n));
 }
-SF_INLINE v_f64 load_4_pairs(const double *p, ptrdiff_t stride)
+SF_INLINE vec load_4_pairs(const double *p, ptrdiff_t stride)
 {
     __m512d r = _mm512_castpd128_pd512(_mm_loadu_pd(p));
     r = _mm512_insertf64x2(r, _mm_loadu_pd(p + 2 * stride), 1);
     r = _mm512_insertf64x2(r, _mm_loadu_pd(p + 4 * stride), 2);
     return _mm512_insertf64x2(r, _mm_loadu_pd(p + 6 * stride), 3);
 }
-SF_INLINE void store_4_pairs(double *p, ptrdiff_t stride, v_f64 r)
+SF_INLINE void store_4_pairs(double *p, ptrdiff_t stride, vec r)
 {
     _mm_storeu_pd(p, _mm512_castpd512_pd128(r));
     _mm_storeu_pd(p + 2 * stride, _mm512_extractf64x2_pd(r, 1));
     _mm_storeu_pd(p + 4 * stride, _mm512_extractf64x2_pd(r, 2));
     _mm_storeu_pd(p + 6 * stride, _mm512_extractf64x2_pd(r, 3));
 }
-SF_INLINE void v_load_unit_f64(const double *p, ptrdiff_t stride, v_f64 *columns)
+SF_INLINE void vload_transposed(const double *p, ptrdiff_t stride, vec *columns)
 {
     __m512d even = load_4_pairs(p, stride), odd = load_4_pairs(p + stride, stride);
     columns[0] = _mm512_unpacklo_pd(even, odd);
     columns[1] = _mm512_unpackhi_pd(even, odd);
 }
-SF_INLINE void v_store_unit_f64(double *p, ptrdiff_t stride, const v_f64 *columns)
+SF_INLINE void vstore_transposed(double *p, ptrdiff_t stride, const vec *columns)
 {
     store_4_pairs(p, stride, _mm512_unpacklo_pd(columns[0], columns[1]));
     store_4_pairs(p + stride, stride, _mm512_unpackhi_pd(columns[0], columns[1]));
 }
-SF_INLINE v_f64 v_split_f64(v_f64 u, v_f64 *mantissa)
+SF_INLINE vec vsplit(vec u, vec *mantissa)
 {
     const __m512i sqrt_half = _mm512_set1_epi64((long long)SF_SQRT_HALF_BITS);
     __m512i bits = _mm512_add_epi64(
@@ -198,13 +213,6 @@ SF_INLINE v_f64 v_split_f64(v_f64 u, v_f64 *mantissa)
     return _mm512_cvtepi64_pd(exponent);
 }
 
-SF_INLINE void v_widen_f16(const uint16_t *p, float *out, ptrdiff_t n)
-{
-    ptrdiff_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + i))));
-    for (; i < n; i++)
-        out[i] = sf_float_from_half(p[i]);
-}
+#endif
 
 #endif

@@ -1,0 +1,188 @@
+#include "beyond.h"
+#include "scalars.h"
+
+enum { BY_TEMPERATURE = 1, BY_CLASS_WEIGHTS = 2, BY_PROBABILITIES = 4, BY_SCALE = 8 };
+
+static int is_double_call(const sf_call *call) { return call->kernels == call->doubles; }
+
+static int is_far(const sf_call *call, double temperature)
+{
+    return is_double_call(call)
+        ? temperature < SF_DOUBLE_TEMPERATURE_MIN || temperature > SF_DOUBLE_TEMPERATURE_MAX
+        : temperature < SF_FLOAT_TEMPERATURE_MIN || temperature > SF_FLOAT_TEMPERATURE_MAX;
+}
+
+/* A weight, target or scale with which products in float neither vanish nor overflow. */
+static int is_tame(double a)
+{
+    a = fabs(a);
+    return a == 0.0 || (a >= 0x1p-64 && a <= 0x1p64) || !isfinite(a);
+}
+
+/* The largest and the smallest but 0. */
+typedef struct { double least, most; } extent;
+
+static extent extent_of(const double *values, ptrdiff_t n)
+{
+    extent e = {1.0, 1.0};
+    int found = 0;
+    for (ptrdiff_t i = 0; values && i < n; i++)
+        if (values[i] != 0.0) {
+            e.least = found ? SF_MIN(e.least, values[i]) : values[i];
+            e.most = found ? SF_MAX(e.most, values[i]) : values[i];
+            found = 1;
+        }
+    return e;
+}
+
+int sf_reach(const sf_call *call, int operation)
+{
+    const sf_targets *targets = call->targets;
+    const sf_operation *o = &call->kernels->operations[operation];
+    int reach = 0;
+    if (o->entries)
+        return 0;
+    extent t = {call->temperature[0], call->temperature[0]};
+    if (call->temperature_step)
+        t = extent_of(call->temperature, call->n_rows);
+    if (is_far(call, t.least) || is_far(call, t.most))
+        reach |= BY_TEMPERATURE;
+    if (is_double_call(call) || !(o->flags & SF_READS_TARGETS))
+        return reach;
+    extent w = extent_of(targets->class_weight, call->n_classes);
+    if (!sf_is_hard_label(targets)) {
+        if (!is_tame(w.least) || !is_tame(w.most))
+            reach |= BY_CLASS_WEIGHTS;
+        if (!sf_has_labels(targets) && targets->probabilities.kind == SF_F64)
+            reach |= BY_PROBABILITIES;
+    }
+    if (operation == SF_SOFTMAX_LOSS_GRAD) {
+        extent v = extent_of(targets->sample_weight, call->n_rows);
+        if (!is_tame(targets->gradient_scale * v.least * w.least / t.most)
+            || !is_tame(targets->gradient_scale * v.most * w.most / t.least))
+            reach |= BY_SCALE;
+    }
+    return reach;
+}
+
+static int has_wild_probability(const sf_call *call, ptrdiff_t row)
+{
+    const sf_input *in = &call->targets->probabilities;
+    const double *p = (const double *)in->data + sf_input_offset(call, in, row);
+    for (ptrdiff_t c = 0; c < call->n_classes; c++)
+        if (!is_tame(p[c * in->class_stride]))
+            return 1;
+    return 0;
+}
+
+int sf_is_beyond(const sf_call *call, int operation, int reach, ptrdiff_t row)
+{
+    const sf_targets *targets = call->targets;
+    const double temperature = sf_temperature_of(call, row);
+    sf_result ignored = sf_no_result();
+    if ((reach & BY_TEMPERATURE) && is_far(call, temperature))
+        return 1;
+    if (!(reach & ~BY_TEMPERATURE) || !sf_row_counts(targets, row, call->n_classes, &ignored))
+        return 0;
+    if ((reach & BY_CLASS_WEIGHTS) || ((reach & BY_PROBABILITIES) && has_wild_probability(call, row)))
+        return 1;
+    (void)operation;
+    return (reach & BY_SCALE)
+        && !is_tame(targets->gradient_scale * sf_sample_weight(targets, row)
+                    * sf_label_weight(targets, row) / temperature);
+}
+
+size_t sf_beyond_bytes(const sf_call *call)
+{
+    ptrdiff_t entries = call->n_classes + (call->indices ? call->n_indices : 0);
+    return (size_t)(SF_ROUND_UP(entries * (ptrdiff_t)sizeof(double))
+                    + SF_BLOCK_SCRATCH(call->n_classes, (ptrdiff_t)sizeof(double)));
+}
+
+static double entry_of(const sf_input *in, ptrdiff_t i)
+{
+    switch (in->kind) {
+    case SF_F32: return ((const float *)in->data)[i];
+    case SF_F64: return ((const double *)in->data)[i];
+    case SF_F16: return sf_float_from_half(((const uint16_t *)in->data)[i]);
+    default: return sf_float_from_bfloat(((const uint16_t *)in->data)[i]);
+    }
+}
+
+static void put_entry(const sf_call *call, void *data, ptrdiff_t i, double value)
+{
+    if (is_double_call(call))
+        ((double *)data)[i] = value;
+    else
+        ((float *)data)[i] = (float)value;
+}
+
+/* Where even double does not reach T, the row is replaced by that of (x - m)/T at T = 1, m its maximum
+ * or the shift given. */
+void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result *result, void *scratch)
+{
+    const ptrdiff_t n = call->n_classes;
+    double *x = (double *)scratch, *chosen = x + n;
+    void *more = (char *)scratch + sf_beyond_bytes(call)
+               - SF_BLOCK_SCRATCH(n, (ptrdiff_t)sizeof(double));
+    const double given = sf_temperature_of(call, row), one = 1.0;
+    const double shift = operation == SF_EXPONENTIALS ? call->row_max[row] : 0.0, no_shift = 0.0;
+    const int replaced = given < SF_DOUBLE_TEMPERATURE_MIN || given > SF_DOUBLE_TEMPERATURE_MAX;
+    double m = operation == SF_EXPONENTIALS ? shift : -INFINITY, lse = 0.0, loss = 0.0;
+    sf_targets targets;
+    sf_result found = sf_no_result();
+    sf_call own = sf_rows_from(call, row, &targets);
+    const sf_output out = own.out;
+    const sf_sink sink = {&found, 0, 0};
+
+    for (ptrdiff_t c = 0; c < n; c++) {
+        x[c] = entry_of(&own.x, c * own.x.class_stride);
+        if (operation != SF_EXPONENTIALS && x[c] > m)
+            m = x[c];
+    }
+    const int shifted = replaced && isfinite(m);
+    for (ptrdiff_t c = 0; shifted && c < n; c++)
+        x[c] = x[c] <= m ? sf_quotient(x[c], m, given) : x[c];
+
+    own.kernels = call->doubles;
+    own.x.data = x;
+    own.x.kind = SF_F64;
+    own.x.class_stride = 1;
+    own.n_rows = own.inner = 1;
+    own.temperature_step = 0;
+    own.temperature = replaced ? &one : &given;
+    own.stream = own.prefetch = 0;
+    own.out.data = operation == SF_LOGSUMEXP ? &lse : call->indices ? chosen : x;
+    own.out.class_stride = 1;
+    if (operation == SF_EXPONENTIALS)
+        own.row_max = (double *)(shifted ? &no_shift : &shift);
+    if (call->targets && targets.row_losses)
+        targets.row_losses = &loss;
+    if (!call->out.data)
+        own.out.data = NULL;
+    own.kernels->walk(&own, &own.kernels->operations[operation], 0, 1, sink, more, NULL, 1);
+
+    if (result) {
+        sf_sum_merge(&result->loss, found.loss);
+        sf_sum_merge(&result->weight, found.weight);
+        if (result->bad_label_row < 0 && found.bad_label_row >= 0)
+            result->bad_label_row = row;
+        if (result->bad_value_row < 0 && found.bad_value_row >= 0)
+            result->bad_value_row = row;
+    }
+    if (call->targets && call->targets->row_losses)
+        put_entry(call, call->targets->row_losses, row, loss);
+    if (operation == SF_LOGSUMEXP) {
+        put_entry(call, out.data, 0, shifted ? m / given + lse : lse);
+    } else if (operation == SF_ROW_STATS) {
+        if (shifted)
+            call->row_max[row] = m;
+    } else if (call->indices) {
+        for (ptrdiff_t k = 0; k < call->n_indices; k++)
+            put_entry(call, out.data, k, chosen[k]);
+    } else if (out.data) {
+        const double factor = operation == SF_SOFTMAX_LOSS_GRAD && replaced ? given : 1.0;
+        for (ptrdiff_t c = 0; c < n; c++)
+            put_entry(call, out.data, c * out.class_stride, x[c] / factor);
+    }
+}

@@ -1,0 +1,189 @@
+/* Binary losses of entries, which are rows of one class.  With q = log(1 + exp(-|z|)), z = x/T:
+ * -log sigmoid(z) = q + max(-z, 0), -log(1 - sigmoid(z)) = q + max(z, 0). */
+
+enum { CHUNK = 256 }; /* entries that are worked on together */
+
+SF_INLINE double pos_weight_of(const sf_targets *targets, ptrdiff_t i)
+{
+    return targets->pos_weight ? targets->pos_weight[i * targets->pos_weight_step] : 1.0;
+}
+
+/* weight * value, where a weight of 0 leaves nothing of an infinity. */
+SF_INLINE double weighted(double weight, double value) { return weight == 0.0 ? 0.0 : weight * value; }
+
+/* In double, n <= CHUNK losses from the entry first on, before the weights of samples. */
+static SF_NOINLINE void exact_binary_losses(const sf_call *call, ptrdiff_t first, ptrdiff_t n,
+                                            const real *values, const double *t, const int of_logits,
+                                            double *losses)
+{
+    SF_ALIGNED(64) double x[CHUNK];
+    SF_ALIGNED(64) double positive[CHUNK]; /* the loss of a target 1 */
+    SF_ALIGNED(64) double negative[CHUNK]; /* the loss of a target 0 */
+    SF_ASSUME(n > 0);
+    for (ptrdiff_t i = 0; i < n; i++)
+        x[i] = values[i];
+    if (of_logits) {
+        for (ptrdiff_t i = 0; i < n; i++)
+            x[i] /= sf_temperature_of(call, first + i);
+        for (ptrdiff_t i = 0; i < n; i++)
+            positive[i] = -fabs(x[i]);
+        exp_doubles(positive, positive, n, sf_make_scale(1.0));
+        log1p_doubles(positive, positive, n);
+        for (ptrdiff_t i = 0; i < n; i++) {
+            negative[i] = positive[i] + (x[i] > 0 ? x[i] : 0.0);
+            positive[i] += x[i] < 0 ? -x[i] : 0.0;
+        }
+        for (ptrdiff_t i = 0; call->targets->pos_weight && i < n; i++)
+            positive[i] = weighted(pos_weight_of(call->targets, first + i), positive[i]);
+    } else {
+        minus_logs(x, positive, n);
+        for (ptrdiff_t i = 0; i < n; i++)
+            negative[i] = x[i] / (1.0 - x[i]);
+        log1p_doubles(negative, negative, n);
+    }
+    for (ptrdiff_t i = 0; i < n; i++)
+        losses[i] = x[i] != x[i] ? x[i] : weighted(t[i], positive[i]) + weighted(1.0 - t[i], negative[i]);
+}
+
+#if !SF_DOUBLE
+
+/* A temperature and a weight of the positive term with which float keeps the digits. */
+SF_INLINE int is_within_float(double temperature, double weight)
+{
+    return temperature >= SF_FLOAT_TEMPERATURE_MIN && temperature <= SF_FLOAT_TEMPERATURE_MAX
+        && (weight == 0.0 || (weight >= 0x1p-64 && weight <= 0x1p64));
+}
+
+/* The same of logits, in float: a loss is a sum of terms >= 0, so that nothing cancels.  Entries with
+ * other temperatures or weights than the above, and what is not finite, are worked out in double. */
+static SF_NOINLINE void binary_losses_of_logits(const sf_call *call, ptrdiff_t first, ptrdiff_t n,
+                                                const float *values, const float *t, double *losses)
+{
+    const sf_targets *targets = call->targets;
+    const int varied = call->temperature_step || targets->pos_weight_step;
+    SF_ALIGNED(64) float hi[CHUNK], lo[CHUNK], floor[CHUNK], inverse[CHUNK], weight[CHUNK];
+    SF_ALIGNED(64) float l[CHUNK];
+    unsigned char within[CHUNK];
+    for (ptrdiff_t i = 0; i < (varied ? n : 1); i++) {
+        double temperature = sf_temperature_of(call, first + i), q = pos_weight_of(targets, first + i);
+        within[i] = (unsigned char)is_within_float(temperature, q);
+        sf_scale exact = sf_make_scale(within[i] ? temperature : 1.0);
+        split_scale(exact, &hi[i], &lo[i], &floor[i]);
+        inverse[i] = (float)exact.inverse;
+        weight[i] = within[i] ? (float)q : 1.0f;
+    }
+    const vec zero = vset1(0.0f), one = vset1(1.0f), unbias = vset1((float)EXP_UNBIAS);
+    vscale scale = {vset1(hi[0]), vset1(lo[0]), vset1(floor[0])};
+    vec factor = vset1(inverse[0]), w = vset1(weight[0]);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        int whole = i + LANES <= n;
+        if (varied) { /* behind the last entry anything goes: the arrays have room */
+            scale.hi = vload(hi + i);
+            scale.lo = vload(lo + i);
+            scale.floor = vload(floor + i);
+            factor = vload(inverse + i);
+            w = vload(weight + i);
+        }
+        vec x = whole ? vload(values + i) : vload_first(values + i, n - i, 0.0f);
+        vec target = whole ? vload(t + i) : vload_first(t + i, n - i, 0.0f);
+        vec minus = vsub(zero, x), rest = vsub(one, target);
+        vec e = vmul(vexp(vsub(zero, vmax(x, minus)), scale), unbias);
+        vec q = log1p_unit(e);
+        vec positive = vfma(vmax(minus, zero), factor, q);
+        vec negative = vfma(vmax(x, zero), factor, q);
+        vec share = vmul(target, w);
+        positive = vzero_where_zero(share, vmul(share, positive));
+        negative = vzero_where_zero(rest, vmul(rest, negative));
+        vstore(l + i, vadd(positive, negative));
+    }
+    int finite = 1;
+    for (ptrdiff_t i = 0; i < n; i++)
+        losses[i] = l[i];
+    for (ptrdiff_t i = 0; i < n; i++)
+        finite &= l[i] - l[i] == 0;
+    for (ptrdiff_t i = 0; (varied || !within[0] || !finite) && i < n; i++)
+        if (!isfinite(l[i]) || !within[varied ? i : 0]) {
+            double target = t[i];
+            exact_binary_losses(call, first + i, 1, values + i, &target, 1, &losses[i]);
+        }
+}
+
+#endif
+
+/* The first of n entries outside [0, 1] whose weight, if any is given, is not 0; else n. */
+static SF_NOINLINE ptrdiff_t first_that_matters(const real *p, ptrdiff_t n, const double *sample_weight)
+{
+    ptrdiff_t i = first_outside(p, n);
+    while (i < n && sample_weight && sample_weight[i] == 0.0)
+        i += 1 + first_outside(p + i + 1, n - i - 1);
+    return i;
+}
+
+/* n targets as doubles; returns the first outside [0, 1], or n.  Beside float entries they may be
+ * doubles. */
+static SF_NOINLINE ptrdiff_t load_targets(const sf_input *in, ptrdiff_t first, ptrdiff_t n, double *t)
+{
+    const real *own = (const real *)in->data + first;
+    const double *wider = (const double *)in->data + first;
+    ptrdiff_t bad = 0;
+    if (is_native(in)) {
+        for (ptrdiff_t i = 0; i < n; i++)
+            t[i] = own[i];
+        return interval_flags(own, n) & 1 ? first_outside(own, n) : n;
+    }
+    memcpy(t, wider, (size_t)n * sizeof *t);
+    while (bad < n && !(t[bad] < 0 || t[bad] > 1))
+        bad++;
+    return bad;
+}
+
+SF_INLINE void binary_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_result *result,
+                              const int of_logits)
+{
+    const sf_targets *targets = call->targets;
+    const sf_input *target = &targets->probabilities;
+    for (ptrdiff_t end = first + count; first < end; first += CHUNK) {
+        SF_ALIGNED(64) real x_buffer[CHUNK];
+        SF_ALIGNED(64) double losses[CHUNK], t[CHUNK];
+        const ptrdiff_t n = SF_MIN(CHUNK, end - first);
+        SF_ASSUME(n > 0);
+        const double *v = targets->sample_weight ? targets->sample_weight + first : NULL;
+        const real *values = fetch(&call->x, first, n, x_buffer);
+        ptrdiff_t bad = load_targets(target, first, n, t);
+        if (bad < n && result->bad_label_row < 0)
+            result->bad_label_row = first + bad;
+        if (!of_logits && (interval_flags(values, n) & 1) && result->bad_value_row < 0) {
+            bad = first_that_matters(values, n, v);
+            if (bad < n)
+                result->bad_value_row = first + bad;
+        }
+#if !SF_DOUBLE
+        if (of_logits && is_native(target))
+            binary_losses_of_logits(call, first, n, values, (const float *)target->data + first, losses);
+        else
+#endif
+            exact_binary_losses(call, first, n, values, t, of_logits, losses);
+        for (ptrdiff_t i = 0; v && i < n; i++)
+            losses[i] = weighted(v[i], losses[i]);
+        if (call->out.data) {
+            real *out = (real *)call->out.data + first;
+            for (ptrdiff_t i = 0; i < n; i++)
+                out[i] = (real)losses[i];
+        }
+        sf_sum weight = {(double)n, 0.0};
+        sf_sum_merge(&result->loss, sum_of_doubles(losses, n));
+        sf_sum_merge(&result->weight, v ? sum_of_doubles(v, n) : weight);
+    }
+}
+
+static void binary_cross_entropy_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                         sf_result *result)
+{
+    binary_entries(call, first, count, result, 0);
+}
+
+static void binary_cross_entropy_with_logits_entries(const sf_call *call, ptrdiff_t first,
+                                                     ptrdiff_t count, sf_result *result)
+{
+    binary_entries(call, first, count, result, 1);
+}

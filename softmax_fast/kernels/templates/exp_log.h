@@ -1,0 +1,254 @@
+/* exp and log over the vocabulary.
+ *
+ * exp(d/T) for d <= 0, as 2**(d * c) with c = log2(e)/T held in two words, so that a temperature
+ * costs neither time nor digits: z = d*c + magic rounds to n, a multiple of 2**-POW2_BITS, and
+ * f = d*c - n is at most half of that.  2**n comes from n's bits, those behind the point by a table
+ * in a register where the instruction set has a permutation for it; 2**f from a polynomial
+ * (relative error up to 2.5e-8 for float, 1.8e-17 for double).
+ * The result carries a factor 2**EXP_BIAS, which the caller's last multiplication takes out:
+ * so every result down to 0 is rounded once, and subnormals cost nothing extra.
+ *   range     d in [-inf, 0]; -inf gives at most 2**(EXP_FLOOR + EXP_BIAS + 1), which the bias turns to 0
+ *   NaN       NaN, whatever its sign and payload
+ *   error     below 1.5 ULP, which tests/test_exp_log.py asserts; benchmarks/accuracy.py measures it
+ * The bias also goes for d > 0 up to 2**EXP_BIAS, beyond which results mean nothing.
+ */
+
+typedef struct { vec hi, lo, floor; } vscale;
+
+#if SF_DOUBLE
+#define EXP_BIAS 128
+#define EXP_UNBIAS 0x1p-128
+#define EXP_FLOOR (-1148.0)
+#define EXP_ROUNDER (0x1.8p52 / (1 << POW2_BITS))
+#define EXP_MAGIC (EXP_ROUNDER + 1023 + EXP_BIAS)
+#define EXP_VANISHES 0.0
+#else
+#define EXP_BIAS 64
+#define EXP_UNBIAS 0x1p-64
+#define EXP_FLOOR (-188.0)
+#define EXP_ROUNDER (0x1.8p23 / (1 << POW2_BITS))
+#define EXP_MAGIC (EXP_ROUNDER + 127 + EXP_BIAS)
+#define EXP_VANISHES 0x1p-86 /* 2**(EXP_BIAS - 150): sums below it are 0 in float */
+#endif
+
+SF_INLINE void split_scale(sf_scale c, real *hi, real *lo, real *floor)
+{
+#if SF_DOUBLE && defined(SF_SPLIT_SCALE)
+    uint64_t bits;
+    double top;
+    memcpy(&bits, &c.hi, sizeof bits);
+    bits &= ~(uint64_t)0x7ffffff;
+    memcpy(&top, &bits, sizeof top);
+#else
+    real top = (real)c.hi;
+#endif
+    *hi = top;
+    *lo = (real)((c.hi - (double)top) + c.lo);
+    *floor = (real)(EXP_FLOOR / c.hi);
+}
+
+SF_INLINE vscale set_scale(sf_scale c)
+{
+    real hi, lo, floor;
+    split_scale(c, &hi, &lo, &floor);
+    vscale scale = {vset1(hi), vset1(lo), vset1(floor)};
+    return scale;
+}
+
+/* 2**f = 1 + f p(f), |f| <= 2**-POW2_BITS / 2: the coefficients of p. */
+#if SF_DOUBLE && POW2_BITS == 0
+static const double exp_coefficient[] = {
+    0x1.c063841f3a21dp-32, 0x1.e605f964b639dp-28, 0x1.b54167a1b0034p-24, 0x1.62bfd49ededd3p-20,
+    0x1.ffcbee3b0a61cp-17, 0x1.43091309610fcp-13, 0x1.5d87fe7bbbe09p-10, 0x1.3b2ab6fba1e1cp-7,
+    0x1.c6b08d7048f31p-5, 0x1.ebfbdff82c598p-3, 0x1.62e42fefa39f3p-1};
+#elif SF_DOUBLE && POW2_BITS == 1
+static const double exp_coefficient[] = {
+    0x1.b4d3368ed69aep-24, 0x1.6309ece3dc5f6p-20, 0x1.ffcc1faab932cp-17, 0x1.43090b3b2fae4p-13,
+    0x1.5d87fe750e50dp-10, 0x1.3b2ab6fc489a5p-7, 0x1.c6b08d704a8b1p-5, 0x1.ebfbdff82c482p-3,
+    0x1.62e42fefa39efp-1};
+#elif SF_DOUBLE && POW2_BITS == 4
+static const double exp_coefficient[] = {
+    0x1.430818c6a9584p-13, 0x1.5d89bdcd2e703p-10, 0x1.3b2ab6fe2708bp-7, 0x1.c6b08d6e8ba03p-5,
+    0x1.ebfbdff82c553p-3, 0x1.62e42fefa39fdp-1};
+#elif POW2_BITS == 0
+static const float exp_coefficient[] = {
+    0x1.470b48p-13f, 0x1.5f7276p-10f, 0x1.3b270ep-7f, 0x1.c6ae72p-5f, 0x1.ebfbe2p-3f, 0x1.62e432p-1f};
+#elif POW2_BITS == 3
+static const float exp_coefficient[] = {0x1.c6a004p-5f, 0x1.ec0c32p-3f, 0x1.62e432p-1f};
+#else
+static const float exp_coefficient[] = {0x1.c6ac6ap-5f, 0x1.ebfff4p-3f, 0x1.62e43p-1f};
+#endif
+
+/* exp of EXP_INTERLEAVE vectors in place, step by step, or of one. */
+SF_INLINE void exp_steps(vec *d, const int count, vscale c)
+{
+    enum { degree = sizeof exp_coefficient / sizeof *exp_coefficient };
+    const vec magic = vset1((real)EXP_MAGIC);
+    vec z[4], f[4], p[4];
+    for (int k = 0; k < count; k++) {
+        d[k] = vmax(c.floor, d[k]);
+        z[k] = vfma(d[k], c.hi, magic);
+    }
+    for (int k = 0; k < count; k++) {
+        f[k] = vfraction(d[k], c.hi, c.lo, vsub(z[k], magic));
+        p[k] = vset1(exp_coefficient[0]);
+    }
+    int i = 1;
+    if (EXP_INTERLEAVE == 1) { /* in pairs, by powers of f*f: a chain half as long */
+        vec square = vmul(f[0], f[0]);
+        if (degree % 2)
+            p[0] = vfma(p[0], f[0], vset1(exp_coefficient[i++]));
+        for (; i < degree - 1; i += 2) {
+            vec pair = vfma(vset1(exp_coefficient[i]), f[0],
+                              vset1(exp_coefficient[i + 1]));
+            p[0] = vfma(p[0], square, pair);
+        }
+    }
+    for (; i < degree; i++)
+        for (int k = 0; k < count; k++)
+            p[k] = vfma(p[k], f[k], vset1(exp_coefficient[i]));
+    for (int k = 0; k < count; k++) {
+        vec power = vpow2(z[k]);
+        d[k] = vfma(vmul(power, f[k]), p[k], power);
+    }
+}
+
+SF_INLINE vec vexp(vec d, vscale c)
+{
+    exp_steps(&d, 1, c);
+    return d;
+}
+
+/* Running sums of each lane with what their roundings lost (Kahan): the error of the true sum,
+ * sum - lost, does not grow with the number of addends. */
+typedef struct { vec sum, lost; } wide;
+
+SF_INLINE wide wide_zero(void)
+{
+    wide w = {vset1(0), vset1(0)};
+    return w;
+}
+
+SF_INLINE wide wide_add(wide w, vec a)
+{
+    vec y = vsub(a, w.lost), total = vadd(w.sum, y);
+    w.lost = vsub(vsub(total, w.sum), y);
+    w.sum = total;
+    return w;
+}
+
+SF_INLINE void wide_store(double *p, wide w)
+{
+    real sum[LANES], lost[LANES];
+    vstore(sum, w.sum);
+    vstore(lost, w.lost);
+    for (int i = 0; i < LANES; i++)
+        p[i] = (double)sum[i] - (double)lost[i];
+}
+
+#if !SF_DOUBLE
+
+/* log(1 + q) for 0 <= q <= 1, as 2 atanh(t/2) with t = q/(1 + q/2), by a polynomial in t*t (relative
+ * error 9e-10). */
+SF_INLINE vec log1p_unit(vec q)
+{
+    static const float coefficient[5] = {0x1.dba26p-14f, 0x1.bc8cf8p-12f, 0x1.24c926p-9f,
+                                         0x1.9998d4p-7f, 0x1.555556p-4f};
+    vec t = vdiv(q, vfma(q, vset1(0.5f), vset1(1.0f)));
+    vec w = vmul(t, t), p = vset1(coefficient[0]);
+    for (int i = 1; i < 5; i++)
+        p = vfma(p, w, vset1(coefficient[i]));
+    return vfma(vmul(t, w), p, t);
+}
+
+#endif
+
+#if SF_DOUBLE
+
+/* log(1 + r) for r >= 0: u + e = 1 + r exactly, u = f * 2**k with f in [sqrt(1/2), sqrt(2)),
+ * log(f) = 2 atanh(s), s = (f - 1)/(f + 1), by a polynomial in s*s (relative error 1.2e-18).
+ *   NaN, inf  themselves      error  tests/test_exp_log.py asserts 1.5 ULP */
+SF_INLINE vec log1p_of(vec r)
+{
+    static const double coefficient[7] = {
+        0x1.2f056395f5a67p-3, 0x1.39a1bab2e7e3cp-3, 0x1.74663ee8bc916p-3, 0x1.c71c52095abb5p-3,
+        0x1.24924941f1295p-2, 0x1.999999997fdb7p-2, 0x1.5555555555592p-1};
+    const vec one = vset1(1.0);
+    vec u = vadd(one, r), added = vsub(u, one);
+    vec e = vadd(vsub(one, vsub(u, added)), vsub(r, added));
+    vec mantissa, k = vsplit(u, &mantissa);
+    vec f = vsub(mantissa, one);
+    vec s = vdiv(f, vadd(mantissa, one));
+    vec z = vmul(s, s), p = vset1(coefficient[0]);
+    for (int i = 1; i < 7; i++)
+        p = vfma(p, z, vset1(coefficient[i]));
+    p = vmul(p, z);
+    /* log(1 + f) = f - (f*f/2 - s*(f*f/2 + p)) */
+    vec half_square = vmul(vmul(f, f), vset1(0.5));
+    vec tail = vmul(s, vadd(half_square, p));
+    tail = vadd(tail, vdiv(e, u));
+    tail = vfma(k, vset1(0x1.ef35793c76730p-45), tail); /* log(2) - its upper part */
+    vec result = vsub(f, vsub(half_square, tail));
+    result = vfma(k, vset1(0x1.62e42fefa3800p-1), result);
+    return vmax(result, vmul(r, vset1(0x1p-1020)));
+}
+
+void log1p_doubles(const double *x, double *out, ptrdiff_t n)
+{
+    for (; n >= LANES; n -= LANES, x += LANES, out += LANES)
+        vstore(out, log1p_of(vload(x)));
+    if (n)
+        vstore_first(out, log1p_of(vload_first(x, n, 0.0)), n);
+}
+
+void minus_logs(const double *p, double *out, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        double scaled = (p[i] < 0x1p-1000 ? p[i] * 0x1p200 : p[i]) + 0.0; /* -0 becomes 0 */
+        out[i] = (1.0 - scaled) / scaled;
+    }
+    log1p_doubles(out, out, n);
+    for (ptrdiff_t i = 0; i < n; i++)
+        out[i] += p[i] < 0x1p-1000 ? 138.62943611198906 : 0.0;
+}
+
+sf_sum sum_of_doubles(const double *x, ptrdiff_t n)
+{
+    sf_sum result = {0.0, 0.0};
+    ptrdiff_t i = 0;
+    if (n >= 4 * LANES) {
+        vec sum = vset1(0.0), lost = sum;
+        double sums[LANES], losts[LANES];
+        for (; i + LANES <= n; i += LANES) {
+            vec a = vload(x + i), total = vadd(sum, a), added = vsub(total, sum);
+            lost = vadd(lost, vadd(vsub(sum, vsub(total, added)), vsub(a, added)));
+            sum = total;
+        }
+        vstore(sums, sum);
+        vstore(losts, lost);
+        for (int k = 0; k < LANES; k++) {
+            sf_sum part = {sums[k], losts[k]};
+            sf_sum_merge(&result, part);
+        }
+    }
+    for (; i < n; i++)
+        sf_sum_add(&result, x[i]);
+    return result;
+}
+
+#endif
+
+/* Without the bias. */
+static SF_NOINLINE void exp_array(const real *x, real *out, ptrdiff_t n, sf_scale c)
+{
+    vscale scale = set_scale(c);
+    vec unbias = vset1((real)EXP_UNBIAS);
+    for (; n >= LANES; n -= LANES, x += LANES, out += LANES)
+        vstore(out, vmul(vexp(vload(x), scale), unbias));
+    if (n)
+        vstore_first(out, vmul(vexp(vload_first(x, n, 0), scale), unbias), n);
+}
+
+#if SF_DOUBLE
+void exp_doubles(const double *x, double *out, ptrdiff_t n, sf_scale c) { exp_array(x, out, n, c); }
+#endif

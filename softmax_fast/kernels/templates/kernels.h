@@ -1,0 +1,12 @@
+/* The algorithms, over the vocabulary, in the order in which they build on each other. */
+#include "names.h"
+#include "exp_log.h"
+#include "layout.h"
+#include "reductions.h"
+#include "tiles.h"
+#include "softmax.h"
+#include "losses.h"
+#include "probabilities.h"
+#include "binary.h"
+#include "walk.h"
+#include "table.h"

@@ -1,0 +1,28 @@
+/* What the linker sees carries the instruction set in its name; all else is static. */
+#define SF_PASTE_(a, b) a##_##b
+#define SF_PASTE(a, b) SF_PASTE_(a, b)
+#define SF_STRINGIFY_(a) #a
+#define SF_STRINGIFY(a) SF_STRINGIFY_(a)
+
+#if SF_DOUBLE
+#define SF_KERNELS SF_PASTE(SF_PASTE(sf_kernels, SF_ISA), f64)
+#else
+#define SF_KERNELS SF_PASTE(SF_PASTE(sf_kernels, SF_ISA), f32)
+#endif
+
+extern const sf_kernels SF_KERNELS;
+
+/* Rows of float are finished in double, by functions of the unit for double. */
+#define exp_doubles SF_PASTE(sf_exp_doubles, SF_ISA)
+#define log1p_doubles SF_PASTE(sf_log1p_doubles, SF_ISA)
+#define minus_logs SF_PASTE(sf_minus_logs, SF_ISA)
+#define sum_of_doubles SF_PASTE(sf_sum_of_doubles, SF_ISA)
+
+/* exp(x/T) for x <= 0, and log(1 + x) for x >= 0; in place or not. */
+void exp_doubles(const double *x, double *out, ptrdiff_t n, sf_scale c);
+void log1p_doubles(const double *x, double *out, ptrdiff_t n);
+/* -log(p) as log1p((1 - p)/p), which keeps the digits next to p = 1; where the quotient would
+ * overflow, p is scaled by 2**200.  p and out are different arrays. */
+void minus_logs(const double *p, double *out, ptrdiff_t n);
+/* The compensated sum, in an order that n alone decides. */
+sf_sum sum_of_doubles(const double *x, ptrdiff_t n);

@@ -1,0 +1,160 @@
+/* Cross-entropy of probabilities: -sum_c a_c log p_c.  In the batch and the blocks, of a row: max is
+ * not 0 if an entry is outside [0, 1], rest is NaN if one is NaN (which is not outside); for a hard
+ * label quotient is its probability, else the loss. */
+
+/* Flags of contiguous entries: bit 0 if one is outside [0, 1], bit 1 if one is NaN. */
+SF_INLINE int interval_flags(const real *p, ptrdiff_t n)
+{
+    vec low = vset1(0), high = low, one = vset1(1), zero = low, nan = low;
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        vec v = i + LANES <= n ? vload(p + i) : vload_first(p + i, n - i, 0);
+        low = vmax(vsub(zero, v), low); /* both drop NaN, which the last keeps */
+        high = vmax(vsub(v, one), high);
+        nan = vadd(nan, vsub(v, v));
+    }
+    return (vhmax(vmax(low, high)) > 0) | (vequal_mask(nan, nan) != (1u << LANES) - 1) << 1;
+}
+
+/* An infinity is outside, and its difference from itself NaN: whoever sees both flags heeds the first. */
+SF_INLINE void put_flags(int flags, double *outside, double *nan)
+{
+    *outside = flags & 1;
+    *nan = flags & 2 ? NAN : 0.0;
+}
+
+static SF_NOINLINE ptrdiff_t first_outside(const real *p, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    while (i < n && !(p[i] < 0 || p[i] > 1))
+        i++;
+    return i;
+}
+
+/* Of entries [begin, begin + n) of a row with a soft target, step apart in x. */
+static SF_NOINLINE double soft_cross_entropy(const sf_call *call, ptrdiff_t row, ptrdiff_t begin,
+                                             ptrdiff_t n, const real *x, ptrdiff_t step)
+{
+    enum { chunk = 256 };
+    SF_ALIGNED(64) real a[chunk];
+    SF_ALIGNED(64) double p[chunk], logs[chunk];
+    sf_sum sum = {0, 0};
+    for (ptrdiff_t start = 0; start < n; start += chunk) {
+        ptrdiff_t length = SF_MIN(chunk, n - start);
+        SF_ASSUME(length > 0);
+        for (ptrdiff_t c = 0; c < length; c++)
+            p[c] = x[(start + c) * step];
+        minus_logs(p, logs, length);
+        weighted_target(call, row, begin + start, length, a);
+        for (ptrdiff_t c = 0; c < length; c++)
+            logs[c] = a[c] == 0 ? 0.0 : a[c] * logs[c];
+        sf_sum_merge(&sum, sum_of_doubles(logs, length));
+    }
+    return sf_sum_value(sum);
+}
+
+/* What finish needs of a row that counts, but for the flags; x: its entries, step apart. */
+SF_INLINE void weigh_probabilities(const sf_call *call, ptrdiff_t row, const real *x, ptrdiff_t step,
+                                   sf_batch *batch, ptrdiff_t at)
+{
+    if (sf_is_hard_label(call->targets)) {
+        batch->quotient[at] = x[(ptrdiff_t)sf_label(call->targets, row) * step];
+        return;
+    }
+    batch->quotient[at] = soft_cross_entropy(call, row, 0, call->n_classes, x, step);
+}
+
+static void cross_entropy_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                               int width, sf_batch *batch, ptrdiff_t at)
+{
+    const ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    SF_ALIGNED(64) real excess[2 * LANES];
+    SF_ALIGNED(64) real nan[2 * LANES];
+    load_tile(tile, call, first, count, width, excess);
+    for (int k = 0; k < width; k++) {
+        vec over = vset1(0), sum = over, one = vset1(1), zero = over;
+        for (ptrdiff_t c = 0; c < n; c++) {
+            vec v = vload(tile->x + c * lanes + k * LANES);
+            over = vmax(vmax(vsub(zero, v), vsub(v, one)), over);
+            sum = vadd(sum, vsub(v, v));
+        }
+        vstore(excess + k * LANES, over);
+        vstore(nan + k * LANES, sum);
+    }
+    for (ptrdiff_t i = 0; i < count; i++) {
+        put_flags((excess[i] > 0) | (nan[i] != 0) << 1, &batch->max[at + i], &batch->rest[at + i]);
+        batch->quotient[at + i] = 1.0;
+        if (row_counts(call, first + i))
+            weigh_probabilities(call, first + i, tile->x + i, lanes, batch, at + i);
+    }
+}
+
+static void cross_entropy_row(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
+                              ptrdiff_t at)
+{
+    ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row);
+    const real *x = fetch(&call->x, offset, n, room->x);
+    put_flags(interval_flags(x, n), &batch->max[at], &batch->rest[at]);
+    batch->quotient[at] = 1.0;
+    if (row_counts(call, row))
+        weigh_probabilities(call, row, x, 1, batch, at);
+}
+
+static void cross_entropy_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
+{
+    SF_ALIGNED(64) real x_buffer[BLOCK];
+    for (ptrdiff_t b = first; b < first + count; b++) {
+        ptrdiff_t n = block_length(r->call, b);
+        const real *x = block_at(r->call, r->row, b, x_buffer);
+        put_flags(interval_flags(x, n), &r->blocks.max[b], &r->blocks.rest[b]);
+        if (!sf_is_hard_label(r->call->targets))
+            r->blocks.product[b] = soft_cross_entropy(r->call, r->row, b * BLOCK, n, x, 1);
+    }
+}
+
+static void merge_cross_entropy(const sf_long_row *r)
+{
+    const sf_call *call = r->call;
+    sf_sum sum = {0, 0};
+    double outside = 0.0, nan = 0.0;
+    for (ptrdiff_t b = 0; b < r->n_blocks; b++) {
+        outside += r->blocks.max[b];
+        nan += r->blocks.rest[b];
+        if (!sf_is_hard_label(call->targets))
+            sf_sum_add(&sum, r->blocks.product[b]);
+    }
+    r->batch->max[r->at] = outside;
+    r->batch->rest[r->at] = nan;
+    r->batch->quotient[r->at] = sf_sum_value(sum);
+    if (sf_is_hard_label(call->targets)) {
+        ptrdiff_t y = (ptrdiff_t)sf_label(call->targets, r->row);
+        r->batch->quotient[r->at] = (double)fetch_one(
+            &call->x, sf_input_offset(call, &call->x, r->row) + y * call->x.class_stride);
+    }
+}
+
+static void cross_entropy_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
+                                 ptrdiff_t at, sf_result *result)
+{
+    const sf_targets *targets = call->targets;
+    const int hard = sf_is_hard_label(targets);
+    double losses[SF_BATCH];
+    sf_result r = *result; /* sums in registers */
+    SF_ASSUME(count > 0);
+    if (hard)
+        minus_logs(batch->quotient + at, losses, count);
+    else
+        memcpy(losses, batch->quotient + at, (size_t)count * sizeof *losses);
+    for (ptrdiff_t i = 0; i < count; i++) {
+        ptrdiff_t row = first + i;
+        if (!sf_row_counts(targets, row, call->n_classes, &r)) {
+            leave_row_out(call, row);
+            continue;
+        }
+        if (batch->max[at + i] != 0.0 && r.bad_value_row < 0)
+            r.bad_value_row = row;
+        if (batch->rest[at + i] != 0.0)
+            losses[i] = NAN;
+        add_row_loss(call, row, hard ? losses[i] * sf_label_weight(targets, row) : losses[i], &r);
+    }
+    *result = r;
+}

@@ -1,0 +1,351 @@
+/* Passes over contiguous entries; a row's statistics from those of its blocks. */
+
+#define BLOCK (SF_BLOCK_BYTES / REAL_BYTES)
+
+struct sf_temperature { real hi, lo, floor, inverse; sf_scale exact; };
+
+static SF_NOINLINE sf_temperature row_temperature(const sf_call *call, ptrdiff_t row)
+{
+    sf_temperature t;
+    t.exact = sf_make_scale(sf_temperature_of(call, row));
+    t.inverse = (real)t.exact.inverse;
+    split_scale(t.exact, &t.hi, &t.lo, &t.floor);
+    return t;
+}
+
+SF_INLINE vscale vector_scale(const sf_temperature *t)
+{
+    vscale scale = {vset1(t->hi), vset1(t->lo), vset1(t->floor)};
+    return scale;
+}
+
+/* What will be read and written next, or NULL. */
+typedef struct { const char *in; char *out; } next_lines;
+
+SF_INLINE real maximum_of(const real *x, ptrdiff_t n)
+{
+    vec m0 = vset1((real)-INFINITY), m1 = m0, m2 = m0, m3 = m0;
+    ptrdiff_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        m0 = vmax(vload(x + i), m0);
+        m1 = vmax(vload(x + i + LANES), m1);
+        m2 = vmax(vload(x + i + 2 * LANES), m2);
+        m3 = vmax(vload(x + i + 3 * LANES), m3);
+    }
+    for (; i + LANES <= n; i += LANES)
+        m0 = vmax(vload(x + i), m0);
+    if (i < n)
+        m1 = vmax(vload_first(x + i, n - i, (real)-INFINITY), m1);
+    return vhmax(vmax(vmax(m0, m1), vmax(m2, m3)));
+}
+
+static SF_NOINLINE real maximum(const real *x, ptrdiff_t n) { return maximum_of(x, n); }
+
+SF_INLINE next_lines next_of(const sf_call *call, const real *x, ptrdiff_t x_step, real *e,
+                             ptrdiff_t e_step)
+{
+    next_lines next = {NULL, NULL};
+    if (call->prefetch) {
+        next.in = (const char *)(x + x_step);
+        next.out = e ? (char *)(e + e_step) : NULL;
+    }
+    return next;
+}
+
+/* Adds exp((x - m)/T) to w, groups of four vectors at a time, and leaves it in e unless that is NULL.
+ * Meanwhile what will be read and written next is fetched. */
+SF_INLINE wide add_exponentials(wide w, const real *x, ptrdiff_t n, vec m, vscale c, real *e,
+                                next_lines next)
+{
+    ptrdiff_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        for (int b = 0; next.in && b < 4 * LANES * (int)REAL_BYTES; b += 64) {
+            SF_PREFETCH(next.in + i * REAL_BYTES + b);
+            if (e)
+                SF_PREFETCH_WRITE(next.out + i * REAL_BYTES + b);
+        }
+        vec group[4];
+        for (int first = 0; first < 4; first += EXP_INTERLEAVE) {
+            for (int k = first; k < first + EXP_INTERLEAVE; k++)
+                group[k] = vsub(vload(x + i + k * LANES), m);
+            exp_steps(group + first, EXP_INTERLEAVE, c);
+            for (int k = first; e && k < first + EXP_INTERLEAVE; k++)
+                vstore(e + i + k * LANES, group[k]);
+        }
+        w = wide_add(w, vadd(vadd(group[0], group[1]), vadd(group[2], group[3])));
+    }
+    vec rest = vset1(0);
+    for (; i + LANES <= n; i += LANES) {
+        vec e0 = vexp(vsub(vload(x + i), m), c);
+        if (e)
+            vstore(e + i, e0);
+        rest = vadd(rest, e0);
+    }
+    if (i < n) {
+        vec e0 = vexp(vsub(vload_first(x + i, n - i, (real)-INFINITY), m), c);
+        if (e)
+            vstore_first(e + i, e0, n - i);
+        rest = vadd(rest, e0);
+    }
+    return wide_add(w, rest);
+}
+
+/* The biased sum of a wide accumulator, as a true one. */
+SF_INLINE double unbiased(double sum)
+{
+    return sum < EXP_VANISHES ? 0.0 : sum * EXP_UNBIAS;
+}
+
+SF_INLINE double total(wide w)
+{
+    double lanes[LANES];
+    wide_store(lanes, w);
+    return unbiased(sf_lanes_total(lanes, LANES));
+}
+
+static SF_NOINLINE ptrdiff_t find(const real *x, ptrdiff_t n, real value)
+{
+    vec v = vset1(value);
+    ptrdiff_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        if (vequal_mask(vload(x + i), v) | vequal_mask(vload(x + i + LANES), v)
+            | vequal_mask(vload(x + i + 2 * LANES), v)
+            | vequal_mask(vload(x + i + 3 * LANES), v))
+            break;
+    while (i < n && x[i] != value)
+        i++;
+    return i;
+}
+
+static SF_NOINLINE int has_nan(const real *x, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++)
+        if (x[i] != x[i])
+            return 1;
+    return 0;
+}
+
+/* Maximum m of a block and its rest = sum exp((x - m)/T) - 1; leaves the biased exponentials in e
+ * unless that is NULL.  exact: one maximum is kept out of the sum, so that a small rest keeps its
+ * digits.  All entries -inf: m = -inf, rest = -1.  +inf: m = inf, rest = 0.  NaN: rest = NaN. */
+SF_INLINE void reduce_block(const real *x, ptrdiff_t n, const sf_temperature *t, real *e,
+                            int exact, next_lines next, double *max, double *rest)
+{
+    real m = maximum(x, n);
+    vscale c = vector_scale(t);
+    wide w = wide_zero();
+    *max = m;
+    if (!isfinite(m)) {
+        *rest = has_nan(x, n) ? NAN : m > 0 ? 0.0 : -1.0;
+        if (e)
+            memset(e, 0, (size_t)(n * REAL_BYTES));
+    } else if (exact) {
+        vec vm = vset1(m);
+        ptrdiff_t k = find(x, n, m);
+        w = add_exponentials(w, x, k, vm, c, e, next);
+        if (next.in) {
+            next.in += k * REAL_BYTES;
+            next.out += k * REAL_BYTES;
+        }
+        w = add_exponentials(w, x + k + 1, n - k - 1, vm, c, e ? e + k + 1 : NULL, next);
+        if (e)
+            e[k] = (real)(1 / EXP_UNBIAS);
+        *rest = total(w);
+    } else {
+        *rest = total(add_exponentials(w, x, n, vset1(m), c, e, next)) - 1.0;
+    }
+}
+
+static SF_NOINLINE void exponentiate_block(const real *x, ptrdiff_t n, const sf_temperature *t,
+                                           real *e, next_lines next, double *max, double *rest)
+{
+    reduce_block(x, n, t, e, 0, next, max, rest);
+}
+
+static SF_NOINLINE void summarize_and_exponentiate_block(const real *x, ptrdiff_t n,
+                                                         const sf_temperature *t, real *e,
+                                                         next_lines next, double *max,
+                                                         double *rest)
+{
+    reduce_block(x, n, t, e, 1, next, max, rest);
+}
+
+static SF_NOINLINE void summarize_block(const real *x, ptrdiff_t n, const sf_temperature *t,
+                                        next_lines next, double *max, double *rest)
+{
+    reduce_block(x, n, t, NULL, 1, next, max, rest);
+}
+
+/* out = e * first * second; the first factor may be left out when it is 1. */
+static SF_NOINLINE void scale_contiguous(const real *e, real *out, ptrdiff_t n, real first,
+                                         real second, int stream)
+{
+    vec f1 = vset1(first), f2 = vset1(second);
+    ptrdiff_t i = 0;
+    if (stream) {
+        ptrdiff_t past = (ptrdiff_t)((uintptr_t)out / sizeof(real) % LANES);
+        ptrdiff_t head = SF_MIN(past ? LANES - past : 0, n);
+        if (head)
+            vstore_first(out, vmul(vmul(vload_first(e, head, 0), f1), f2), head);
+        for (i = head; i + LANES <= n; i += LANES)
+            vstream(out + i, vmul(vmul(vload(e + i), f1), f2));
+    } else if (first == 1) {
+        for (; i + LANES <= n; i += LANES)
+            vstore(out + i, vmul(vload(e + i), f2));
+    } else {
+        for (; i + LANES <= n; i += LANES)
+            vstore(out + i, vmul(vmul(vload(e + i), f1), f2));
+    }
+    if (i < n)
+        vstore_first(out + i, vmul(vmul(vload_first(e + i, n - i, 0), f1), f2), n - i);
+}
+
+/* Whether x - m might overflow where (x - m)/T does not. */
+SF_INLINE int is_extreme(double m) { return fabs(m) >= (SF_DOUBLE ? 0x1p970 : 0x1p103); }
+
+/* out = (x - m)/T - log_sum */
+static SF_NOINLINE void log_softmax_contiguous(const real *x, real *out, ptrdiff_t n, real m,
+                                               real inverse, real log_sum, int stream)
+{
+    vec vm = vset1(m), vi = vset1(inverse), vl = vset1(-log_sum);
+    ptrdiff_t i = 0;
+    if (stream) {
+        ptrdiff_t past = (ptrdiff_t)((uintptr_t)out / sizeof(real) % LANES);
+        ptrdiff_t head = SF_MIN(past ? LANES - past : 0, n);
+        if (head)
+            vstore_first(out, vfma(vsub(vload_first(x, head, 0), vm), vi, vl), head);
+        for (i = head; i + LANES <= n; i += LANES)
+            vstream(out + i, vfma(vsub(vload(x + i), vm), vi, vl));
+    }
+    for (; i + LANES <= n; i += LANES)
+        vstore(out + i, vfma(vsub(vload(x + i), vm), vi, vl));
+    if (i < n)
+        vstore_first(out + i, vfma(vsub(vload_first(x + i, n - i, 0), vm), vi, vl), n - i);
+}
+
+/* ---- blocks of a long row ------------------------------------------------------------------------- */
+
+SF_INLINE ptrdiff_t block_length(const sf_call *call, ptrdiff_t block)
+{
+    return SF_MIN(BLOCK, call->n_classes - block * BLOCK);
+}
+
+/* Block b of the row: contiguous, where it lies or in buffer. */
+SF_INLINE const real *block_at(const sf_call *call, ptrdiff_t row, ptrdiff_t b, real *buffer)
+{
+    const sf_input *in = &call->x;
+    ptrdiff_t offset = sf_input_offset(call, in, row) + b * BLOCK * in->class_stride;
+    return fetch(in, offset, block_length(call, b), buffer);
+}
+
+/* As reduce_block, of blocks [first, first + count): the exponentials go where they wait. */
+SF_INLINE void reduce_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count, const int keep)
+{
+    SF_ALIGNED(64) real x_buffer[BLOCK], e_buffer[BLOCK];
+    const sf_call *call = r->call;
+    ptrdiff_t stride = call->out.class_stride;
+    real *e_row = (real *)r->exponentials, *out = keep && !e_row ? out_at(call, r->row) : NULL;
+    /* The only block of a row is followed by the next row. */
+    ptrdiff_t x_step = keep && r->n_blocks == 1 ? call->x.row_stride : BLOCK;
+    ptrdiff_t e_step = r->n_blocks == 1 ? call->out.row_stride : BLOCK;
+    for (ptrdiff_t b = first; b < first + count; b++) {
+        ptrdiff_t n = block_length(call, b), begin = b * BLOCK;
+        const real *x = block_at(call, r->row, b, x_buffer);
+        if (!keep) {
+            next_lines next = next_of(call, x, x == x_buffer ? 0 : x_step, NULL, 0);
+            summarize_block(x, n, r->temperature, next, &r->blocks.max[b], &r->blocks.rest[b]);
+            continue;
+        }
+        real *e = e_row ? e_row + begin : stride == 1 ? out + begin : e_buffer;
+        next_lines next = next_of(call, x, x == x_buffer ? 0 : x_step, e,
+                                  e_row || e == e_buffer ? 0 : e_step);
+        exponentiate_block(x, n, r->temperature, e, next, &r->blocks.max[b], &r->blocks.rest[b]);
+        if (e == e_buffer)
+            scatter(out + begin * stride, stride, e, n);
+    }
+}
+
+static void summarize_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
+{
+    reduce_blocks(r, first, count, 0);
+}
+
+/* The row's statistics from those of its blocks, whose rests become the factors
+ * exp((block maximum - row maximum)/T). */
+static SF_NOINLINE void merge_statistics(const sf_long_row *r)
+{
+    double *block_max = r->blocks.max, *block_rest = r->blocks.rest;
+    double *row_max = &r->batch->max[r->at], *row_rest = &r->batch->rest[r->at];
+    double m = -INFINITY;
+    ptrdiff_t winner = 0;
+    if (r->n_blocks == 1) {
+        *row_max = block_max[0];
+        *row_rest = block_rest[0];
+        block_rest[0] = 1.0;
+        return;
+    }
+    for (ptrdiff_t b = 0; b < r->n_blocks; b++)
+        if (block_max[b] > m) {
+            m = block_max[b];
+            winner = b;
+        }
+    sf_sum sum = {0, 0};
+    if (!isfinite(m)) {
+        for (ptrdiff_t b = 0; b < r->n_blocks; b++) {
+            sf_sum_add(&sum, block_rest[b] != block_rest[b] ? NAN : 0.0);
+            block_rest[b] = NAN;
+        }
+        sum.sum += m > 0 ? 0.0 : -1.0;
+    } else {
+        double d[64], factor[64];
+        for (ptrdiff_t start = 0; start < r->n_blocks; start += 64) {
+            ptrdiff_t n = SF_MIN(64, r->n_blocks - start);
+            SF_ASSUME(n > 0);
+            for (ptrdiff_t i = 0; i < n; i++)
+                d[i] = block_max[start + i] - m;
+            exp_doubles(d, factor, n, r->temperature->exact);
+            for (ptrdiff_t i = 0; i < n; i++) {
+                double rest = block_rest[start + i];
+                sf_sum_add(&sum, start + i == winner ? rest : (1.0 + rest) * factor[i]);
+                block_rest[start + i] = factor[i];
+            }
+        }
+    }
+    *row_max = m;
+    *row_rest = sf_sum_value(sum);
+}
+
+/* What turns biased exponentials into probabilities. */
+SF_INLINE real softmax_factor(double row_max, double row_rest)
+{
+    return isfinite(row_max) ? (real)(EXP_UNBIAS / (1.0 + row_rest)) : (real)NAN;
+}
+
+/* out = exponentials * block factor * factor * last, rounded after each; factors of 1 cost nothing. */
+SF_INLINE void scale_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count, real factor,
+                            real last)
+{
+    SF_ALIGNED(64) real e_buffer[BLOCK];
+    const sf_call *call = r->call;
+    ptrdiff_t stride = call->out.class_stride;
+    real *out = out_at(call, r->row), *e_row = (real *)r->exponentials;
+    for (ptrdiff_t b = first; b < first + count; b++) {
+        ptrdiff_t n = block_length(call, b);
+        real *o = out + b * BLOCK * stride, *target = stride == 1 ? o : e_buffer;
+        real *e = e_row ? e_row + b * BLOCK : o;
+        if (!e_row && stride != 1) {
+            for (ptrdiff_t i = 0; i < n; i++)
+                e_buffer[i] = o[i * stride];
+            e = e_buffer;
+        }
+        real own = (real)r->blocks.rest[b];
+        if (last != 1 && own != 1) {
+            scale_contiguous(e, e, n, 1, own, 0);
+            own = 1;
+        }
+        scale_contiguous(e, target, n, last != 1 ? factor : own, last != 1 ? last : factor,
+                         call->stream && e_row && stride == 1);
+        if (target == e_buffer)
+            scatter(o, stride, e_buffer, n);
+    }
+}

@@ -1,0 +1,251 @@
+/* softmax, log_softmax, logsumexp, selected_log_probs, row statistics and bare exponentials. */
+
+/* ---- softmax ---------------------------------------------------------------------------------------- */
+
+/* The batch's rest is the whole sum, maxima included, and biased. */
+SF_INLINE void softmax_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t row, ptrdiff_t count,
+                               const int width, sf_batch *batch, ptrdiff_t at)
+{
+    SF_ALIGNED(64) real m[2 * LANES];
+    load_tile(tile, call, row, count, width, m);
+    if (call->temperature_step)
+        tile_temperatures(tile, call, row, count);
+    exponentiate_tile(tile, call->n_classes, width, m, 1, 0, tile_next(call, row, count, tile, 1),
+                      batch->rest + at, NULL);
+}
+
+static void softmax_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count, int width,
+                         sf_batch *batch, ptrdiff_t at)
+{
+    if (width == 2)
+        softmax_tile_of(tile, call, first, count, 2, batch, at);
+    else
+        softmax_tile_of(tile, call, first, count, 1, batch, at);
+}
+
+static void softmax_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                             int width, sf_batch *batch, ptrdiff_t at)
+{
+    SF_ALIGNED(64) real factor[2 * LANES];
+    for (int i = 0; i < width * LANES; i++)
+        factor[i] = (real)(EXP_UNBIAS / (batch->rest[at + i] * EXP_UNBIAS));
+    store_tile(tile, call, first, count, width, factor, NULL);
+}
+
+static void softmax_row(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch, ptrdiff_t at)
+{
+    reduce_row(room, call, row, 0, batch, at);
+}
+
+/* The room's exponentials times one factor after the other, to the output. */
+SF_INLINE void store_row(sf_tile *room, const sf_call *call, ptrdiff_t row, real first, real second)
+{
+    ptrdiff_t n = call->n_classes, stride = call->out.class_stride;
+    real *out = out_at(call, row);
+    scale_contiguous(room->x, stride == 1 ? out : room->x, n, first, second, 0);
+    if (stride != 1)
+        scatter(out, stride, room->x, n);
+}
+
+static void softmax_row_out(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
+                            ptrdiff_t at)
+{
+    store_row(room, call, row, 1, (real)(EXP_UNBIAS / batch->rest[at]));
+}
+
+static void softmax_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
+{
+    reduce_blocks(r, first, count, 1);
+}
+
+static void softmax_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
+{
+    const sf_batch *batch = r->batch;
+    scale_blocks(r, first, count, softmax_factor(batch->max[r->at], batch->rest[r->at]), 1);
+}
+
+/* ---- log-softmax ------------------------------------------------------------------------------------- */
+
+static void log_softmax_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                 int width, sf_batch *batch, ptrdiff_t at)
+{
+    const double *row_max = batch->max + at, *log_sum = batch->log_sum + at;
+    SF_ALIGNED(64) real m[2 * LANES];
+    SF_ALIGNED(64) real minus_log[2 * LANES];
+    SF_ALIGNED(64) real one[2 * LANES];
+    int extreme = 0;
+    for (int i = 0; i < 2 * LANES; i++) {
+        m[i] = i < count ? (real)row_max[i] : 0;
+        minus_log[i] = i < count ? (real)-log_sum[i] : 0;
+        one[i] = 1;
+        extreme |= i < count && is_extreme(row_max[i]);
+    }
+    if (!extreme && call->n_classes >= 8 * LANES && call->out.class_stride == 1
+        && call->x.class_stride == 1 && is_native(&call->x)) {
+        /* The same arithmetic along the rows, which are still near. */
+        const real *x = (const real *)call->x.data + sf_input_offset(call, &call->x, first);
+        real *out = out_at(call, first);
+        for (ptrdiff_t i = 0; i < count; i++)
+            log_softmax_contiguous(x + i * call->x.row_stride, out + i * call->out.row_stride,
+                                   call->n_classes, m[i], tile->inverse[i], (real)log_sum[i], 0);
+        return;
+    }
+    for (ptrdiff_t c = 0; c < call->n_classes; c++) {
+        real x[2 * LANES];
+        if (extreme)
+            memcpy(x, tile->x + c * width * LANES, (size_t)(width * LANES * REAL_BYTES));
+        for (int k = 0; k < width; k++) {
+            real *home = tile->x + (c * width + k) * LANES;
+            vec d = vsub(vload(home), vload(m + k * LANES));
+            vstore(home, vfma(d, vload(tile->inverse + k * LANES), vload(minus_log + k * LANES)));
+        }
+        for (ptrdiff_t i = 0; extreme && i < count; i++)
+            if (is_extreme(row_max[i]))
+                tile->x[c * width * LANES + i] = (real)(
+                    sf_quotient(x[i], row_max[i], sf_temperature_of(call, first + i)) - log_sum[i]);
+    }
+    store_tile(tile, call, first, count, width, one, NULL);
+}
+
+/* n entries of a row, contiguous or not. */
+SF_INLINE void log_softmax_entries(const real *x, const sf_call *call, ptrdiff_t row, real *out,
+                                   ptrdiff_t n, real inverse, double row_max, double log_sum)
+{
+    SF_ALIGNED(64) real buffer[BLOCK];
+    ptrdiff_t stride = call->out.class_stride;
+    if (is_extreme(row_max)) {
+        double temperature = sf_temperature_of(call, row);
+        for (ptrdiff_t c = 0; c < n; c++)
+            out[c * stride] = (real)(sf_quotient(x[c], row_max, temperature) - log_sum);
+        return;
+    }
+    log_softmax_contiguous(x, stride == 1 ? out : buffer, n, (real)row_max, inverse, (real)log_sum,
+                           call->stream && stride == 1);
+    if (stride != 1)
+        scatter(out, stride, buffer, n);
+}
+
+static void log_softmax_row_out(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
+                                ptrdiff_t at)
+{
+    ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row);
+    sf_temperature t = row_temperature(call, row);
+    log_softmax_entries(fetch(&call->x, offset, n, room->x), call, row, out_at(call, row), n, t.inverse,
+                        batch->max[at], batch->log_sum[at]);
+}
+
+static void log_softmax_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
+{
+    SF_ALIGNED(64) real x_buffer[BLOCK];
+    const sf_call *call = r->call;
+    real *out = out_at(call, r->row);
+    for (ptrdiff_t b = first; b < first + count; b++)
+        log_softmax_entries(block_at(call, r->row, b, x_buffer), call, r->row,
+                            out + b * BLOCK * call->out.class_stride, block_length(call, b),
+                            r->temperature->inverse, r->batch->max[r->at], r->batch->log_sum[r->at]);
+}
+
+/* ---- one result a row -------------------------------------------------------------------------------- */
+
+/* A row without probabilities has its maximum for a result, or NaN. */
+static void logsumexp_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
+                             ptrdiff_t at, sf_result *result)
+{
+    (void)result;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        double m = batch->max[at + i], rest = batch->rest[at + i];
+        *out_at(call, first + i) = (real)(
+            isfinite(m) ? m / sf_temperature_of(call, first + i) + batch->log_sum[at + i]
+                        : rest == rest ? m : rest);
+    }
+}
+
+static void row_stats_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
+                             ptrdiff_t at, sf_result *result)
+{
+    (void)result;
+    memcpy(call->row_max + first, batch->max + at, (size_t)count * sizeof(double));
+    memcpy(call->row_rest + first, batch->rest + at, (size_t)count * sizeof(double));
+}
+
+static void selected_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
+                            ptrdiff_t at, sf_result *result)
+{
+    const sf_targets *targets = call->targets;
+    const ptrdiff_t n = call->n_indices;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        ptrdiff_t row = first + i, offset = sf_input_offset(call, &call->x, row);
+        const int64_t *indices = call->indices + row * n;
+        real *out = (real *)call->out.data + row * n;
+        double m = batch->max[at + i], log_sum = batch->log_sum[at + i];
+        for (ptrdiff_t k = 0; k < n; k++) {
+            if (targets->has_ignore_index && indices[k] == targets->ignore_index) {
+                out[k] = 0;
+            } else if (indices[k] < 0 || indices[k] >= call->n_classes) {
+                if (result->bad_label_row < 0)
+                    result->bad_label_row = row;
+            } else {
+                real x = fetch_one(&call->x, offset + indices[k] * call->x.class_stride);
+                out[k] = (real)(sf_quotient(x, m, sf_temperature_of(call, row)) - log_sum);
+            }
+        }
+    }
+}
+
+/* ---- exponentials with a shift and a scale given ------------------------------------------------------ */
+
+static void exponentials_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                  int width, sf_batch *batch, ptrdiff_t at)
+{
+    SF_ALIGNED(64) real shift[2 * LANES];
+    SF_ALIGNED(64) real unbias[2 * LANES];
+    SF_ALIGNED(64) real scale[2 * LANES];
+    SF_ALIGNED(64) double sum[2 * LANES];
+    (void)batch;
+    (void)at;
+    load_tile(tile, call, first, count, width, shift);
+    if (call->temperature_step)
+        tile_temperatures(tile, call, first, count);
+    for (int i = 0; i < 2 * LANES; i++) {
+        ptrdiff_t row = first + SF_MIN(i, count - 1);
+        shift[i] = (real)call->row_max[row];
+        scale[i] = (real)call->row_rest[row];
+        unbias[i] = (real)EXP_UNBIAS;
+    }
+    exponentiate_tile(tile, call->n_classes, width, shift, 1, 0, tile_next(call, first, count, tile, 1),
+                      sum, NULL);
+    store_tile(tile, call, first, count, width, unbias, scale);
+}
+
+/* n <= BLOCK entries; buffer may be x. */
+SF_INLINE void exponentials_of(const real *x, const sf_call *call, ptrdiff_t row, real *out, ptrdiff_t n,
+                               const sf_temperature *t, real *buffer)
+{
+    ptrdiff_t stride = call->out.class_stride;
+    next_lines none = {NULL, NULL};
+    add_exponentials(wide_zero(), x, n, vset1((real)call->row_max[row]), vector_scale(t), buffer, none);
+    scale_contiguous(buffer, stride == 1 ? out : buffer, n, (real)EXP_UNBIAS, (real)call->row_rest[row],
+                     0);
+    if (stride != 1)
+        scatter(out, stride, buffer, n);
+}
+
+static void exponentials_row_out(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
+                                 ptrdiff_t at)
+{
+    ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row);
+    sf_temperature t = row_temperature(call, row);
+    (void)batch;
+    (void)at;
+    exponentials_of(fetch(&call->x, offset, n, room->x), call, row, out_at(call, row), n, &t, room->x);
+}
+
+static void exponentials_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
+{
+    SF_ALIGNED(64) real x_buffer[BLOCK], e_buffer[BLOCK];
+    const sf_call *call = r->call;
+    for (ptrdiff_t b = first; b < first + count; b++)
+        exponentials_of(block_at(call, r->row, b, x_buffer), call, r->row,
+                        out_at(call, r->row) + b * BLOCK * call->out.class_stride, block_length(call, b),
+                        r->temperature, e_buffer);
+}

@@ -1,0 +1,75 @@
+/* The operations, and the table of this instruction set and dtype. */
+
+static void exp_hook(const void *x, void *out, ptrdiff_t n)
+{
+    exp_array((const real *)x, (real *)out, n, sf_make_scale(1.0));
+}
+
+static void log1p_hook(const double *x, double *out, ptrdiff_t n) { log1p_doubles(x, out, n); }
+
+const sf_kernels SF_KERNELS = {
+    .isa = SF_STRINGIFY(SF_ISA),
+    .item_size = REAL_BYTES,
+    .block = BLOCK,
+    .tile_rows = 2 * LANES,
+    .walk = walk,
+    .operations = {
+        [SF_SOFTMAX] = {
+            .tile = softmax_tile, .tile_out = softmax_tile_out,
+            .row = softmax_row, .row_out = softmax_row_out,
+            .block = softmax_blocks, .merge = merge_statistics, .block_out = softmax_blocks_out,
+            .flags = SF_STREAMS | SF_WAITS_IN_OUT,
+        },
+        [SF_LOG_SOFTMAX] = {
+            .tile = summarize_tile, .tile_out = log_softmax_tile_out,
+            .row = summarize_row, .row_out = log_softmax_row_out,
+            .block = summarize_blocks, .merge = merge_statistics, .block_out = log_softmax_blocks_out,
+            .flags = SF_TAKES_LOGS | SF_STREAMS,
+        },
+        [SF_LOGSUMEXP] = {
+            .tile = summarize_tile, .row = summarize_row,
+            .block = summarize_blocks, .merge = merge_statistics,
+            .finish = logsumexp_finish, .flags = SF_TAKES_LOGS,
+        },
+        [SF_SOFTMAX_LOSS] = {
+            .tile = loss_tile, .row = loss_row,
+            .block = loss_blocks, .merge = merge_loss,
+            .finish = loss_finish, .flags = SF_TAKES_LOGS | SF_READS_TARGETS | SF_HAS_RESULT,
+        },
+        [SF_SOFTMAX_LOSS_GRAD] = {
+            .tile = gradient_tile, .tile_out = gradient_tile_out,
+            .row = gradient_row, .row_out = gradient_row_out,
+            .block = gradient_blocks, .merge = merge_gradient, .block_out = gradient_blocks_out,
+            /* Not streamed: the gradient at the label comes last, into a line just written. */
+            .finish = gradient_finish,
+            .flags = SF_TAKES_LOGS | SF_READS_TARGETS | SF_HAS_RESULT | SF_WAITS_IN_OUT,
+        },
+        [SF_CROSS_ENTROPY] = {
+            .tile = cross_entropy_tile, .row = cross_entropy_row,
+            .block = cross_entropy_blocks, .merge = merge_cross_entropy,
+            .finish = cross_entropy_finish, .flags = SF_READS_TARGETS | SF_HAS_RESULT,
+        },
+        [SF_SELECTED_LOG_PROBS] = {
+            .tile = summarize_tile, .row = summarize_row,
+            .block = summarize_blocks, .merge = merge_statistics,
+            .finish = selected_finish, .flags = SF_TAKES_LOGS | SF_HAS_RESULT,
+        },
+        [SF_ROW_STATS] = {
+            .tile = summarize_tile, .row = summarize_row,
+            .block = summarize_blocks, .merge = merge_statistics,
+            .finish = row_stats_finish,
+        },
+        [SF_EXPONENTIALS] = {
+            .tile_out = exponentials_tile_out, .row_out = exponentials_row_out,
+            .block_out = exponentials_blocks_out,
+        },
+        [SF_BINARY_CROSS_ENTROPY] = {
+            .entries = binary_cross_entropy_entries, .flags = SF_HAS_RESULT,
+        },
+        [SF_BINARY_CROSS_ENTROPY_WITH_LOGITS] = {
+            .entries = binary_cross_entropy_with_logits_entries, .flags = SF_HAS_RESULT,
+        },
+    },
+    .exp_array = exp_hook,
+    .log1p_array = log1p_hook,
+};

@@ -1,0 +1,323 @@
+/* Short rows side by side, one to a lane; and a short row by itself, by the same arithmetic. */
+
+/* A tile is one vector wide, or two where enough rows remain: their chains overlap. */
+struct sf_tile {
+    SF_ALIGNED(64) real x[SF_SHORT_ROW * 2 * LANES]; /* entry c of lane i: [c * lanes + i] */
+    SF_ALIGNED(64) real hi[2 * LANES];
+    SF_ALIGNED(64) real lo[2 * LANES];
+    SF_ALIGNED(64) real floor[2 * LANES];
+    SF_ALIGNED(64) real inverse[2 * LANES];
+};
+
+static SF_NOINLINE void tile_temperatures(sf_tile *tile, const sf_call *call, ptrdiff_t row,
+                                          ptrdiff_t count)
+{
+    sf_temperature t = row_temperature(call, row);
+    for (ptrdiff_t i = 0; i < 2 * LANES; i++) {
+        if (call->temperature_step && i < count)
+            t = row_temperature(call, row + i);
+        tile->hi[i] = t.hi;
+        tile->lo[i] = t.lo;
+        tile->floor[i] = t.floor;
+        tile->inverse[i] = t.inverse;
+    }
+}
+
+/* How many vectors wide the next tile is. */
+SF_INLINE int tile_width(ptrdiff_t n, ptrdiff_t remaining)
+{
+    return remaining >= 2 * LANES && n <= SF_WIDE_TILE_ROW ? 2 : 1;
+}
+
+/* Rows [row, row + count) into the lanes of a tile of that width; m: their maxima. */
+static SF_NOINLINE void load_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row,
+                                  ptrdiff_t count, int width, real *m)
+{
+    const sf_input *in = &call->x;
+    ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, in, row), lanes = width * LANES;
+    int native = is_native(in) && count == lanes;
+    int widened = !native && count == lanes && in->class_stride == 1 && in->row_stride == n;
+    SF_ALIGNED(64) real widened_rows[SF_SHORT_ROW * LANES];
+    const real *x = (const real *)in->data + offset;
+    if ((native || widened) && in->class_stride == 1 && n >= COLUMNS) {
+        for (int k = 0; k < width; k++, x += LANES * in->row_stride) {
+            if (widened)
+                x = gather(in, offset + k * LANES * n, LANES * n, widened_rows);
+            vec maximum = vset1((real)-INFINITY);
+            for (ptrdiff_t c = 0; c < n; c += COLUMNS) {
+                ptrdiff_t begin = SF_MIN(c, n - COLUMNS); /* the last columns may overlap the one before */
+                vec column[COLUMNS];
+                vload_transposed(x + begin, in->row_stride, column);
+                for (int j = 0; j < COLUMNS; j++) {
+                    maximum = vmax(column[j], maximum);
+                    vstore(tile->x + (begin + j) * lanes + k * LANES, column[j]);
+                }
+            }
+            vstore(m + k * LANES, maximum);
+        }
+        return;
+    }
+    if (!native || in->row_stride != 1) {
+        real buffer[SF_SHORT_ROW];
+        for (ptrdiff_t i = 0; i < lanes; i++) {
+            x = fetch(in, offset + SF_MIN(i, count - 1) * in->row_stride, n, buffer);
+            for (ptrdiff_t c = 0; c < n; c++)
+                tile->x[c * lanes + i] = x[c];
+        }
+    }
+    for (int k = 0; k < width; k++) {
+        vec maximum = vset1((real)-INFINITY);
+        for (ptrdiff_t c = 0; c < n; c++) {
+            real *home = tile->x + c * lanes + k * LANES;
+            if (native && in->row_stride == 1)
+                vstore(home, vload(x + c * in->class_stride + k * LANES));
+            maximum = vmax(vload(home), maximum);
+        }
+        vstore(m + k * LANES, maximum);
+    }
+}
+
+SF_INLINE vec times(vec x, vec first, const real *has_second, vec second)
+{
+    return has_second ? vmul(vmul(x, first), second) : vmul(x, first);
+}
+
+/* The tile's entries times each lane's factors, one after the other, to the output. */
+static SF_NOINLINE void store_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row,
+                                   ptrdiff_t count, int width, const real *factor,
+                                   const real *second)
+{
+    const sf_output *out = &call->out;
+    ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    real *o = out_at(call, row);
+    for (int k = 0; k < width; k++) {
+        vec f = vload(factor + k * LANES), g = vset1(1);
+        if (second)
+            g = vload(second + k * LANES);
+        const real *home = tile->x + k * LANES;
+        real *group = o + k * LANES * out->row_stride;
+        if (count == lanes && out->class_stride == 1 && n >= COLUMNS) {
+            for (ptrdiff_t c = 0; c < n; c += COLUMNS) {
+                ptrdiff_t begin = SF_MIN(c, n - COLUMNS);
+                vec column[COLUMNS];
+                for (int j = 0; j < COLUMNS; j++)
+                    column[j] = times(vload(home + (begin + j) * lanes), f, second, g);
+                vstore_transposed(group + begin, out->row_stride, column);
+            }
+        } else if (count == lanes && out->row_stride == 1) {
+            for (ptrdiff_t c = 0; c < n; c++)
+                vstore(group + c * out->class_stride, times(vload(home + c * lanes), f, second, g));
+        } else {
+            for (ptrdiff_t i = k * LANES; i < SF_MIN(count, (k + 1) * LANES); i++)
+                for (ptrdiff_t c = 0; c < n; c++) {
+                    real once = tile->x[c * lanes + i] * factor[i]; /* rounded as a lane is */
+                    o[i * out->row_stride + c * out->class_stride] =
+                        once * (second ? second[i] : 1);
+                }
+        }
+    }
+}
+
+/* The rows of the next tile, and this one's output: too many streams to be foreseen by the processor. */
+SF_INLINE next_lines tile_next(const sf_call *call, ptrdiff_t row, ptrdiff_t count,
+                               const sf_tile *tile, int with_output)
+{
+    next_lines next = {NULL, NULL};
+    if (!call->prefetch)
+        return next;
+    next.in = next.out = (char *)tile->x;
+    if (is_native(&call->x) && call->x.class_stride == 1)
+        next.in = (const char *)((const real *)call->x.data + sf_input_offset(call, &call->x, row)
+                                  + count * call->x.row_stride);
+    if (with_output && call->out.class_stride == 1)
+        next.out = (char *)out_at(call, row);
+    return next;
+}
+
+/* Four entries, or the count < 4 that remain, of as many rows as a vector has lanes: a step of
+ * exponentiate_tile. */
+SF_INLINE void exponentiate_entries(real *home, ptrdiff_t lanes, const int whole,
+                                       ptrdiff_t count, vec maximum, vscale c, int keep,
+                                       int exact, wide *w, vec *tied)
+{
+    const int beside = whole ? EXP_INTERLEAVE : 1;
+    vec e[4], d[4];
+    for (int first = 0; first < 4; first += beside) {
+        e[first] = vset1(0);
+        if (!whole && first >= count)
+            continue;
+        for (int j = first; j < first + beside; j++)
+            e[j] = d[j] = vsub(vload(home + j * lanes), maximum);
+        exp_steps(e + first, beside, c);
+        for (int j = first; j < first + beside; j++) {
+            if (keep)
+                vstore(home + j * lanes, e[j]);
+            if (exact) {
+                e[j] = vzero_where_zero(d[j], e[j]);
+                *tied = vadd(*tied, vone_where_zero(d[j]));
+            }
+        }
+    }
+    *w = wide_add(*w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
+}
+
+/* The tile's entries become biased exponentials if keep is set; their sums in sum.
+ * exact: maxima stay out of the sums, and ties counts them. */
+SF_INLINE void exponentiate_tile(sf_tile *tile, ptrdiff_t n, const int width, const real *m,
+                                    int keep, int exact, next_lines next, double *sum,
+                                    real *ties)
+{
+    const ptrdiff_t lanes = width * LANES;
+    vscale c[2];
+    vec maximum[2], tied[2];
+    wide w[2];
+    for (int k = 0; k < width; k++) {
+        vscale scale = {vload(tile->hi + k * LANES), vload(tile->lo + k * LANES),
+                          vload(tile->floor + k * LANES)};
+        c[k] = scale;
+        maximum[k] = vload(m + k * LANES);
+        tied[k] = vset1(0);
+        w[k] = wide_zero();
+    }
+    ptrdiff_t first = 0;
+    for (; first + 4 <= n; first += 4) {
+        for (int b = 0; next.in && b < 4 * width * LANES * (int)REAL_BYTES; b += 64) {
+            SF_PREFETCH(next.in + first * lanes * REAL_BYTES + b);
+            SF_PREFETCH_WRITE(next.out + first * lanes * REAL_BYTES + b);
+        }
+        for (int k = 0; k < width; k++)
+            exponentiate_entries(tile->x + first * lanes + k * LANES, lanes, 1, 4, maximum[k],
+                                    c[k], keep, exact, &w[k], &tied[k]);
+    }
+    for (int k = 0; first < n && k < width; k++)
+        exponentiate_entries(tile->x + first * lanes + k * LANES, lanes, 0, n - first,
+                                maximum[k], c[k], keep, exact, &w[k], &tied[k]);
+    for (int k = 0; k < width; k++) {
+        wide_store(sum + k * LANES, w[k]);
+        if (exact)
+            vstore(ties + k * LANES, tied[k]);
+    }
+}
+
+/* Statistics of the lanes, from the sums without their maxima. */
+SF_INLINE void tile_stats(const sf_call *call, ptrdiff_t row, ptrdiff_t count, const real *m,
+                             const double *sum, const real *ties, double *row_max,
+                             double *row_rest)
+{
+    int special = 0;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        row_max[i] = m[i];
+        row_rest[i] = unbiased(sum[i]) + ((double)ties[i] - 1.0);
+        special |= !(m[i] - m[i] == 0);
+    }
+    for (ptrdiff_t i = 0; special && i < count; i++)
+        if (!isfinite(m[i])) {
+            real buffer[SF_SHORT_ROW];
+            ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row + i);
+            const real *x = fetch(&call->x, offset, n, buffer);
+            row_rest[i] = has_nan(x, n) ? NAN : m[i] > 0 ? 0.0 : -1.0;
+        }
+}
+
+/* Loads a tile and leaves its rows' statistics in the batch; keep as in exponentiate_tile. */
+SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, ptrdiff_t count,
+                           const int width, const int keep, real *m, sf_batch *batch, ptrdiff_t at)
+{
+    SF_ALIGNED(64) real ties[2 * LANES];
+    SF_ALIGNED(64) double sum[2 * LANES];
+    load_tile(tile, call, row, count, width, m);
+    if (call->temperature_step)
+        tile_temperatures(tile, call, row, count);
+    exponentiate_tile(tile, call->n_classes, width, m, keep, 1,
+                      tile_next(call, row, count, tile, keep), sum, ties);
+    tile_stats(call, row, count, m, sum, ties, batch->max + at, batch->rest + at);
+}
+
+/* The tile's entries stay as they are. */
+static void summarize_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                           int width, sf_batch *batch, ptrdiff_t at)
+{
+    SF_ALIGNED(64) real m[2 * LANES];
+    if (width == 2)
+        reduce_tile(tile, call, first, count, 2, 0, m, batch, at);
+    else
+        reduce_tile(tile, call, first, count, 1, 0, m, batch, at);
+}
+
+static SF_NOINLINE void exponentiate_tile_exactly(sf_tile *tile, const sf_call *call, ptrdiff_t first,
+                                                  ptrdiff_t count, int width, sf_batch *batch,
+                                                  ptrdiff_t at)
+{
+    SF_ALIGNED(64) real m[2 * LANES];
+    if (width == 2)
+        reduce_tile(tile, call, first, count, 2, 1, m, batch, at);
+    else
+        reduce_tile(tile, call, first, count, 1, 1, m, batch, at);
+}
+
+/* ---- a short row by itself: the arithmetic of one lane of a tile, in the same order --------------- */
+
+/* Whether rows cost less one by one than as a tile of which they fill only some lanes. */
+SF_INLINE int one_by_one(ptrdiff_t n, ptrdiff_t count)
+{
+    return count < LANES && count * (n / LANES + 6) < n;
+}
+
+/* Biased exponentials of the row in e (room for LANES more), and the statistics a tile would give. */
+SF_INLINE void exponentiate_row(const real *x, ptrdiff_t n, const sf_temperature *t, real *e,
+                                int exact, double *row_max, double *row_rest)
+{
+    real m = maximum_of(x, n);
+    vscale c = vector_scale(t);
+    vec vm = vset1(m);
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        vstore(e + i, vexp(vsub(vload(x + i), vm), c));
+    if (i < n)
+        vstore(e + i, vexp(vsub(vload_first(x + i, n - i, (real)-INFINITY), vm), c));
+    for (i = n; i < n + 3; i++)
+        e[i] = 0;
+    double ties = 0;
+    real sum = 0, lost = 0;
+    for (i = 0; i < n; i += 4) {
+        real g[4] = {e[i], e[i + 1], e[i + 2], e[i + 3]};
+        if (exact)
+            for (int j = 0; j < 4 && i + j < n; j++)
+                if (x[i + j] - m == 0) {
+                    g[j] = 0;
+                    ties += 1;
+                }
+        /* One operation at a time: where float is computed in double, each is rounded as a lane is. */
+        real low = g[0] + g[1], high = g[2] + g[3], group = low + high;
+        if (i == 0) { /* the steps below would lose nothing */
+            sum = group;
+            continue;
+        }
+        real y = group - lost, total = sum + y, added = total - sum;
+        lost = added - y;
+        sum = total;
+    }
+    double value = (double)sum - (double)lost;
+    double rest = exact ? unbiased(value) + (ties - 1.0) : value * EXP_UNBIAS;
+    if (exact && !isfinite(m))
+        rest = has_nan(x, n) ? NAN : m > 0 ? 0.0 : -1.0;
+    *row_max = m;
+    *row_rest = rest;
+}
+
+/* As exponentiate_row with the row's own temperature, and the biased exponentials in the room. */
+SF_INLINE void reduce_row(sf_tile *room, const sf_call *call, ptrdiff_t row, const int exact,
+                          sf_batch *batch, ptrdiff_t at)
+{
+    real x_buffer[SF_SHORT_ROW];
+    sf_temperature t = row_temperature(call, row);
+    ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row);
+    exponentiate_row(fetch(&call->x, offset, n, x_buffer), n, &t, room->x, exact, &batch->max[at],
+                     &batch->rest[at]);
+}
+
+static SF_NOINLINE void summarize_row(sf_tile *room, const sf_call *call, ptrdiff_t row,
+                                      sf_batch *batch, ptrdiff_t at)
+{
+    reduce_row(room, call, row, 1, batch, at);
+}

@@ -1,0 +1,198 @@
+/* The one walk through the rows, for all operations.  The way is chosen by the length of the rows
+ * alone, so that a row's bits never depend on its surroundings:
+ *   tile    rows of up to SF_SHORT_ROW entries side by side, or one by one where they are few
+ *   blocks  longer rows, in blocks of BLOCK entries that are merged in order
+ *   panel   longer rows that are not contiguous: some are copied together, then as above */
+
+static void finish_rows(const sf_call *call, const sf_operation *operation, ptrdiff_t first,
+                        ptrdiff_t count, sf_batch *batch, sf_sink sink)
+{
+    if (operation->flags & SF_TAKES_LOGS) {
+        log1p_doubles(batch->rest, batch->log_sum, count);
+        for (ptrdiff_t i = 0; i < count; i++)
+            if (!isfinite(batch->max[i]))
+                batch->log_sum[i] = NAN;
+    }
+    if (!operation->finish)
+        return;
+    if (!sink.each_row) {
+        operation->finish(call, first, count, batch, 0, sink.results);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < count; i++)
+        operation->finish(call, first + i, 1, batch, i, sink.results + (first + i - sink.first));
+}
+
+static SF_NOINLINE void walk_short_rows(const sf_call *call, const sf_operation *operation,
+                                        ptrdiff_t first, ptrdiff_t count, sf_sink sink)
+{
+    sf_tile tile;
+    sf_batch batch;
+    const ptrdiff_t n = call->n_classes, end = first + count;
+    if (!call->temperature_step && !one_by_one(n, count))
+        tile_temperatures(&tile, call, first, count);
+    while (first < end) {
+        ptrdiff_t filled = 0;
+        do { /* a tile that will be written is finished by itself */
+            ptrdiff_t row = first + filled;
+            int width = tile_width(n, end - row);
+            ptrdiff_t some = SF_MIN(width * LANES, end - row);
+            int by_itself = width == 1 && one_by_one(n, some);
+            if (by_itself) {
+                some = 1;
+                if (operation->row)
+                    operation->row(&tile, call, row, &batch, filled);
+            } else if (operation->tile) {
+                operation->tile(&tile, call, row, some, width, &batch, filled);
+            }
+            filled += some;
+            if (operation->tile_out) {
+                finish_rows(call, operation, row, some, &batch, sink);
+                if (by_itself)
+                    operation->row_out(&tile, call, row, &batch, 0);
+                else
+                    operation->tile_out(&tile, call, row, some, width, &batch, 0);
+                first += filled;
+                filled = 0;
+            }
+        } while (first + filled < end && filled < SF_BATCH);
+        if (filled) {
+            finish_rows(call, operation, first, filled, &batch, sink);
+            first += filled;
+        }
+    }
+}
+
+typedef struct { const sf_long_row *row; sf_block_step *step; ptrdiff_t piece_blocks; } row_in_pieces;
+
+static void run_piece(void *context, ptrdiff_t piece, int worker)
+{
+    const row_in_pieces *p = (const row_in_pieces *)context;
+    ptrdiff_t first = piece * p->piece_blocks;
+    ptrdiff_t count = SF_MIN(p->piece_blocks, p->row->n_blocks - first);
+    sf_environment found = sf_enter();
+    (void)worker;
+    if (count > 0)
+        p->step(p->row, first, count);
+    if (p->row->call->stream)
+        SF_STREAM_FENCE();
+    sf_leave(found);
+}
+
+SF_INLINE void in_pieces(const sf_long_row *row, sf_block_step *step, sf_parallel_for *loop,
+                         int n_threads)
+{
+    if (!loop) {
+        step(row, 0, row->n_blocks);
+        return;
+    }
+    row_in_pieces context = {row, step, (row->n_blocks + n_threads - 1) / n_threads};
+    loop(run_piece, &context, n_threads, n_threads);
+}
+
+SF_INLINE void clear_row(const sf_call *call, ptrdiff_t row)
+{
+    real *out = out_at(call, row);
+    for (ptrdiff_t c = 0; c < call->n_classes; c++)
+        out[c * call->out.class_stride] = 0;
+}
+
+static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *operation,
+                                       ptrdiff_t first, ptrdiff_t count, sf_sink sink, void *scratch,
+                                       sf_parallel_for *loop, int n_threads)
+{
+    sf_batch batch;
+    const ptrdiff_t n = call->n_classes, n_blocks = (n + BLOCK - 1) / BLOCK, end = first + count;
+    const int reads_targets = operation->flags & SF_READS_TARGETS;
+    const int waits = operation->flags & SF_WAITS_IN_OUT;
+    double *numbers = (double *)scratch;
+    sf_temperature t = row_temperature(call, first);
+    sf_long_row r = {call, &t, first, n_blocks,
+                     {numbers, numbers + n_blocks, numbers + 2 * n_blocks, numbers + 3 * n_blocks,
+                      numbers + 4 * n_blocks},
+                     NULL, &batch, 0};
+    if (waits && !loop && call->stream && call->out.class_stride == 1
+        && n * REAL_BYTES <= SF_STREAM_ROW_BYTES)
+        r.exponentials = (char *)scratch + SF_BLOCK_SCRATCH(n, REAL_BYTES);
+    /* Rows that are read again are still near. */
+    const ptrdiff_t together = !operation->block_out ? SF_BATCH : waits ? 1
+        : SF_MAX(1, SF_MIN(SF_BATCH, SF_BLOCK_BYTES / (n * REAL_BYTES)));
+    for (ptrdiff_t some; first < end; first += some) {
+        some = SF_MIN(together, end - first);
+        for (r.at = 0; operation->block && r.at < some; r.at++) {
+            r.row = first + r.at;
+            if (reads_targets && !row_counts(call, r.row)) {
+                batch.max[r.at] = batch.rest[r.at] = batch.quotient[r.at] = 0.0;
+                continue;
+            }
+            if (call->temperature_step)
+                t = row_temperature(call, r.row);
+            in_pieces(&r, operation->block, loop, n_threads);
+            operation->merge(&r);
+        }
+        finish_rows(call, operation, first, some, &batch, sink);
+        for (r.at = 0; operation->block_out && r.at < some; r.at++) {
+            r.row = first + r.at;
+            if (reads_targets && !batch.counts[r.at]) {
+                clear_row(call, r.row);
+                continue;
+            }
+            if (call->temperature_step)
+                t = row_temperature(call, r.row);
+            in_pieces(&r, operation->block_out, loop, n_threads);
+        }
+    }
+    if (call->stream)
+        SF_STREAM_FENCE();
+}
+
+static SF_NOINLINE void walk_panels(const sf_call *call, const sf_operation *operation,
+                                    ptrdiff_t panel_rows, ptrdiff_t first, ptrdiff_t count,
+                                    sf_sink sink, void *scratch)
+{
+    real *panel = (real *)scratch;
+    for (ptrdiff_t end = first + count; first < end; first += panel_rows) {
+        const ptrdiff_t some = SF_MIN(panel_rows, end - first), n = call->n_classes;
+        sf_targets targets;
+        sf_call view = sf_rows_from(call, first, &targets);
+        sf_sink to = {sink.results + (sink.each_row ? first - sink.first : 0), 0, sink.each_row};
+        sf_result before = sink.each_row || !sink.results ? sf_no_result() : *sink.results;
+        view.x.data = panel;
+        view.x.kind = SF_DOUBLE ? SF_F64 : SF_F32;
+        view.x.class_stride = 1;
+        view.x.row_stride = n;
+        if (operation->block_out) {
+            view.out.data = panel;
+            view.out.class_stride = 1;
+            view.out.row_stride = n;
+        }
+        view.stream = view.prefetch = 0;
+        load_panel(call, first, some, panel);
+        walk_long_rows(&view, operation, 0, some, to,
+                       (char *)scratch + SF_PANEL_SCRATCH(n, REAL_BYTES), NULL, 1);
+        if (operation->block_out)
+            store_panel(call, first, some, panel);
+        for (ptrdiff_t i = 0; to.results && i < (to.each_row ? some : 1); i++) {
+            if (before.bad_label_row < 0 && to.results[i].bad_label_row >= 0)
+                to.results[i].bad_label_row += first;
+            if (before.bad_value_row < 0 && to.results[i].bad_value_row >= 0)
+                to.results[i].bad_value_row += first;
+        }
+    }
+}
+
+static void walk(const sf_call *call, const sf_operation *operation, ptrdiff_t first, ptrdiff_t count,
+                 sf_sink sink, void *scratch, sf_parallel_for *loop, int n_threads)
+{
+    if (operation->entries) {
+        operation->entries(call, first, count, sink.results);
+    } else if (call->n_classes <= SF_SHORT_ROW) {
+        walk_short_rows(call, operation, first, count, sink);
+    } else {
+        ptrdiff_t panel_rows = loop ? 0 : rows_of_a_panel(call, operation->block_out != NULL);
+        if (panel_rows && (operation->block_out || (panel_rows > 1 && count > 1)))
+            walk_panels(call, operation, panel_rows, first, count, sink, scratch);
+        else
+            walk_long_rows(call, operation, first, count, sink, scratch, loop, n_threads);
+    }
+}
