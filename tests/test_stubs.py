@@ -11,7 +11,7 @@ from cases import FUNCTIONS
 import softmax_fast as sf
 
 PACKAGE = pathlib.Path(sf.__file__).parent
-MODULES = ["__init__", *sorted(p.stem for p in PACKAGE.glob("[a-z]*.pyi"))]
+MODULES = sorted(p.stem for p in PACKAGE.glob("*.pyi") if p.stem != "_core")
 every_module = pytest.mark.parametrize("name", MODULES)
 
 
@@ -33,7 +33,7 @@ def stub_of(name):
 
 
 def module_of(name):
-    return sf if name == "__init__" else importlib.import_module(f"softmax_fast.{name}")
+    return importlib.import_module(f"softmax_fast.{name}")
 
 
 def is_public(name):
@@ -64,24 +64,24 @@ def test_the_public_names_of_a_module_are_in_its_stub(name):
         for n, value in vars(module).items()
         if is_public(n) and getattr(value, "__module__", None) == module.__name__
     }
+    if not is_public(name):
+        own &= set(sf.__all__)
     stubbed = {n for n in functions | others if is_public(n)}
     assert own <= stubbed, own - stubbed
     assert all(hasattr(module, n) for n in stubbed), stubbed
-    if name == "__init__":
-        assert ast.literal_eval(others["__all__"].value) == sf.__all__
-        assert stubbed | {"__version__"} == set(sf.__all__)
 
 
-def test_the_package_takes_its_names_from_the_modules_that_the_stub_names():
-    for name, node in stub_of("__init__")[1].items():
-        if isinstance(node, ast.ImportFrom):
-            assert getattr(module_of(node.module), name) is getattr(sf, name)
+def test_every_name_of_the_package_is_in_the_stub_of_its_module():
+    stubbed = {n for name in MODULES for part in stub_of(name) for n in part}
+    assert set(sf.__all__) - {"__version__"} <= stubbed
 
 
 @every_module
 def test_the_functions_of_a_stub_have_the_signatures_of_the_module(name):
     module = module_of(name)
     for function, overloads in stub_of(name)[0].items():
+        if not is_public(function):
+            continue
         expected = inspect.signature(getattr(module, function)).parameters
         defaults = {n: p.default for n, p in expected.items() if p.default is not p.empty}
         mentioned = {}

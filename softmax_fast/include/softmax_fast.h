@@ -65,7 +65,7 @@ typedef struct {
  * out, grad        Likewise; no two of its entries may be the same memory.  It may be x itself with
  *                  the same strides (in place); any other overlap with what is read is not checked
  *                  and gives wrong results.
- * temperature      T in softmax(x/T): 1e-30 to 1e30 for _f32, above 0 to 2^900 for _f64.
+ * temperature      T in softmax(x/T), above 0 and finite.
  * n_threads        At most how many threads compute, >= 1; results do not depend on it, and small
  *                  work stays in the calling thread.  From Python these are OpenMP's, and a child
  *                  of os.fork or multiprocessing uses one; in one forked by other means say 1.
@@ -102,12 +102,13 @@ typedef int softmax_fast_reduction_f64(
     ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature, int n_threads);
 
 /* softmax_fast_softmax_loss_f32: the sum of the rows' losses v w[y] (log(s) - (x[y] - m)/T), and
- * what a mean divides by.  y is a row's label, w the class weights, v the sample weights.
+ * what a mean divides by.  y is a row's label, w the class weights, v the sample weights.  A row of
+ * v = 0 or w[y] = 0 counts for nothing, like an ignored one; its label is still checked.
  *
  * labels       n_rows labels, one after another
  * row_losses   n_rows losses, one after another, or NULL
  * loss_sum     their sum, or NULL
- * weight_sum   the sum of v w[y] over the rows that are not ignored, or NULL
+ * weight_sum   the sum of v w[y] over the rows that count, or NULL
  * bad_row      for SOFTMAX_FAST_BAD_LABEL the first row with a bad label, else -1, or NULL
  *
  * With a bad label, row_losses holds anything; the sums are written for SOFTMAX_FAST_OK only. */
