@@ -75,6 +75,36 @@ static inline void fail(const char *format, ...)
     }
 }
 
+/* ---- operations ------------------------------------------------------------------------------ */
+
+static const char *const operation_names[SF_N_OPERATIONS] = {
+    [SF_SOFTMAX] = "softmax", [SF_LOG_SOFTMAX] = "log_softmax", [SF_LOGSUMEXP] = "logsumexp",
+    [SF_SOFTMAX_LOSS] = "softmax_loss", [SF_SOFTMAX_LOSS_GRAD] = "softmax_loss_grad",
+    [SF_CROSS_ENTROPY] = "cross_entropy", [SF_SELECTED_LOG_PROBS] = "selected_log_probs",
+    [SF_ROW_STATS] = "row_stats", [SF_EXPONENTIALS] = "exponentials",
+    [SF_BINARY_CROSS_ENTROPY] = "binary_cross_entropy",
+    [SF_BINARY_CROSS_ENTROPY_WITH_LOGITS] = "binary_cross_entropy_with_logits"};
+
+/* Whether it puts out an entry a class. */
+static inline int writes_classes(int operation)
+{
+    return operation == SF_SOFTMAX || operation == SF_LOG_SOFTMAX || operation == SF_EXPONENTIALS
+        || operation == SF_SOFTMAX_LOSS_GRAD;
+}
+
+static inline int is_binary(int operation)
+{
+    return operation == SF_BINARY_CROSS_ENTROPY
+        || operation == SF_BINARY_CROSS_ENTROPY_WITH_LOGITS;
+}
+
+/* Pieces in backward order, to any worker: a parallel loop for what must not depend on it. */
+static inline void backwards(sf_body *body, void *context, ptrdiff_t n_pieces, int n_workers)
+{
+    for (ptrdiff_t piece = n_pieces - 1; piece >= 0; piece--)
+        body(context, piece, (int)(piece * 5 % n_workers));
+}
+
 /* ---- memory and random numbers --------------------------------------------------------------- */
 
 enum { FILL = 0xb5 };
