@@ -112,8 +112,10 @@ def _real_values(name, value, error=TypeError):
     array = as_array(name, value)
     if array.dtype.kind not in "iub" and _float_kind(array.dtype) is None:
         raise error(f"{name} has dtype {array.dtype}, expected real numbers")
+    if array.dtype == np.float64 and array.flags.aligned:
+        return array
     with np.errstate(all="ignore"):
-        return array.astype(np.float64, copy=not array.flags.aligned)
+        return array.astype(np.float64)
 
 
 def _integer(name, value, expected):
@@ -204,9 +206,7 @@ def entry_temperature(value, shape, what="one per entry"):
     number = _number(value)
     if number is None:
         array = _real_values("temperature", value, ValueError)
-        with np.errstate(all="ignore"):
-            good = (array > 0) & np.isfinite(array)
-        _all_within("temperature", array, "finite and > 0", good)
+        _all_finite_and("temperature", array, np.greater, "> 0")
         array = _broadcast("temperature", array, shape, what) if array.ndim else array
         return float(array) if array.ndim == 0 else array
     if not 0 < number < math.inf:
@@ -234,10 +234,14 @@ def _broadcast(name, array, shape, what):
     return np.broadcast_to(array, shape)
 
 
-def _all_within(name, array, expected, good):
-    if not good.all():
-        at = np.unravel_index(int(np.argmin(good)), array.shape)
-        raise ValueError(f"{_element(name, at)} = {float(array[at])!r} is not {expected}")
+def _all_finite_and(name, array, compare, expected):
+    finite = np.isfinite(array)
+    if finite.all() and compare(array, 0).all():
+        return
+    with np.errstate(all="ignore"):
+        good = finite & compare(array, 0)
+    at = np.unravel_index(int(np.argmin(good)), array.shape)
+    raise ValueError(f"{_element(name, at)} = {float(array[at])!r} is not finite and {expected}")
 
 
 def _element(name, at):
@@ -246,9 +250,7 @@ def _element(name, at):
 
 def _weights(name, value):
     array = _real_values(name, value)
-    with np.errstate(all="ignore"):
-        good = (array >= 0) & np.isfinite(array)
-    _all_within(name, array, "finite and >= 0", good)
+    _all_finite_and(name, array, np.greater_equal, ">= 0")
     return array
 
 
@@ -281,7 +283,9 @@ def entry_weight(name, value, shape):
 
 def pos_weight(value, shape):
     """A float, or a float64 view of shape ``shape``."""
-    array = _weights("pos_weight", 1.0 if value is None else value)
+    if value is None:
+        return 1.0
+    array = _weights("pos_weight", value)
     return _broadcast("pos_weight", array, shape, "one per entry") if array.ndim else float(array)
 
 

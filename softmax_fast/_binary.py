@@ -71,7 +71,8 @@ def _blocks(x, t, numbers, losses):
 
     ``numbers``, the temperature and weights, hold None, a float, or an array of the shape of ``x``.
     """
-    dtype = x.result_dtype
+    # Wider targets stay as they are: what is 1 - t in float64 need not be anything in float32.
+    dtype = np.dtype(np.float64) if t.kind == "f64" else x.result_dtype
     arrays = [x.array, t.array, *(a for a in numbers if isinstance(a, np.ndarray))]
     for rows, views in _layout.cut_rows(
         [a[..., None] for a in arrays],
@@ -87,17 +88,10 @@ def _blocks(x, t, numbers, losses):
         ]
         yield Block(
             rows,
-            x._replace(array=block_x.reshape(1, 1, -1)),
-            _narrowed(t._replace(array=block_t), dtype),
+            _layout.Source(block_x.reshape(1, 1, -1), x.kind),
+            _layout.Source(
+                _layout.Source(block_t, t.kind).widened(dtype), "f64" if dtype == np.float64 else "f32"
+            ),
             *block_numbers,
             next(parts, None),
         )
-
-
-def _narrowed(targets, dtype):
-    """Targets in the dtype of the result; one outside [0, 1] stays outside."""
-    values = targets.widened(dtype)
-    if targets.kind == "f64" and dtype != np.float64:
-        with np.errstate(all="ignore"):
-            values[(targets.array < 0) | (targets.array > 1)] = 2
-    return _layout.Source(values, "f64" if dtype == np.float64 else "f32")

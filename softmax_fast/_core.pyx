@@ -106,12 +106,6 @@ if SF_OPENMP_VERSION:
     sf_set_parallel_for(parallel_for)
 
 
-cdef int check(int status) except -1:
-    if status == SF_NO_MEMORY:
-        raise MemoryError("no room for the scratch of the kernels")
-    return 0
-
-
 # ---- the one way to the driver ----------------------------------------------------------------------------
 
 def cut(Py_ssize_t n_classes):
@@ -155,17 +149,22 @@ cdef class Sums:
         return self.result.bad_value_row
 
 
+cdef int finish(int status, sf_result *result, Py_ssize_t first_row) except -1:
+    """Rows at fault, numbered within the call, become the caller's; the facade stops at the first."""
+    if result.bad_label_row >= 0:
+        result.bad_label_row += first_row
+    if result.bad_value_row >= 0:
+        result.bad_value_row += first_row
+    if status == SF_NO_MEMORY:
+        raise MemoryError("no room for the scratch of the kernels")
+    return 0
+
+
 cdef int run(const sf_call *call, int operation, sf_result *result, Py_ssize_t first_row) except -1:
-    """Rows at fault are numbered within the call: first_row makes them the caller's."""
-    cdef Py_ssize_t bad_label = result.bad_label_row, bad_value = result.bad_value_row
     cdef int status
     with nogil:
         status = sf_run(call, operation, result)
-    if bad_label < 0 <= result.bad_label_row:
-        result.bad_label_row += first_row
-    if bad_value < 0 <= result.bad_value_row:
-        result.bad_value_row += first_row
-    return check(status)
+    return finish(status, result, first_row)
 
 
 cdef class Targets:
@@ -466,7 +465,7 @@ cdef object direct_output(sf_call *call, object x, object out):
 
 cdef inline int run_direct(const sf_call *call, int operation, sf_result *result) except -1:
     if call.n_rows * call.n_classes <= TINY:
-        return check(sf_run(call, operation, result))
+        return finish(sf_run(call, operation, result), result, 0)
     return run(call, operation, result, 0)
 
 

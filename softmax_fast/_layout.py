@@ -42,6 +42,8 @@ class Source(NamedTuple):
 
     def widened(self, dtype):
         """The values as a contiguous array of ``dtype``; a copy unless they already are one."""
+        if self.array.dtype == dtype:
+            return np.ascontiguousarray(self.array)
         with np.errstate(all="ignore"):
             return np.ascontiguousarray(_values(self.array, self.kind), dtype)
 
@@ -83,11 +85,10 @@ def row_blocks(
 ):
     """Yield the rows of a non-empty ``x`` as the `Block` or blocks that ``_core`` is called with.
 
-    Blocks begin at multiples of ``cut`` rows.
-    ``out`` has the shape of ``x`` but for the length of ``axis``; ``targets`` are a `Source` of the
-    shape of ``x``, or have an entry a row. All else has an entry a row too, its first dimension the
-    row and C-contiguous, or is one for all. What was written to a block has reached the arrays when
-    the generator is resumed.
+    Blocks begin at multiples of ``cut`` rows. ``out`` has the shape of ``x`` but for the length of
+    ``axis``; ``targets`` are a `Source` of the shape of ``x``, or have an entry a row. All else has
+    an entry a row too, or is one for all; arrays of an entry a row are C-contiguous, the row first.
+    What was written to a block has reached the arrays when the generator is resumed.
     """
     has_distributions = isinstance(targets, Source)
     reads = [axis_last(x.array, axis)]
@@ -97,10 +98,10 @@ def row_blocks(
     for rows, views in cut_rows(reads, writes, cut):
         yield Block(
             rows,
-            x._replace(array=views[0]),
+            Source(views[0], x.kind),
             None if out is None else views[-1],
             of_rows(temperature, rows),
-            targets._replace(array=views[1]) if has_distributions else of_rows(targets, rows),
+            Source(views[1], targets.kind) if has_distributions else of_rows(targets, rows),
             of_rows(sample_weight, rows),
             of_rows(row_results, rows),
         )

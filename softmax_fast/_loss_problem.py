@@ -86,26 +86,26 @@ class LossProblem(NamedTuple):
         self._check_labels(sums)
         return sums.weight
 
-    def scaled(self, weight_sum):
-        """The same problem, its gradient scaled as the reduction is."""
-        scale = _results.inverse(weight_sum) if self.reduction == "mean" else 1.0
-        return self._replace(options=self.options._replace(gradient_scale=scale))
+    def gradient_scale(self, weight_sum):
+        """The factor of the gradient, which is scaled as the loss is."""
+        return _results.inverse(weight_sum) if self.reduction == "mean" else 1.0
 
-    def evaluate(self, loss, x, axis, n_threads, out=None, row_losses=None):
+    def evaluate(self, loss, x, axis, n_threads, *, row_losses=None, grad=None, scale=1.0):
         """Add up the rows of ``x``, block by block, by a loss of ``_core``."""
         if not x.array.size:
             return
+        options = self.options if grad is None else self.options._replace(gradient_scale=scale)
         for block in _layout.row_blocks(
             x,
             axis,
             cut=_core.cut(self.n_classes),
-            out=out,
+            out=grad,
             temperature=self.temperature,
             targets=self.targets.codes if self.has_labels else self.targets,
             sample_weight=self.sample_weight,
             row_results=row_losses,
         ):
-            loss(block, self.options, self.sums, n_threads)
+            loss(block, options, self.sums, n_threads)
             self._check_labels(self.sums)
             if self.sums.bad_value_row >= 0:
                 raise _arguments.row_probability_error(

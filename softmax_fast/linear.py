@@ -261,8 +261,8 @@ class _Evaluation:
         self.checked, self.n_threads = checked, n_threads
         self.n_rows, self.n_features = layer.features.array.shape
         self.n_classes = problem.n_classes
-        self.weight_sum = problem.weigh()
-        self.problem = problem.scaled(self.weight_sum)
+        self.problem, self.weight_sum = problem, problem.weigh()
+        self.scale = problem.gradient_scale(self.weight_sum)
         self.row_losses = problem.row_losses(checked, layer.dtype)
         self.kind = "f32" if layer.dtype == np.float32 else "f64"
 
@@ -329,7 +329,15 @@ class _Evaluation:
         logits = self._logits(features, 0, self.n_classes)
         x = _layout.Source(logits, self.kind)
         if self.grads:
-            problem.evaluate(_core.softmax_loss_grad, x, 1, self.threads, logits, losses)
+            problem.evaluate(
+                _core.softmax_loss_grad,
+                x,
+                1,
+                self.threads,
+                row_losses=losses,
+                grad=logits,
+                scale=self.scale,
+            )
             self._add_gradients(d_features, logits, features, 0, first)
         else:
             problem.evaluate(_core.softmax_loss, x, 1, self.threads, row_losses=losses)
@@ -384,15 +392,15 @@ class _Evaluation:
             losses += _weighted(on_each, below) / temperature
             total = on_label + on_class * weight_sum
         # The gradient is divided by T here, but for rows where the factors would overflow by it.
-        factor = options.gradient_scale
+        factor = total * self.scale
         largest = np.finfo(self.layer.dtype).max
-        undivided = (total * factor <= largest) & (total * factor / temperature > largest)
+        undivided = (factor <= largest) & (factor / temperature > largest)
         divisor = np.where(undivided, 1.0, temperature)
-        smoothing = np.broadcast_to(on_class * factor / divisor, log_p.shape) if alpha else None
+        smoothing = np.broadcast_to(on_class * self.scale / divisor, log_p.shape) if alpha else None
         # d/dx = (total·p − target) / T, at the label without cancellation for p near 1.
         off_label = total - on_label - on_class * label_weight
-        label_grads = (total * np.expm1(log_p) + off_label) * factor / divisor
-        scale = total * factor / divisor / (1 + stats.rest)
+        label_grads = (total * np.expm1(log_p) + off_label) * self.scale / divisor
+        scale = factor / divisor / (1 + stats.rest)
         scale = np.where(np.isfinite(stats.maximum), scale, np.nan)
         return _RowParts(losses, scale, label_grads, smoothing, np.flatnonzero(undivided))
 

@@ -241,11 +241,13 @@ def softmax_loss_and_grad(
     inputs = {"logits": x.array, **problem.arrays}
     grad = _arguments.output("grad_out", grad_out, shape, dtype, inputs, x.array)
     checked = problem.output(out, dtype, {"logits": x.array, "grad_out": grad})
-    problem = problem.scaled(problem.weigh())
+    scale = problem.gradient_scale(problem.weigh())
     if grad is None:
         grad_out = grad = np.empty(shape, dtype)
     row_losses = problem.row_losses(checked, dtype)
-    problem.evaluate(_core.softmax_loss_grad, x, axis, n_threads, grad, row_losses)
+    problem.evaluate(
+        _core.softmax_loss_grad, x, axis, n_threads, row_losses=row_losses, grad=grad, scale=scale
+    )
     return problem.reduced(row_losses, out, checked), grad_out
 
 

@@ -25,7 +25,7 @@ from cases import every_layout, labels, logits, placed, positive
 
 import softmax_fast as sf
 from softmax_fast import _core, capi
-from softmax_fast._loss_problem import Options
+from softmax_fast._loss_problem import loss_problem
 
 HERE = pathlib.Path(__file__).parent
 SOURCES = HERE / "capi"
@@ -137,18 +137,8 @@ def expected(call):
     arguments = python_arguments(call)
     losses = sf.softmax_loss(x, call.labels, reduction="none", **arguments)
     total = float(sf.softmax_loss(x, call.labels, reduction="sum", **arguments))
-    options = call.options or {}
-    sums = _core.Sums()
-    _core.add_target_weights(
-        call.labels,
-        len(x),
-        x.shape[1],
-        options.get("sample_weight"),
-        Options(options.get("weight"), options.get("ignore_index", -100)),
-        sums,
-    )
-    assert sums.bad_label_row == -1
-    weights = sums.weight
+    options = {"weight": None, "sample_weight": None, "ignore_index": -100, **(call.options or {})}
+    weights = loss_problem(call.labels, x.shape, 1, x.shape[1], reduction="mean", **options).weigh()
     if weights:
         assert total / weights == sf.softmax_loss(x, call.labels, reduction="mean", **arguments)
     if call.function == "weight_sum":
