@@ -187,7 +187,6 @@ cdef class Targets:
         cdef sf_targets *t = &self.targets
         self.targets = sf_no_targets()
         t.label_smoothing = options.label_smoothing
-        t.gradient_scale = options.gradient_scale
         if options.ignore_index is not None:
             t.has_ignore_index = True
             t.ignore_index = options.ignore_index
@@ -288,9 +287,10 @@ def softmax_loss(block, options, Sums sums, int n_threads):
     call.run(SF_SOFTMAX_LOSS, sums)
 
 
-def softmax_loss_grad(block, options, Sums sums, int n_threads):
+def softmax_loss_grad(block, options, double scale, Sums sums, int n_threads):
     call = Call(block, n_threads)
     call.compare(block.targets, block.row_results, options)
+    call.targets.targets.gradient_scale = scale
     call.write_to(block.out)
     call.run(SF_SOFTMAX_LOSS_GRAD, sums)
 

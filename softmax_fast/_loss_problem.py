@@ -14,7 +14,6 @@ class Options(NamedTuple):
     weight: np.ndarray | None = None
     ignore_index: int | None = None
     label_smoothing: float = 0.0
-    gradient_scale: float = 1.0
 
 
 class LossProblem(NamedTuple):
@@ -74,6 +73,8 @@ class LossProblem(NamedTuple):
 
     def weigh(self):
         """Check the labels, and return what "mean" divides by: Σ v·w[y], or Σ v for probabilities."""
+        if not self.has_labels and self.sample_weight is None:
+            return float(math.prod(self.rows))
         sums = _core.Sums()
         _core.add_target_weights(
             self.targets.codes if self.has_labels else None,
@@ -94,7 +95,7 @@ class LossProblem(NamedTuple):
         """Add up the rows of ``x``, block by block, by a loss of ``_core``."""
         if not x.array.size:
             return
-        options = self.options if grad is None else self.options._replace(gradient_scale=scale)
+        scaled = () if grad is None else (scale,)
         for block in _layout.row_blocks(
             x,
             axis,
@@ -105,7 +106,7 @@ class LossProblem(NamedTuple):
             sample_weight=self.sample_weight,
             row_results=row_losses,
         ):
-            loss(block, options, self.sums, n_threads)
+            loss(block, self.options, *scaled, self.sums, n_threads)
             self._check_labels(self.sums)
             if self.sums.bad_value_row >= 0:
                 raise _arguments.row_probability_error(
@@ -124,6 +125,8 @@ class LossProblem(NamedTuple):
 
     def output(self, out, dtype, inputs):
         """Check the caller's ``out``; ``inputs`` are arrays beside those of the problem."""
+        if out is None:
+            return None
         inputs = {**inputs, **self.arrays}
         return _results.output(out, self.reduction, self.rows, dtype, inputs)
 

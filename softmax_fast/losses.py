@@ -238,8 +238,10 @@ def softmax_loss_and_grad(
     )
     n_threads = _threads.resolve(_arguments.threads(n_threads), x.array.size)
     dtype = x.result_dtype
-    inputs = {"logits": x.array, **problem.arrays}
-    grad = _arguments.output("grad_out", grad_out, shape, dtype, inputs, x.array)
+    grad = None
+    if grad_out is not None:
+        inputs = {"logits": x.array, **problem.arrays}
+        grad = _arguments.output("grad_out", grad_out, shape, dtype, inputs, x.array)
     checked = problem.output(out, dtype, {"logits": x.array, "grad_out": grad})
     scale = problem.gradient_scale(problem.weigh())
     if grad is None:
