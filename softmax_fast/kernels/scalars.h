@@ -36,7 +36,7 @@ enum {
     SF_ROUND_UP(((n) / (SF_BLOCK_BYTES / (item)) + 1) * 5 * (ptrdiff_t)sizeof(double))
 
 /* log2(e)/T as hi + lo, to some 100 bits. */
-typedef struct { double hi, lo, inverse; } sf_scale;
+typedef struct { double hi, lo, inverse; } sf_rate;
 
 /* The exact product a * b = *high + *low (Veltkamp, Dekker), without a fused multiply-add. */
 static inline void sf_two_product(double a, double b, double *high, double *low)
@@ -50,21 +50,21 @@ static inline void sf_two_product(double a, double b, double *high, double *low)
 }
 
 /* For a temperature within the kernels' reach, see beyond.c. */
-static inline sf_scale sf_make_scale(double temperature)
+static inline sf_rate sf_make_rate(double temperature)
 {
     const double log2e_hi = 1.4426950408889634, log2e_lo = 2.0355273740931033e-17;
-    sf_scale scale = {log2e_hi, log2e_lo, 1.0};
+    sf_rate rate = {log2e_hi, log2e_lo, 1.0};
     if (temperature != 1.0) {
         double high, low;
-        scale.inverse = 1.0 / temperature;
-        scale.hi = log2e_hi / temperature;
-        scale.lo = 0.0;
-        if (scale.hi > 1e-250 && scale.hi < 1e250) {
-            sf_two_product(scale.hi, temperature, &high, &low);
-            scale.lo = ((log2e_hi - high) - low + log2e_lo) / temperature;
+        rate.inverse = 1.0 / temperature;
+        rate.hi = log2e_hi / temperature;
+        rate.lo = 0.0;
+        if (rate.hi > 1e-250 && rate.hi < 1e250) {
+            sf_two_product(rate.hi, temperature, &high, &low);
+            rate.lo = ((log2e_hi - high) - low + log2e_lo) / temperature;
         }
     }
-    return scale;
+    return rate;
 }
 
 static inline float sf_float_from_bits(uint32_t bits)

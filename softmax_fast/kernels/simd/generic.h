@@ -23,7 +23,7 @@
 
 /* Without a fused multiply-add, vfraction goes through double for float, and for double through a
  * product of halves: its hi then has 26 bits only. */
-#define SF_SPLIT_SCALE 1
+#define SF_SPLIT_RATE 1
 
 #if SF_DOUBLE
 #define LANES 2

@@ -12,7 +12,7 @@ SF_INLINE double pos_weight_of(const sf_targets *targets, ptrdiff_t i)
 SF_INLINE double weighted(double weight, double value) { return weight == 0.0 ? 0.0 : weight * value; }
 
 /* In double, n <= CHUNK losses from the entry first on, before the weights of samples. */
-static SF_NOINLINE void exact_binary_losses(const sf_call *call, ptrdiff_t first, ptrdiff_t n,
+static SF_NOINLINE void binary_losses_in_double(const sf_call *call, ptrdiff_t first, ptrdiff_t n,
                                             const real *values, const double *t, const int of_logits,
                                             double *losses)
 {
@@ -27,7 +27,7 @@ static SF_NOINLINE void exact_binary_losses(const sf_call *call, ptrdiff_t first
             x[i] /= sf_temperature_of(call, first + i);
         for (ptrdiff_t i = 0; i < n; i++)
             positive[i] = -fabs(x[i]);
-        exp_doubles(positive, positive, n, sf_make_scale(1.0));
+        exp_doubles(positive, positive, n, sf_make_rate(1.0));
         log1p_doubles(positive, positive, n);
         for (ptrdiff_t i = 0; i < n; i++) {
             negative[i] = positive[i] + (x[i] > 0 ? x[i] : 0.0);
@@ -67,27 +67,27 @@ static SF_NOINLINE void binary_losses_of_logits(const sf_call *call, ptrdiff_t f
     for (ptrdiff_t i = 0; i < (varied ? n : 1); i++) {
         double temperature = sf_temperature_of(call, first + i), q = pos_weight_of(targets, first + i);
         within[i] = (unsigned char)is_within_float(temperature, q);
-        sf_scale exact = sf_make_scale(within[i] ? temperature : 1.0);
-        split_scale(exact, &hi[i], &lo[i], &floor[i]);
-        inverse[i] = (float)exact.inverse;
+        sf_rate rate = sf_make_rate(within[i] ? temperature : 1.0);
+        split_rate(rate, &hi[i], &lo[i], &floor[i]);
+        inverse[i] = (float)rate.inverse;
         weight[i] = within[i] ? (float)q : 1.0f;
     }
     const vec zero = vset1(0.0f), one = vset1(1.0f), unbias = vset1((float)EXP_UNBIAS);
-    vscale scale = {vset1(hi[0]), vset1(lo[0]), vset1(floor[0])};
+    vrate rate = {vset1(hi[0]), vset1(lo[0]), vset1(floor[0])};
     vec factor = vset1(inverse[0]), w = vset1(weight[0]);
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         int whole = i + LANES <= n;
         if (varied) { /* behind the last entry anything goes: the arrays have room */
-            scale.hi = vload(hi + i);
-            scale.lo = vload(lo + i);
-            scale.floor = vload(floor + i);
+            rate.hi = vload(hi + i);
+            rate.lo = vload(lo + i);
+            rate.floor = vload(floor + i);
             factor = vload(inverse + i);
             w = vload(weight + i);
         }
         vec x = whole ? vload(values + i) : vload_first(values + i, n - i, 0.0f);
         vec target = whole ? vload(t + i) : vload_first(t + i, n - i, 0.0f);
         vec minus = vsub(zero, x), rest = vsub(one, target);
-        vec e = vmul(vexp(vsub(zero, vmax(x, minus)), scale), unbias);
+        vec e = vmul(vexp(vsub(zero, vmax(x, minus)), rate), unbias);
         vec q = log1p_unit(e);
         vec positive = vfma(vmax(minus, zero), factor, q);
         vec negative = vfma(vmax(x, zero), factor, q);
@@ -104,7 +104,7 @@ static SF_NOINLINE void binary_losses_of_logits(const sf_call *call, ptrdiff_t f
     for (ptrdiff_t i = 0; (varied || !within[0] || !finite) && i < n; i++)
         if (!isfinite(l[i]) || !within[varied ? i : 0]) {
             double target = t[i];
-            exact_binary_losses(call, first + i, 1, values + i, &target, 1, &losses[i]);
+            binary_losses_in_double(call, first + i, 1, values + i, &target, 1, &losses[i]);
         }
 }
 
@@ -162,7 +162,7 @@ SF_INLINE void binary_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t co
             binary_losses_of_logits(call, first, n, values, (const float *)target->data + first, losses);
         else
 #endif
-            exact_binary_losses(call, first, n, values, t, of_logits, losses);
+            binary_losses_in_double(call, first, n, values, t, of_logits, losses);
         for (ptrdiff_t i = 0; v && i < n; i++)
             losses[i] = weighted(v[i], losses[i]);
         if (call->out.data) {

@@ -13,7 +13,7 @@
  * The bias also goes for d > 0 up to 2**EXP_BIAS, beyond which results mean nothing.
  */
 
-typedef struct { vec hi, lo, floor; } vscale;
+typedef struct { vec hi, lo, floor; } vrate;
 
 #if SF_DOUBLE
 #define EXP_BIAS 128
@@ -31,9 +31,9 @@ typedef struct { vec hi, lo, floor; } vscale;
 #define EXP_VANISHES 0x1p-86 /* 2**(EXP_BIAS - 150): sums below it are 0 in float */
 #endif
 
-SF_INLINE void split_scale(sf_scale c, real *hi, real *lo, real *floor)
+SF_INLINE void split_rate(sf_rate c, real *hi, real *lo, real *floor)
 {
-#if SF_DOUBLE && defined(SF_SPLIT_SCALE)
+#if SF_DOUBLE && defined(SF_SPLIT_RATE)
     uint64_t bits;
     double top;
     memcpy(&bits, &c.hi, sizeof bits);
@@ -47,12 +47,12 @@ SF_INLINE void split_scale(sf_scale c, real *hi, real *lo, real *floor)
     *floor = (real)(EXP_FLOOR / c.hi);
 }
 
-SF_INLINE vscale set_scale(sf_scale c)
+SF_INLINE vrate set_rate(sf_rate c)
 {
     real hi, lo, floor;
-    split_scale(c, &hi, &lo, &floor);
-    vscale scale = {vset1(hi), vset1(lo), vset1(floor)};
-    return scale;
+    split_rate(c, &hi, &lo, &floor);
+    vrate rate = {vset1(hi), vset1(lo), vset1(floor)};
+    return rate;
 }
 
 /* 2**f = 1 + f p(f), |f| <= 2**-POW2_BITS / 2: the coefficients of p. */
@@ -80,7 +80,7 @@ static const float exp_coefficient[] = {0x1.c6ac6ap-5f, 0x1.ebfff4p-3f, 0x1.62e4
 #endif
 
 /* exp of EXP_INTERLEAVE vectors in place, step by step, or of one. */
-SF_INLINE void exp_steps(vec *d, const int count, vscale c)
+SF_INLINE void exp_steps(vec *d, const int count, vrate c)
 {
     enum { degree = sizeof exp_coefficient / sizeof *exp_coefficient };
     const vec magic = vset1((real)EXP_MAGIC);
@@ -113,7 +113,7 @@ SF_INLINE void exp_steps(vec *d, const int count, vscale c)
     }
 }
 
-SF_INLINE vec vexp(vec d, vscale c)
+SF_INLINE vec vexp(vec d, vrate c)
 {
     exp_steps(&d, 1, c);
     return d;
@@ -239,16 +239,16 @@ sf_sum sum_of_doubles(const double *x, ptrdiff_t n)
 #endif
 
 /* Without the bias. */
-static SF_NOINLINE void exp_array(const real *x, real *out, ptrdiff_t n, sf_scale c)
+static SF_NOINLINE void exp_array(const real *x, real *out, ptrdiff_t n, sf_rate c)
 {
-    vscale scale = set_scale(c);
+    vrate rate = set_rate(c);
     vec unbias = vset1((real)EXP_UNBIAS);
     for (; n >= LANES; n -= LANES, x += LANES, out += LANES)
-        vstore(out, vmul(vexp(vload(x), scale), unbias));
+        vstore(out, vmul(vexp(vload(x), rate), unbias));
     if (n)
-        vstore_first(out, vmul(vexp(vload_first(x, n, 0), scale), unbias), n);
+        vstore_first(out, vmul(vexp(vload_first(x, n, 0), rate), unbias), n);
 }
 
 #if SF_DOUBLE
-void exp_doubles(const double *x, double *out, ptrdiff_t n, sf_scale c) { exp_array(x, out, n, c); }
+void exp_doubles(const double *x, double *out, ptrdiff_t n, sf_rate c) { exp_array(x, out, n, c); }
 #endif

@@ -290,7 +290,7 @@ static SF_NOINLINE void weigh_gradients(const sf_call *call, ptrdiff_t first, pt
 static void gradient_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count, int width,
                           sf_batch *batch, ptrdiff_t at)
 {
-    exponentiate_tile_exactly(tile, call, first, count, width, batch, at);
+    exponentiate_and_summarize_tile(tile, call, first, count, width, batch, at);
     weigh_gradients(call, first, count, tile->x, width * LANES, batch, at);
 }
 
@@ -370,8 +370,8 @@ SF_INLINE void soft_gradient(const sf_call *call, ptrdiff_t row, ptrdiff_t begin
     }
 }
 
-static void gradient_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
-                              int width, sf_batch *batch, ptrdiff_t at)
+SF_INLINE void gradient_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                const int width, const sf_batch *batch, ptrdiff_t at)
 {
     SF_ALIGNED(64) real probability[2 * LANES];
     SF_ALIGNED(64) real factor[2 * LANES];
@@ -397,6 +397,7 @@ static void gradient_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t firs
         if (batch->counts[at + i])
             out[sf_label(call->targets, first + i) * stride] = (real)batch->at_label[at + i];
 }
+FOR_BOTH_WIDTHS(gradient_tile_out, gradient_tile_of)
 
 static void gradient_row_out(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
                              ptrdiff_t at)
@@ -425,7 +426,7 @@ static void gradient_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t
     real *out = out_at(call, r->row);
     if (sf_is_hard_label(call->targets)) {
         ptrdiff_t y = (ptrdiff_t)sf_label(call->targets, r->row), b = y / BLOCK;
-        scale_blocks(r, first, count, softmax_factor(batch->max[at], batch->rest[at]),
+        multiply_blocks(r, first, count, softmax_factor(batch->max[at], batch->rest[at]),
                      (real)(batch->scale[at] * batch->share[at]));
         if (first <= b && b < first + count)
             out[y * stride] = (real)batch->at_label[at];

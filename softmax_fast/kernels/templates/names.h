@@ -19,7 +19,7 @@ extern const sf_kernels SF_KERNELS;
 #define sum_of_doubles SF_PASTE(sf_sum_of_doubles, SF_ISA)
 
 /* exp(x/T) for x <= 0, and log(1 + x) for x >= 0; in place or not. */
-void exp_doubles(const double *x, double *out, ptrdiff_t n, sf_scale c);
+void exp_doubles(const double *x, double *out, ptrdiff_t n, sf_rate c);
 void log1p_doubles(const double *x, double *out, ptrdiff_t n);
 /* -log(p) as log1p((1 - p)/p), which keeps the digits next to p = 1; where the quotient would
  * overflow, p is scaled by 2**200.  p and out are different arrays. */

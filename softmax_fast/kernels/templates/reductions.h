@@ -2,21 +2,21 @@
 
 #define BLOCK (SF_BLOCK_BYTES / REAL_BYTES)
 
-struct sf_temperature { real hi, lo, floor, inverse; sf_scale exact; };
+struct sf_temperature { real hi, lo, floor, inverse; sf_rate rate; };
 
 static SF_NOINLINE sf_temperature row_temperature(const sf_call *call, ptrdiff_t row)
 {
     sf_temperature t;
-    t.exact = sf_make_scale(sf_temperature_of(call, row));
-    t.inverse = (real)t.exact.inverse;
-    split_scale(t.exact, &t.hi, &t.lo, &t.floor);
+    t.rate = sf_make_rate(sf_temperature_of(call, row));
+    t.inverse = (real)t.rate.inverse;
+    split_rate(t.rate, &t.hi, &t.lo, &t.floor);
     return t;
 }
 
-SF_INLINE vscale vector_scale(const sf_temperature *t)
+SF_INLINE vrate vector_rate(const sf_temperature *t)
 {
-    vscale scale = {vset1(t->hi), vset1(t->lo), vset1(t->floor)};
-    return scale;
+    vrate rate = {vset1(t->hi), vset1(t->lo), vset1(t->floor)};
+    return rate;
 }
 
 /* What will be read and written next, or NULL. */
@@ -54,7 +54,7 @@ SF_INLINE next_lines next_of(const sf_call *call, const real *x, ptrdiff_t x_ste
 
 /* Adds exp((x - m)/T) to w, groups of four vectors at a time, and leaves it in e unless that is NULL.
  * Meanwhile what will be read and written next is fetched. */
-SF_INLINE wide add_exponentials(wide w, const real *x, ptrdiff_t n, vec m, vscale c, real *e,
+SF_INLINE wide add_exponentials(wide w, const real *x, ptrdiff_t n, vec m, vrate c, real *e,
                                 next_lines next)
 {
     ptrdiff_t i = 0;
@@ -126,20 +126,20 @@ static SF_NOINLINE int has_nan(const real *x, ptrdiff_t n)
 }
 
 /* Maximum m of a block and its rest = sum exp((x - m)/T) - 1; leaves the biased exponentials in e
- * unless that is NULL.  exact: one maximum is kept out of the sum, so that a small rest keeps its
+ * unless that is NULL.  apart: one maximum is kept out of the sum, so that a small rest keeps its
  * digits.  All entries -inf: m = -inf, rest = -1.  +inf: m = inf, rest = 0.  NaN: rest = NaN. */
 SF_INLINE void reduce_block(const real *x, ptrdiff_t n, const sf_temperature *t, real *e,
-                            int exact, next_lines next, double *max, double *rest)
+                            int apart, next_lines next, double *max, double *rest)
 {
     real m = maximum(x, n);
-    vscale c = vector_scale(t);
+    vrate c = vector_rate(t);
     wide w = wide_zero();
     *max = m;
     if (!isfinite(m)) {
         *rest = has_nan(x, n) ? NAN : m > 0 ? 0.0 : -1.0;
         if (e)
             memset(e, 0, (size_t)(n * REAL_BYTES));
-    } else if (exact) {
+    } else if (apart) {
         vec vm = vset1(m);
         ptrdiff_t k = find(x, n, m);
         w = add_exponentials(w, x, k, vm, c, e, next);
@@ -177,7 +177,7 @@ static SF_NOINLINE void summarize_block(const real *x, ptrdiff_t n, const sf_tem
 }
 
 /* out = e * first * second; the first factor may be left out when it is 1. */
-static SF_NOINLINE void scale_contiguous(const real *e, real *out, ptrdiff_t n, real first,
+static SF_NOINLINE void multiply_contiguous(const real *e, real *out, ptrdiff_t n, real first,
                                          real second, int stream)
 {
     vec f1 = vset1(first), f2 = vset1(second);
@@ -303,7 +303,7 @@ static SF_NOINLINE void merge_statistics(const sf_long_row *r)
             SF_ASSUME(n > 0);
             for (ptrdiff_t i = 0; i < n; i++)
                 d[i] = block_max[start + i] - m;
-            exp_doubles(d, factor, n, r->temperature->exact);
+            exp_doubles(d, factor, n, r->temperature->rate);
             for (ptrdiff_t i = 0; i < n; i++) {
                 double rest = block_rest[start + i];
                 sf_sum_add(&sum, start + i == winner ? rest : (1.0 + rest) * factor[i]);
@@ -322,7 +322,7 @@ SF_INLINE real softmax_factor(double row_max, double row_rest)
 }
 
 /* out = exponentials * block factor * factor * last, rounded after each; factors of 1 cost nothing. */
-SF_INLINE void scale_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count, real factor,
+SF_INLINE void multiply_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count, real factor,
                             real last)
 {
     SF_ALIGNED(64) real e_buffer[BLOCK];
@@ -340,10 +340,10 @@ SF_INLINE void scale_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t cou
         }
         real own = (real)r->blocks.rest[b];
         if (last != 1 && own != 1) {
-            scale_contiguous(e, e, n, 1, own, 0);
+            multiply_contiguous(e, e, n, 1, own, 0);
             own = 1;
         }
-        scale_contiguous(e, target, n, last != 1 ? factor : own, last != 1 ? last : factor,
+        multiply_contiguous(e, target, n, last != 1 ? factor : own, last != 1 ? last : factor,
                          call->stream && e_row && stride == 1);
         if (target == e_buffer)
             scatter(o, stride, e_buffer, n);

@@ -14,23 +14,17 @@ SF_INLINE void softmax_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t row
                       batch->rest + at, NULL);
 }
 
-static void softmax_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count, int width,
-                         sf_batch *batch, ptrdiff_t at)
-{
-    if (width == 2)
-        softmax_tile_of(tile, call, first, count, 2, batch, at);
-    else
-        softmax_tile_of(tile, call, first, count, 1, batch, at);
-}
+FOR_BOTH_WIDTHS(softmax_tile, softmax_tile_of)
 
-static void softmax_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
-                             int width, sf_batch *batch, ptrdiff_t at)
+SF_INLINE void multiply_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                             const int width, const sf_batch *batch, ptrdiff_t at)
 {
     SF_ALIGNED(64) real factor[2 * LANES];
     for (int i = 0; i < width * LANES; i++)
         factor[i] = (real)(EXP_UNBIAS / (batch->rest[at + i] * EXP_UNBIAS));
     store_tile(tile, call, first, count, width, factor, NULL);
 }
+FOR_BOTH_WIDTHS(softmax_tile_out, multiply_tile_of)
 
 static void softmax_row(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch, ptrdiff_t at)
 {
@@ -42,7 +36,7 @@ SF_INLINE void store_row(sf_tile *room, const sf_call *call, ptrdiff_t row, real
 {
     ptrdiff_t n = call->n_classes, stride = call->out.class_stride;
     real *out = out_at(call, row);
-    scale_contiguous(room->x, stride == 1 ? out : room->x, n, first, second, 0);
+    multiply_contiguous(room->x, stride == 1 ? out : room->x, n, first, second, 0);
     if (stride != 1)
         scatter(out, stride, room->x, n);
 }
@@ -61,13 +55,13 @@ static void softmax_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t coun
 static void softmax_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
 {
     const sf_batch *batch = r->batch;
-    scale_blocks(r, first, count, softmax_factor(batch->max[r->at], batch->rest[r->at]), 1);
+    multiply_blocks(r, first, count, softmax_factor(batch->max[r->at], batch->rest[r->at]), 1);
 }
 
 /* ---- log-softmax ------------------------------------------------------------------------------------- */
 
-static void log_softmax_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
-                                 int width, sf_batch *batch, ptrdiff_t at)
+SF_INLINE void log_softmax_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                   const int width, const sf_batch *batch, ptrdiff_t at)
 {
     const double *row_max = batch->max + at, *log_sum = batch->log_sum + at;
     SF_ALIGNED(64) real m[2 * LANES];
@@ -106,6 +100,7 @@ static void log_softmax_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t f
     }
     store_tile(tile, call, first, count, width, one, NULL);
 }
+FOR_BOTH_WIDTHS(log_softmax_tile_out, log_softmax_tile_of)
 
 /* n entries of a row, contiguous or not. */
 SF_INLINE void log_softmax_entries(const real *x, const sf_call *call, ptrdiff_t row, real *out,
@@ -223,8 +218,8 @@ SF_INLINE void exponentials_of(const real *x, const sf_call *call, ptrdiff_t row
 {
     ptrdiff_t stride = call->out.class_stride;
     next_lines none = {NULL, NULL};
-    add_exponentials(wide_zero(), x, n, vset1((real)call->row_max[row]), vector_scale(t), buffer, none);
-    scale_contiguous(buffer, stride == 1 ? out : buffer, n, (real)EXP_UNBIAS, (real)call->row_rest[row],
+    add_exponentials(wide_zero(), x, n, vset1((real)call->row_max[row]), vector_rate(t), buffer, none);
+    multiply_contiguous(buffer, stride == 1 ? out : buffer, n, (real)EXP_UNBIAS, (real)call->row_rest[row],
                      0);
     if (stride != 1)
         scatter(out, stride, buffer, n);

@@ -2,7 +2,7 @@
 
 static void exp_hook(const void *x, void *out, ptrdiff_t n)
 {
-    exp_array((const real *)x, (real *)out, n, sf_make_scale(1.0));
+    exp_array((const real *)x, (real *)out, n, sf_make_rate(1.0));
 }
 
 static void log1p_hook(const double *x, double *out, ptrdiff_t n) { log1p_doubles(x, out, n); }

@@ -137,8 +137,8 @@ SF_INLINE next_lines tile_next(const sf_call *call, ptrdiff_t row, ptrdiff_t cou
 /* Four entries, or the count < 4 that remain, of as many rows as a vector has lanes: a step of
  * exponentiate_tile. */
 SF_INLINE void exponentiate_entries(real *home, ptrdiff_t lanes, const int whole,
-                                       ptrdiff_t count, vec maximum, vscale c, int keep,
-                                       int exact, wide *w, vec *tied)
+                                       ptrdiff_t count, vec maximum, vrate c, int keep,
+                                       int apart, wide *w, vec *tied)
 {
     const int beside = whole ? EXP_INTERLEAVE : 1;
     vec e[4], d[4];
@@ -152,7 +152,7 @@ SF_INLINE void exponentiate_entries(real *home, ptrdiff_t lanes, const int whole
         for (int j = first; j < first + beside; j++) {
             if (keep)
                 vstore(home + j * lanes, e[j]);
-            if (exact) {
+            if (apart) {
                 e[j] = vzero_where_zero(d[j], e[j]);
                 *tied = vadd(*tied, vone_where_zero(d[j]));
             }
@@ -162,19 +162,19 @@ SF_INLINE void exponentiate_entries(real *home, ptrdiff_t lanes, const int whole
 }
 
 /* The tile's entries become biased exponentials if keep is set; their sums in sum.
- * exact: maxima stay out of the sums, and ties counts them. */
+ * apart: maxima stay out of the sums, and ties counts them. */
 SF_INLINE void exponentiate_tile(sf_tile *tile, ptrdiff_t n, const int width, const real *m,
-                                    int keep, int exact, next_lines next, double *sum,
+                                    int keep, int apart, next_lines next, double *sum,
                                     real *ties)
 {
     const ptrdiff_t lanes = width * LANES;
-    vscale c[2];
+    vrate c[2];
     vec maximum[2], tied[2];
     wide w[2];
     for (int k = 0; k < width; k++) {
-        vscale scale = {vload(tile->hi + k * LANES), vload(tile->lo + k * LANES),
+        vrate rate = {vload(tile->hi + k * LANES), vload(tile->lo + k * LANES),
                           vload(tile->floor + k * LANES)};
-        c[k] = scale;
+        c[k] = rate;
         maximum[k] = vload(m + k * LANES);
         tied[k] = vset1(0);
         w[k] = wide_zero();
@@ -187,14 +187,14 @@ SF_INLINE void exponentiate_tile(sf_tile *tile, ptrdiff_t n, const int width, co
         }
         for (int k = 0; k < width; k++)
             exponentiate_entries(tile->x + first * lanes + k * LANES, lanes, 1, 4, maximum[k],
-                                    c[k], keep, exact, &w[k], &tied[k]);
+                                    c[k], keep, apart, &w[k], &tied[k]);
     }
     for (int k = 0; first < n && k < width; k++)
         exponentiate_entries(tile->x + first * lanes + k * LANES, lanes, 0, n - first,
-                                maximum[k], c[k], keep, exact, &w[k], &tied[k]);
+                                maximum[k], c[k], keep, apart, &w[k], &tied[k]);
     for (int k = 0; k < width; k++) {
         wide_store(sum + k * LANES, w[k]);
-        if (exact)
+        if (apart)
             vstore(ties + k * LANES, tied[k]);
     }
 }
@@ -221,8 +221,9 @@ SF_INLINE void tile_stats(const sf_call *call, ptrdiff_t row, ptrdiff_t count, c
 
 /* Loads a tile and leaves its rows' statistics in the batch; keep as in exponentiate_tile. */
 SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, ptrdiff_t count,
-                           const int width, const int keep, real *m, sf_batch *batch, ptrdiff_t at)
+                           const int width, const int keep, sf_batch *batch, ptrdiff_t at)
 {
+    SF_ALIGNED(64) real m[2 * LANES];
     SF_ALIGNED(64) real ties[2 * LANES];
     SF_ALIGNED(64) double sum[2 * LANES];
     load_tile(tile, call, row, count, width, m);
@@ -233,27 +234,31 @@ SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, pt
     tile_stats(call, row, count, m, sum, ties, batch->max + at, batch->rest + at);
 }
 
-/* The tile's entries stay as they are. */
-static void summarize_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
-                           int width, sf_batch *batch, ptrdiff_t at)
-{
-    SF_ALIGNED(64) real m[2 * LANES];
-    if (width == 2)
-        reduce_tile(tile, call, first, count, 2, 0, m, batch, at);
-    else
-        reduce_tile(tile, call, first, count, 1, 0, m, batch, at);
-}
+/* A step on tiles, compiled for each of their widths. */
+#define FOR_BOTH_WIDTHS(step, step_of)                                                              \
+    static void step(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,         \
+                     int width, sf_batch *batch, ptrdiff_t at)                                     \
+    {                                                                                              \
+        if (width == 2)                                                                            \
+            step_of(tile, call, first, count, 2, batch, at);                                       \
+        else                                                                                       \
+            step_of(tile, call, first, count, 1, batch, at);                                       \
+    }
 
-static SF_NOINLINE void exponentiate_tile_exactly(sf_tile *tile, const sf_call *call, ptrdiff_t first,
-                                                  ptrdiff_t count, int width, sf_batch *batch,
-                                                  ptrdiff_t at)
+/* The tile's entries stay as they are. */
+SF_INLINE void summarize_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                 const int width, sf_batch *batch, ptrdiff_t at)
 {
-    SF_ALIGNED(64) real m[2 * LANES];
-    if (width == 2)
-        reduce_tile(tile, call, first, count, 2, 1, m, batch, at);
-    else
-        reduce_tile(tile, call, first, count, 1, 1, m, batch, at);
+    reduce_tile(tile, call, first, count, width, 0, batch, at);
 }
+FOR_BOTH_WIDTHS(summarize_tile, summarize_tile_of)
+
+SF_INLINE void exponentiate_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first,
+                                    ptrdiff_t count, const int width, sf_batch *batch, ptrdiff_t at)
+{
+    reduce_tile(tile, call, first, count, width, 1, batch, at);
+}
+FOR_BOTH_WIDTHS(exponentiate_and_summarize_tile, exponentiate_tile_of)
 
 /* ---- a short row by itself: the arithmetic of one lane of a tile, in the same order --------------- */
 
@@ -265,10 +270,10 @@ SF_INLINE int one_by_one(ptrdiff_t n, ptrdiff_t count)
 
 /* Biased exponentials of the row in e (room for LANES more), and the statistics a tile would give. */
 SF_INLINE void exponentiate_row(const real *x, ptrdiff_t n, const sf_temperature *t, real *e,
-                                int exact, double *row_max, double *row_rest)
+                                int apart, double *row_max, double *row_rest)
 {
     real m = maximum_of(x, n);
-    vscale c = vector_scale(t);
+    vrate c = vector_rate(t);
     vec vm = vset1(m);
     ptrdiff_t i = 0;
     for (; i + LANES <= n; i += LANES)
@@ -281,7 +286,7 @@ SF_INLINE void exponentiate_row(const real *x, ptrdiff_t n, const sf_temperature
     real sum = 0, lost = 0;
     for (i = 0; i < n; i += 4) {
         real g[4] = {e[i], e[i + 1], e[i + 2], e[i + 3]};
-        if (exact)
+        if (apart)
             for (int j = 0; j < 4 && i + j < n; j++)
                 if (x[i + j] - m == 0) {
                     g[j] = 0;
@@ -298,21 +303,21 @@ SF_INLINE void exponentiate_row(const real *x, ptrdiff_t n, const sf_temperature
         sum = total;
     }
     double value = (double)sum - (double)lost;
-    double rest = exact ? unbiased(value) + (ties - 1.0) : value * EXP_UNBIAS;
-    if (exact && !isfinite(m))
+    double rest = apart ? unbiased(value) + (ties - 1.0) : value * EXP_UNBIAS;
+    if (apart && !isfinite(m))
         rest = has_nan(x, n) ? NAN : m > 0 ? 0.0 : -1.0;
     *row_max = m;
     *row_rest = rest;
 }
 
 /* As exponentiate_row with the row's own temperature, and the biased exponentials in the room. */
-SF_INLINE void reduce_row(sf_tile *room, const sf_call *call, ptrdiff_t row, const int exact,
+SF_INLINE void reduce_row(sf_tile *room, const sf_call *call, ptrdiff_t row, const int apart,
                           sf_batch *batch, ptrdiff_t at)
 {
     real x_buffer[SF_SHORT_ROW];
     sf_temperature t = row_temperature(call, row);
     ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row);
-    exponentiate_row(fetch(&call->x, offset, n, x_buffer), n, &t, room->x, exact, &batch->max[at],
+    exponentiate_row(fetch(&call->x, offset, n, x_buffer), n, &t, room->x, apart, &batch->max[at],
                      &batch->rest[at]);
 }
 
