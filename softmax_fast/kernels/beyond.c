@@ -42,7 +42,7 @@ int sf_reach(const sf_call *call, int operation)
     extent t = {call->temperature[0], call->temperature[0]};
     if (call->temperature_step)
         t = extent_of(call->temperature, call->n_rows);
-    if (is_far(call, t.least) || is_far(call, t.most))
+    if (operation != SF_CROSS_ENTROPY && (is_far(call, t.least) || is_far(call, t.most)))
         reach |= BY_TEMPERATURE;
     if (is_double_call(call) || !(o->flags & SF_READS_TARGETS))
         return reach;
