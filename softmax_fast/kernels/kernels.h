@@ -113,7 +113,7 @@ typedef struct {
     unsigned char counts[SF_BATCH];       /* whether the row does, or is ignored */
     double first_moment[SF_BATCH], second_moment[SF_BATCH]; /* sums of e s and e s s, s = (x - m)/T */
     double squares[SF_BATCH];             /* sum of e e but for one maximum */
-    double top[SF_BATCH];                 /* the first index of the maximum */
+    double top[SF_BATCH], label[SF_BATCH]; /* the first index of the maximum; the label, -1 for none */
     double above[SF_BATCH];               /* entries above the label's, and equal ones before it */
 } sf_batch;
 

@@ -96,14 +96,19 @@ static SF_NOINLINE ptrdiff_t count_from(const real *x, ptrdiff_t n, real limit)
     return count;
 }
 
-/* The least number above a. */
+/* The least number above a; NaN for NaN. */
 SF_INLINE real next_above(real a)
 {
 #if SF_DOUBLE
-    return nextafter(a, INFINITY);
+    int64_t bits;
 #else
-    return nextafterf(a, INFINITY);
+    int32_t bits;
 #endif
+    a += 0; /* -0 becomes 0 */
+    memcpy(&bits, &a, sizeof bits);
+    bits += a >= 0 ? a < (real)INFINITY : a < 0 ? -1 : 0;
+    memcpy(&a, &bits, sizeof bits);
+    return a;
 }
 
 /* Entries [begin, begin + n) of a row that come before its label y, whose logit is x_y. */
@@ -196,6 +201,7 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         batch->second_moment[at + i] = second_moment[i] * EXP_UNBIAS;
         batch->squares[at + i] = squares[i] + ((double)ties[i] - 1.0);
         batch->top[at + i] = (double)(n - (ptrdiff_t)top[i]);
+        batch->label[at + i] = (double)y;
         batch->above[at + i] = (double)above[i];
         batch->quotient[at + i] =
             y < 0 ? 0.0 : sf_quotient(label[i], m[i], sf_temperature_of(call, first + i));
@@ -292,6 +298,7 @@ static void merge_moments(const sf_long_row *r)
     batch->second_moment[at] = sf_sum_value(second);
     batch->squares[at] = sf_sum_value(squares);
     batch->top[at] = r->blocks.top[winner];
+    batch->label[at] = (double)y;
     batch->above[at] = above;
     batch->quotient[at] = 0.0;
     if (y >= 0) {
@@ -327,22 +334,24 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
         to->prediction[put + i] = sum[i] == sum[i] ? (int64_t)batch->top[at + i] : -1;
     }
     for (ptrdiff_t i = 0; to->loss && i < count; i++) {
-        if (!sf_row_counts(call->targets, first + i, call->n_classes, result)) {
-            to->loss[put + i] = to->brier[put + i] = 0.0;
-            to->slope[put + i] = to->curvature[put + i] = 0.0;
-            to->rank[put + i] = -1;
-            continue;
-        }
-        const double t = temperature[i * step];
-        to->loss[put + i] = log_sum[i] - s_y[i];
-        to->rank[put + i] = sum[i] == sum[i] ? (int64_t)batch->above[at + i] : call->n_classes;
         /* (1 - p_y)^2 and the squares of the others' p: nothing cancels where p_y is next to 1. */
-        const int hit = to->prediction[put + i] == sf_label(call->targets, first + i);
+        const int hit = batch->top[at + i] == batch->label[at + i];
         const double others = batch->squares[at + i] + (hit ? 0.0 : 1.0 - e_y[i] * e_y[i]);
         const double missing = hit ? rest[i] * inverse[i] : 1.0 - e_y[i] * inverse[i];
+        const double t = temperature[i * step];
+        to->loss[put + i] = log_sum[i] - s_y[i];
         to->brier[put + i] = missing * missing + others * inverse[i] * inverse[i];
         to->slope[put + i] = t * (mean[i] - s_y[i]);
         to->curvature[put + i] =
             t * t * (batch->second_moment[at + i] * inverse[i] - mean[i] * mean[i]);
+    }
+    for (ptrdiff_t i = 0; to->loss && i < count; i++) {
+        to->rank[put + i] = sum[i] == sum[i] ? (int64_t)batch->above[at + i] : call->n_classes;
+        if (batch->label[at + i] < 0.0) {
+            sf_row_counts(call->targets, first + i, call->n_classes, result); /* notes a bad one */
+            to->loss[put + i] = to->brier[put + i] = 0.0;
+            to->slope[put + i] = to->curvature[put + i] = 0.0;
+            to->rank[put + i] = -1;
+        }
     }
 }
