@@ -55,7 +55,9 @@ def _of(x, y, t, ignore_index, rows):
         s = d / t[:, None]
         e = np.exp(s)
         first = x.argmax(axis=1)
-        rest = e.sum(axis=1) - e[np.arange(n), first]
+        others = e.copy()
+        others[np.arange(n), first] = 0.0
+        rest = others.sum(axis=1)
         total = 1.0 + rest
         log_sum = np.log1p(rest)
         p = e / total[:, None]
