@@ -397,15 +397,14 @@ cdef inline void put_moments(double *hi, double *lo, double x, double v, double 
     lo[2] += rounding(once, x, twice) + lost * x
 
 
-cdef inline void put_in_bin(double[:, :, ::1] sums, int64_t[::1] counts, Py_ssize_t b, double c,
-                            bint hit, double v, double vv) noexcept nogil:
-    counts[b] += 1
-    put(&sums[0, 0, b], &sums[1, 0, b], v)
-    put(&sums[0, 1, b], &sums[1, 1, b], vv)
-    put(&sums[0, 2, b], &sums[1, 2, b], v * c)
+cdef inline void put_in_bin(double *hi, double *lo, Py_ssize_t n_bins, double c, bint hit, double v,
+                            double vv) noexcept nogil:
+    put(hi, lo, v)
+    put(hi + n_bins, lo + n_bins, vv)
+    put(hi + 2 * n_bins, lo + 2 * n_bins, v * c)
     if hit:
-        put(&sums[0, 3, b], &sums[1, 3, b], v)
-    put(&sums[0, 4, b], &sums[1, 4, b], vv * (c * (1.0 - c)))
+        put(hi + 3 * n_bins, lo + 3 * n_bins, v)
+    put(hi + 4 * n_bins, lo + 4 * n_bins, vv * (c * (1.0 - c)))
 
 
 def add_rows(const double[::1] confidence, const double[::1] entropy, const double[::1] loss,
@@ -423,6 +422,11 @@ def add_rows(const double[::1] confidence, const double[::1] entropy, const doub
     cdef double v = 1.0, vv = 1.0
     cdef double *hi = &sums[0, 0]
     cdef double *lo = &sums[1, 0]
+    cdef double *bin_hi = &bin_sums[0, 0, 0]
+    cdef double *bin_lo = &bin_sums[1, 0, 0]
+    cdef double *cell_hi = &cell_sums[0, 0, 0]
+    cdef double *cell_lo = &cell_sums[1, 0, 0]
+    cdef Py_ssize_t n_bins = bin_sums.shape[2], n_cells = cell_sums.shape[2]
     cdef bint hit
     with nogil:
         for i in range(rank.shape[0]):
@@ -463,8 +467,10 @@ def add_rows(const double[::1] confidence, const double[::1] entropy, const doub
                 if rank[i] < top_k[j]:
                     counts[5 + j] += 1
                     put(hi + 17 + j, lo + 17 + j, v)
-            put_in_bin(bin_sums, bin_counts, bins[i], confidence[i], hit, v, vv)
-            put_in_bin(cell_sums, cell_counts, cells[i], confidence[i], hit, v, vv)
+            bin_counts[bins[i]] += 1
+            cell_counts[cells[i]] += 1
+            put_in_bin(bin_hi + bins[i], bin_lo + bins[i], n_bins, confidence[i], hit, v, vv)
+            put_in_bin(cell_hi + cells[i], cell_lo + cells[i], n_cells, confidence[i], hit, v, vv)
         # Beyond the range there is nothing to keep.
         for j in range(n_sums):
             if not hi[j] - hi[j] == 0:

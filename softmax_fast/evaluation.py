@@ -835,7 +835,8 @@ class _Gaps(NamedTuple):
 def _gaps(sums, counts):
     """Weight and gap of the bins that are not empty."""
     hi, lo = sums[:, :, counts > 0]
-    return _Gaps(hi[0] + lo[0], (hi[3] - hi[2]) + (lo[3] - lo[2]))
+    with np.errstate(all="ignore"):
+        return _Gaps(hi[0] + lo[0], (hi[3] - hi[2]) + (lo[3] - lo[2]))
 
 
 def _grouped(bins, group, n):
