@@ -199,7 +199,7 @@ def open_array(argument, default_members):
         raise InputError(f"{path}: {reason(error)}") from None
     if not magic:
         raise InputError(f"{path}: is empty")
-    raise InputError(f"{path}: is neither a .npy, an .npz nor a .safetensors file")
+    raise InputError(f"{path}: is neither a .npy nor an .npz nor a .safetensors file")
 
 
 def check_dimensions(path, shape):
@@ -390,7 +390,7 @@ def index_blocks(shape, most):
 
 
 class OutputFile:
-    """A .npy file that appears under its name when it is complete, or not at all.
+    """A file that appears under its name when it is complete, or not at all.
 
     It is written without a name where the system can do that (Linux), so that even a killed process
     leaves nothing behind; elsewhere under a temporary name in the same folder. A context manager:
@@ -447,6 +447,9 @@ class OutputFile:
         self.named = True
         flags = os.O_CREAT | os.O_EXCL | binary
         return os.fdopen(os.open(self.temporary, flags, 0o666), "wb")
+
+    def write(self, data):
+        self.file.write(data)
 
     def write_array_header(self, shape, dtype):
         self.shape = shape
