@@ -117,6 +117,29 @@ static void put_entry(const sf_call *call, void *data, ptrdiff_t i, double value
         ((float *)data)[i] = (float)value;
 }
 
+/* E_p[x] - x_y and Var_p[x] of a row whose z = (x - m)/T underflow when they are squared. */
+static void put_moments(const sf_call *call, ptrdiff_t row, double m, const double *z)
+{
+    const ptrdiff_t offset = sf_input_offset(call, &call->x, row), step = call->x.class_stride;
+    const ptrdiff_t at = call->first_row + row;
+    double sum = 0.0, mean = 0.0, variance = 0.0;
+    if (call->columns->rank[at] < 0 || !isfinite(m))
+        return;
+    for (ptrdiff_t c = 0; c < call->n_classes; c++)
+        sum += exp(z[c]);
+    for (ptrdiff_t c = 0; c < call->n_classes; c++)
+        if (exp(z[c]) > 0.0)
+            mean += exp(z[c]) / sum * (entry_of(&call->x, offset + c * step) - m);
+    for (ptrdiff_t c = 0; c < call->n_classes; c++)
+        if (exp(z[c]) > 0.0) {
+            double d = entry_of(&call->x, offset + c * step) - m - mean;
+            variance += exp(z[c]) / sum * d * d;
+        }
+    ptrdiff_t y = (ptrdiff_t)sf_label(call->targets, row);
+    call->columns->slope[at] = mean - (entry_of(&call->x, offset + y * step) - m);
+    call->columns->curvature[at] = variance;
+}
+
 /* Where even double does not reach T, the row is replaced by that of (x - m)/T at T = 1, m its maximum
  * or the shift given. */
 void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result *result, void *scratch)
@@ -172,9 +195,14 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
     }
     if (call->targets && call->targets->row_losses)
         put_entry(call, call->targets->row_losses, row, loss);
-    if (operation == SF_LOGSUMEXP) {
+    if (operation == SF_ROW_STATISTICS) {
+        if (shifted)
+            call->columns->logsumexp[call->first_row + row] += m / given;
+        if (replaced && call->columns->loss)
+            put_moments(call, row, m, x);
+    } else if (operation == SF_LOGSUMEXP) {
         put_entry(call, out.data, 0, shifted ? m / given + lse : lse);
-    } else if (operation == SF_ROW_STATS) {
+    } else if (operation == SF_MAXIMUM_AND_REST) {
         if (shifted)
             call->row_max[row] = m;
     } else if (call->indices) {
