@@ -83,7 +83,12 @@ def _is_integer(dtype):
 
 
 def source(name, value):
-    """A real array of any dtype as a `Source`; integers and booleans become float64."""
+    """A real array of any dtype as a `Source`; integers and booleans become float64.
+
+    A `Source` is taken as it is: bfloat16 in files comes as one, where NumPy has no such dtype.
+    """
+    if type(value) is Source:
+        return value
     array = as_array(name, value)
     kind = _float_kind(array.dtype)
     if kind is None:

@@ -122,7 +122,9 @@ class StoredArray:
 
 def float_input(array):
     """Floats of a file as the functions take them, bfloat16 too."""
-    return Source(array["bfloat16"], "bf16") if array.dtype == BFLOAT16 else array
+    if array.dtype != BFLOAT16:
+        return array
+    return Source(np.require(array["bfloat16"], np.uint16, "A"), "bf16")
 
 
 def dtype_name(dtype):

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import errno
 import io
+import itertools
 import json
 import math
 import os
@@ -27,9 +28,10 @@ from softmax_fast._files import (
     open_array,
     reason,
 )
-from softmax_fast._shards import Shards, read_logits
+from softmax_fast._shards import Shards, check_shape, read_logits
+from softmax_fast._threads import resolve
 from softmax_fast._version import __version__
-from softmax_fast.calibration import fit
+from softmax_fast.calibration import PassSums, fit, labelled_rows, start_of
 from softmax_fast.evaluation import Evaluator, row_statistics
 
 # 16 MiB of float32: a chunk is mostly in the last-level cache when the second function reads it, and
@@ -100,12 +102,17 @@ class Progress:
 
     WIDTH = 30
 
-    def __init__(self, total, patience=1.0, unit="rows"):
-        self.total = total
+    def __init__(self, total=None, patience=1.0, unit="rows"):
         self.unit = unit
-        self.start = time.monotonic()
+        self.begin(total)
         self.next_update = self.start + patience if sys.stderr.isatty() else math.inf
         self.shown = False
+
+    def begin(self, total, what=""):
+        """Begin the next part of the work."""
+        self.total = total
+        self.what = what
+        self.start = time.monotonic()
 
     def advance(self, done):
         """Say how much of the total is done."""
@@ -118,7 +125,8 @@ class Progress:
         remaining = (now - self.start) * (1 - share) / share
         rate = scaled(done / (now - self.start))
         bar = ("#" * int(share * self.WIDTH)).ljust(self.WIDTH, ".")
-        say(f"\r[{bar}] {share:4.0%}  {remaining:.0f} s left, {rate} {self.unit}/s \x1b[K")
+        text = f"{self.what}{remaining:.0f} s left, {rate} {self.unit}/s"
+        say(f"\r[{bar}] {share:4.0%}  {text} \x1b[K")
 
     def __enter__(self):
         return self
@@ -130,14 +138,6 @@ class Progress:
 
 def rows_per_chunk(shards):
     return CHUNK_ELEMENTS // shards.n_classes
-
-
-def judged(shards, evaluator, progress, done=0, start=0, stop=None):
-    """Give rows [start, stop) to the evaluator."""
-    for chunk in shards.chunks(rows_per_chunk(shards), start, stop):
-        update(shards, evaluator, chunk)
-        progress.advance(done + chunk.rows.stop - start)
-    return evaluator
 
 
 def update(shards, evaluator, chunk):
@@ -313,9 +313,157 @@ def table(lines):
     return "\n".join(f"{label:<19}{value}" for label, value in lines)
 
 
+def fitted(shards, ranges, arguments, progress):
+    """The temperature fitted on these ranges of rows; bounds of a range are numbers of rows."""
+
+    def rows_of(chunk):
+        return labelled_rows(chunk.logits, chunk.labels, ignore_index=arguments.ignore_index)
+
+    def chunks():
+        for start, stop in ranges:
+            yield from shards.chunks(rows_per_chunk(shards), start, stop)
+
+    n_rows = sum(stop - start for start, stop in ranges)
+    n_threads = resolve(arguments.n_threads, n_rows * shards.n_classes)
+    passes = itertools.count(1)
+
+    def sums_at(beta):
+        progress.begin(n_rows, f"pass {next(passes)}, ")
+        total, done = PassSums(), 0
+        for chunk in chunks():
+            total += rows_of(chunk).sums_at(beta, n_threads)
+            done += len(chunk.labels)
+            progress.advance(done)
+        return total
+
+    def row_error(row):
+        for start, stop in ranges:
+            if row < stop - start:
+                name, row = shards.place(start + row)
+                return InputError(
+                    f"{name}: row {row} (the first is 0) holds NaN or +inf, or -inf alone or at the"
+                    " label, and no temperature fits it"
+                )
+            row -= stop - start
+        raise IndexError(row)
+
+    try:
+        return fit(
+            sums_at, nan_policy="raise", row_error=row_error, start=first_guess(chunks, shards, n_rows)
+        )
+    except ValueError:
+        message = f"no row is left, every label is {arguments.ignore_index}, which is ignored"
+        raise InputError(f"{arguments.targets}: {message}") from None
+
+
+def judge(shards, evaluators, ranges, progress):
+    """Give these ranges of rows to each of the evaluators."""
+    progress.begin(sum(stop - start for start, stop in ranges))
+    done = 0
+    for start, stop in ranges:
+        for chunk in shards.chunks(rows_per_chunk(shards), start, stop):
+            for evaluator in evaluators:
+                update(shards, evaluator, chunk)
+            done += len(chunk.labels)
+            progress.advance(done)
+
+
+def is_proper(temperature):
+    return 0 < temperature < math.inf
+
+
 def calibrate(arguments):
     """Run ``softmax-fast calibrate``."""
-    raise InputError("not yet")
+    check_plot(arguments.plot)
+    shards = Shards(arguments.logits, arguments.targets, None, arguments.ignore_index)
+    other = None
+    if arguments.apply is not None:
+        other = Shards(*arguments.apply, None, arguments.ignore_index)
+        check_shape(shards.shards[0].logits, other.shards[0].logits)
+    n_rows, folds = shards.n_rows, []
+    if arguments.cross_fit is not None:
+        if arguments.cross_fit > n_rows:
+            raise InputError(
+                f"{arguments.logits}: has {n_rows} rows, too few for {arguments.cross_fit} folds"
+            )
+        edges = [i * n_rows // arguments.cross_fit for i in range(arguments.cross_fit + 1)]
+        folds = list(itertools.pairwise(edges))
+
+    def evaluator(temperature):
+        return Evaluator(
+            temperature=temperature,
+            ignore_index=arguments.ignore_index,
+            n_threads=arguments.n_threads,
+        )
+
+    with written(arguments.plot) as plot_file, Progress() as progress:
+        whole = fitted(shards, [(0, n_rows)], arguments, progress)
+        judgements = {"fitted_rows": judged(shards, whole.temperature, evaluator, progress)}
+        if other is not None:
+            judgements["applied"] = judged(other, whole.temperature, evaluator, progress)
+        temperatures = []
+        for fold in folds:
+            rest = [(0, fold[0]), (fold[1], n_rows)]
+            temperatures.append(fitted(shards, rest, arguments, progress).temperature)
+        if folds:
+            judgements["cross_fit"] = cross_judged(shards, folds, temperatures, evaluator, progress)
+        if plot_file is not None:
+            before, after = list(judgements.values())[-1]
+            draw(arguments.plot, plot_file, after or before, after and before)
+
+    if arguments.json:
+        results = {
+            "temperature": whole.temperature,
+            "temperature_stderr": whole.stderr,
+            "status": whole.status,
+            "passes": whole.n_passes,
+            "classes": shards.n_classes,
+        }
+        for name, (before, after) in judgements.items():
+            results[name] = {
+                "rows": before.n,
+                "loss_before": before.loss,
+                "loss": after and after.loss,
+                "ece_before": before.ece,
+                "ece": after and after.ece,
+                "ece_floor": after and after.ece_floor,
+            }
+        if folds:
+            results["cross_fit"]["temperatures"] = temperatures
+        print_json(results)
+        return
+    passes = "pass" if whole.n_passes == 1 else "passes"
+    lines = [
+        ("temperature", f"{whole.temperature:.6g} ± {whole.stderr:.2g}"),
+        ("status", f"{whole.status}, {whole.n_passes} {passes}"),
+    ]
+    titles = {
+        "fitted_rows": "on the rows that T was fitted on, which flatters",
+        "applied": f"on {arguments.apply and arguments.apply[0]}, which the fit has not seen",
+        "cross_fit": f"each of {len(folds)} folds at the T of the others: "
+        + ", ".join(f"{t:.4g}" for t in temperatures),
+    }
+    for name, (before, after) in judgements.items():
+        lines.append(("", ""))
+        lines.append((titles[name], ""))
+        lines.append(("rows", f"{before.n}"))
+        if after is None:
+            lines.append(("mean loss", f"{before.loss:.6g} before"))
+            lines.append(("calibration error", f"{before.ece:.6f} before"))
+            continue
+        lines.append(("mean loss", f"{before.loss:.6g} → {after.loss:.6g}"))
+        floor = f"  (a calibrated model: {after.ece_floor:.6f})"
+        lines.append(("calibration error", f"{before.ece:.6f} → {after.ece:.6f}{floor}"))
+    print("\n".join(line.rstrip() for line in table(lines).splitlines()))
+
+
+def judged(shards, temperature, evaluator, progress):
+    """`Evaluation` of all rows at T = 1 and at this one, or None where it is 0 or infinite."""
+    evaluators = [evaluator(1.0)]
+    if is_proper(temperature):
+        evaluators.append(evaluator(temperature))
+    judge(shards, evaluators, [(0, shards.n_rows)], progress)
+    return *(e.result() for e in evaluators), *([None] * (2 - len(evaluators)))
 
 
 def transform(function, arguments):
