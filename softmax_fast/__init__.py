@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 from ._config import get_include, show_config
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
+from .calibration import TemperatureFit, fit_temperature
 from .functional import log_softmax, logsumexp, selected_log_probs, softmax
 from .linear import LinearGrads, linear_softmax_loss, linear_softmax_loss_and_grad
 from .losses import (
@@ -26,10 +27,12 @@ from .losses import (
 
 __all__ = [
     "LinearGrads",
+    "TemperatureFit",
     "__version__",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "fit_temperature",
     "get_include",
     "get_num_threads",
     "linear_softmax_loss",

@@ -15,6 +15,7 @@ from numpy.exceptions import AxisError, TooHardError
 from ._layout import Source
 
 REDUCTIONS = ("mean", "sum", "none")
+NAN_POLICIES = ("propagate", "omit", "raise")
 DEFAULT_IGNORE_INDEX = -100
 _INT64 = np.iinfo(np.int64)
 _FLOAT_KINDS = {2: "f16", 4: "f32", 8: "f64"}
@@ -167,6 +168,12 @@ def reduction(value):
     if isinstance(value, str) and value in REDUCTIONS:
         return value
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
+
+
+def nan_policy(value):
+    if isinstance(value, str) and value in NAN_POLICIES:
+        return value
+    raise ValueError(f"nan_policy must be 'propagate', 'omit' or 'raise', got {value!r}")
 
 
 def ignore_index(value):
@@ -336,6 +343,29 @@ def _class_indices(name, value, rows):
     if isinstance(value, list | tuple) and array.size == 0 and array.shape == rows:
         return array.astype(np.int64)
     return array
+
+
+def not_labels_error(dtype, rows):
+    """The TypeError for class probabilities where only labels have a meaning."""
+    return TypeError(
+        f"targets have dtype {dtype}, expected an integer dtype: class indices of shape {rows}"
+    )
+
+
+def nonfinite_row_error(at):
+    """The ValueError for a row at index ``at`` that has no loss, under ``nan_policy`` "raise"."""
+    at = tuple(map(int, at))
+    where = f"row {at[0] if len(at) == 1 else at}" if at else "the row"
+    return ValueError(
+        f"{where} of logits holds NaN or +inf, or nothing but -inf, or its label's logit is -inf: "
+        "nan_policy='omit' leaves such rows out"
+    )
+
+
+def no_rows_error():
+    return ValueError(
+        "no row is left to fit a temperature to: all are ignored, of weight 0 or omitted"
+    )
 
 
 def indices(value, rows, ignored):
