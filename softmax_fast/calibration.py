@@ -19,6 +19,8 @@ _RISE, _FALL = 10.0, 5.0
 # Σ v·g of what cancels exactly is this share of Σ v·|g|, or less.
 _ROUNDING = 4e-16
 _MOST_PASSES = 200
+# Derivatives of a smaller ratio are no pair to interpolate between.
+_LEAST_RATIO = 0.05
 
 # A warm start looks at one row in 16 or fewer, and copies them.
 _SAMPLE_SHARE = 16
@@ -504,8 +506,10 @@ def _least(look, first, start):
     zero = None  # the sums at 0
     n_falls = 0
     last_step = math.inf
-    beta, at = 1.0, first
-    while at.slope:
+    beta, at, before = 1.0, first, None
+    for _ in range(_MOST_PASSES):
+        if not at.slope or math.isnan(at.slope):
+            break
         if at.slope < 0:
             low = beta
         else:
@@ -517,6 +521,8 @@ def _least(look, first, start):
         if high < math.inf and high - low <= _ROUNDING * high:
             break
         new = beta + step
+        if before is not None:
+            new = _interpolated(*before, beta, at, low, high) or new
         if start is not None and low < start < high:
             new, start = start, None
         elif low == 0 and zero is None:
@@ -543,8 +549,24 @@ def _least(look, first, start):
         if new in (beta, 0.0, math.inf):
             break
         last_step = new - beta
+        before = beta, at
         beta, at = new, look(new)
     return beta, at
+
+
+def _interpolated(beta_0, at_0, beta_1, at_1, low, high):
+    """Where the cubic β(slope) through two points, with its derivatives there, is at slope 0; 0
+    where the derivatives are too different, or that is outside the bracket.
+    """
+    h_0, h_1 = at_0.curvature, at_1.curvature
+    rise = at_1.slope - at_0.slope
+    if not rise or not _LEAST_RATIO < h_0 / h_1 < 1 / _LEAST_RATIO:
+        return 0.0
+    t = -at_0.slope / rise
+    u = 1.0 - t
+    beta = u * u * (1 + 2 * t) * beta_0 + t * t * (1 + 2 * u) * beta_1
+    beta += t * u * rise * (u / h_0 - t / h_1)
+    return beta if low < beta < high else 0.0
 
 
 def _between(low, high):
