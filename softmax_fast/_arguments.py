@@ -176,6 +176,12 @@ def reduction(value):
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
 
 
+def nan_policy(value):
+    if isinstance(value, str) and value in NAN_POLICIES:
+        return value
+    raise ValueError(f"nan_policy must be 'propagate', 'omit' or 'raise', got {value!r}")
+
+
 def ignore_index(value):
     if value is None:
         return None
@@ -356,6 +362,29 @@ def labels(value, rows, ignored, name="targets"):
     if array.shape != rows:
         raise ValueError(f"{name} have shape {array.shape}, expected {rows}, one label per row")
     return Labels(_codes(array, ignored), array)
+
+
+def not_labels_error(dtype, rows):
+    """The TypeError for class probabilities where only labels have a meaning."""
+    return TypeError(
+        f"targets have dtype {dtype}, expected an integer dtype: class indices of shape {rows}"
+    )
+
+
+def nonfinite_row_error(at):
+    """The ValueError for a row at index ``at`` that has no loss, under ``nan_policy`` "raise"."""
+    at = tuple(map(int, at))
+    where = f"row {at[0] if len(at) == 1 else at}" if at else "the row"
+    return ValueError(
+        f"{where} of logits holds NaN or +inf, or nothing but -inf, or its label's logit is -inf: "
+        "nan_policy='omit' leaves such rows out"
+    )
+
+
+def no_rows_error():
+    return ValueError(
+        "no row is left to fit a temperature to: all are ignored, of weight 0 or omitted"
+    )
 
 
 def indices(value, rows, ignored):

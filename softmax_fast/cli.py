@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 standard output cannot be written, 2 the input or the argu
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import io
 import itertools
@@ -28,6 +29,7 @@ from softmax_fast._files import (
     open_array,
     reason,
 )
+from softmax_fast._layout import Source
 from softmax_fast._shards import Shards, check_shape, read_logits
 from softmax_fast._threads import resolve
 from softmax_fast._version import __version__
@@ -41,6 +43,7 @@ CHUNK_ELEMENTS = 1 << 22
 # few pages per entry.
 LEAST_NEIGHBOURS = 512
 PROGRAM = "softmax-fast"
+NO_PROBABILITIES = "NaN or +inf, or nothing but -inf"
 
 
 class Terminated(BaseException):
@@ -143,8 +146,17 @@ def rows_per_chunk(shards):
 def update(shards, evaluator, chunk):
     try:
         evaluator.update(chunk.logits, chunk.labels, sample_weight=chunk.weights)
-    except ValueError as error:
-        raise InputError(f"{shards.place(chunk.rows.start)[0]}: {error}") from None
+    except ValueError:  # of nan_policy="raise"
+        ignore_index = evaluator.options.ignore_index
+        rows = row_statistics(chunk.logits, chunk.labels, ignore_index=ignore_index)
+        bad = rows.prediction < 0
+        bad &= rows.rank >= 0  # not ignored
+        if chunk.weights is not None:
+            bad &= chunk.weights > 0
+        if not bad.any():
+            raise
+        name, row = shards.place(chunk.rows.start + int(bad.argmax()))
+        raise InputError(f"{name}: row {row} (the first is 0) holds {NO_PROBABILITIES}") from None
 
 
 def check_plot(path):
@@ -341,16 +353,15 @@ def fitted(shards, ranges, arguments, progress):
             if row < stop - start:
                 name, row = shards.place(start + row)
                 return InputError(
-                    f"{name}: row {row} (the first is 0) holds NaN or +inf, or -inf alone or at the"
-                    " label, and no temperature fits it"
+                    f"{name}: row {row} (the first is 0) holds {NO_PROBABILITIES}, or -inf at the"
+                    " label: there is no temperature for it"
                 )
             row -= stop - start
         raise IndexError(row)
 
+    start = first_guess(chunks(), n_rows, shards.n_classes, arguments.ignore_index)
     try:
-        return fit(
-            sums_at, nan_policy="raise", row_error=row_error, start=first_guess(chunks, shards, n_rows)
-        )
+        return fit(sums_at, nan_policy="raise", row_error=row_error, start=start)
     except ValueError:
         message = f"no row is left, every label is {arguments.ignore_index}, which is ignored"
         raise InputError(f"{arguments.targets}: {message}") from None
@@ -409,6 +420,8 @@ def calibrate(arguments):
             judgements["cross_fit"] = cross_judged(shards, folds, temperatures, evaluator, progress)
         if plot_file is not None:
             before, after = list(judgements.values())[-1]
+            if folds and after:
+                after = dataclasses.replace(after, temperature=whole.temperature)
             draw(arguments.plot, plot_file, after or before, after and before)
 
     if arguments.json:
@@ -464,6 +477,36 @@ def judged(shards, temperature, evaluator, progress):
         evaluators.append(evaluator(temperature))
     judge(shards, evaluators, [(0, shards.n_rows)], progress)
     return *(e.result() for e in evaluators), *([None] * (2 - len(evaluators)))
+
+
+def cross_judged(shards, folds, temperatures, evaluator, progress):
+    """`Evaluation` of all rows at T = 1, and of each fold at its temperature, as one."""
+    if not all(map(is_proper, temperatures)):
+        return judged(shards, math.nan, evaluator, progress)
+    before, parts = evaluator(1.0), [evaluator(t) for t in temperatures]
+    for fold, part in zip(folds, parts, strict=True):
+        judge(shards, [before, part], [fold], progress)
+        if part is not parts[0]:
+            # Evaluators of different temperatures do not merge; the sums over their rows do.
+            parts[0]._state.merge(part._state)
+    return before.result(), parts[0].result()
+
+
+def first_guess(chunks, n_rows, n_classes, ignore_index):
+    """Where to begin a fit: 1/T of a sample of the rows, or None."""
+    n = min(n_rows // 16, 8192, (1 << 22) // n_classes)
+    if n < 64:
+        return None
+    chosen = (2 * np.arange(n) + 1) * n_rows // (2 * n)
+    samples, done = [], 0
+    for chunk in chunks:
+        some = chosen[slice(*np.searchsorted(chosen, [done, done + len(chunk.labels)]))] - done
+        done += len(chunk.labels)
+        if len(some):
+            x = chunk.logits
+            x = x._replace(array=x.array[some]) if isinstance(x, Source) else x[some]
+            samples.append(labelled_rows(x, chunk.labels[some], ignore_index=ignore_index))
+    return start_of(lambda beta: sum((s.sums_at(beta, 1) for s in samples), PassSums()))
 
 
 def transform(function, arguments):
