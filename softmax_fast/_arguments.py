@@ -541,12 +541,6 @@ def strategy(value):
     raise ValueError(f"strategy must be 'uniform' or 'quantile', got {value!r}")
 
 
-def nan_policy(value):
-    if isinstance(value, str) and value in NAN_POLICIES:
-        return value
-    raise ValueError(f"nan_policy must be 'propagate', 'omit' or 'raise', got {value!r}")
-
-
 def flag(name, value):
     if isinstance(value, bool | np.bool_):
         return bool(value)

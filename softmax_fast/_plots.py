@@ -65,6 +65,8 @@ def reliability_diagram(evaluation, ax=None, before=None):
     matplotlib.axes.Axes
     """
     if ax is None:
+        if not is_available():
+            raise ImportError("plots need matplotlib: pip install 'softmax-fast[plot]'")
         from matplotlib import pyplot
 
         ax = pyplot.figure(figsize=(COLUMN_WIDTH, HEIGHT), layout="constrained").add_subplot()
@@ -99,14 +101,10 @@ def reliability_diagram(evaluation, ax=None, before=None):
 
 def _filled_bins(evaluation):
     """The bins that hold rows."""
-    bins = evaluation.reliability(_bins_of(evaluation))
+    bins = evaluation.reliability()
     filled = np.asarray(bins.count) > 0
     parts = [bins.count, bins.confidence, bins.accuracy, bins.lower, bins.upper]
     return type(bins)(bins.edges, *(np.asarray(part)[filled] for part in parts))
-
-
-def _bins_of(evaluation):
-    return getattr(evaluation, "n_bins", 15)
 
 
 def _curve(ax, bins, color, marker, face, label):
@@ -138,7 +136,7 @@ def _strip(ax, evaluation, before):
         (before, {"color": PALE, "fill": False, "linewidth": 1.0}),
     ):
         if which is not None:
-            bins = which.reliability(_bins_of(which))
+            bins = which.reliability()
             count = np.asarray(bins.count, float)
             ax.stairs(count / max(1.0, count.sum()), bins.edges, **{"fill": True, **style})
     ax.axvline(evaluation.confidence, color=INK, linewidth=1.0, linestyle=":")
