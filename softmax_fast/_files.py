@@ -98,7 +98,7 @@ class StoredArray:
     def rows(self, start, stop, row_ndim):
         """Rows of the last `row_ndim` dimensions, numbered in C order over the others."""
         outer, row = self.shape[: self.ndim - row_ndim], self.shape[self.ndim - row_ndim :]
-        if self.values is None and not self.fortran_order:
+        if start == stop or (self.values is None and not self.fortran_order):
             first = start * math.prod(row) * self.dtype.itemsize
             return self.map(self.offset + first, (stop - start, *row))
         array = self.whole()
@@ -195,7 +195,7 @@ def open_array(argument, default_members):
             if magic[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
                 values = read_npz(file, path, member, default_members)
                 return StoredArray(argument, path, values.shape, values.dtype, values=values)
-            if path.endswith(".safetensors"):
+            if magic and path.endswith(".safetensors"):
                 return open_safetensors(file, argument, path, member, default_members)
     except OSError as error:
         raise InputError(f"{path}: {reason(error)}") from None
@@ -219,9 +219,7 @@ def open_safetensors(file, argument, path, member, default_members):
     if size < 8 or length > size - 8:
         raise InputError(f"{path}: is truncated, it has {size} bytes with a header of {length}")
     if length > LONGEST_JSON_HEADER:
-        raise InputError(
-            f"{path}: has a header of {length} bytes, more than {LONGEST_JSON_HEADER}"
-        )
+        raise InputError(f"{path}: has a header of {length} bytes, more than {LONGEST_JSON_HEADER}")
     data_start = 8 + length
     tensors = read_tensors(file.read(length), size - data_start, path)
     member = choose_member(path, member, tensors, default_members)

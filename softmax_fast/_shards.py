@@ -48,7 +48,7 @@ class Shards:
     """
 
     def __init__(self, logits, labels, weights, ignore_index):
-        self.names = logits, labels
+        self.ignore_index = ignore_index
         opened = [read_logits(x) for x in open_shards(logits, ("logits",))]
         groups = [opened, open_shards(labels, ("targets", "labels"))]
         if weights is not None:

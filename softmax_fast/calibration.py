@@ -349,8 +349,10 @@ class LabelledRows:
             v = None if v is None else v[counted]
         with np.errstate(all="ignore"):
             vg = slope if v is None else v * slope
-            weighted = (loss, curvature, uncertainty) if v is None else (
-                v * loss, v * curvature, v * uncertainty
+            weighted = (
+                (loss, curvature, uncertainty)
+                if v is None
+                else (v * loss, v * curvature, v * uncertainty)
             )
             sums = _zeros()
             sums[_LOSS], sums[_CURVATURE], sums[_UNCERTAINTY] = (a.sum() for a in weighted)

@@ -147,8 +147,7 @@ def update(shards, evaluator, chunk):
     try:
         evaluator.update(chunk.logits, chunk.labels, sample_weight=chunk.weights)
     except ValueError:  # of nan_policy="raise"
-        ignore_index = evaluator.options.ignore_index
-        rows = row_statistics(chunk.logits, chunk.labels, ignore_index=ignore_index)
+        rows = row_statistics(chunk.logits, chunk.labels, ignore_index=shards.ignore_index)
         bad = rows.prediction < 0
         bad &= rows.rank >= 0  # not ignored
         if chunk.weights is not None:
@@ -528,7 +527,10 @@ def transform(function, arguments):
     buffer = np.empty(0, dtype)
     done = 0
     try:
-        with OutputFile(arguments.output) as output, Progress(max(1, logits.size), unit="elements") as progress:
+        with (
+            OutputFile(arguments.output) as output,
+            Progress(max(1, logits.size), unit="elements") as progress,
+        ):
             output.write_array_header(shape, dtype)
             for outer in index_blocks(outer_shape, rows) if logits.size else ():
                 index = (*outer[:axis], slice(0, shape[axis]), *outer[axis:])

@@ -183,7 +183,7 @@ def test_digits_agree_with_float64(evaluate, temperature):
 def test_digits_table(run):
     code, out, err = run("evaluate", *DIGITS)
     assert (code, err) == (0, "")
-    table = {line[:19].strip(): line[19:].split() for line in out.splitlines()}
+    table = {line[:19].rstrip(): line[19:].split() for line in out.splitlines()}
     expected = reference(np.load(DIGITS[0]), np.load(DIGITS[1]))
     for label, key, digits in (
         ("mean loss", "mean_loss", 6),
