@@ -13,11 +13,8 @@ static int is_far(const sf_call *call, double temperature)
 }
 
 /* A weight, target or scale with which products in float neither vanish nor overflow. */
-static int is_tame(double a)
-{
-    a = fabs(a);
-    return a == 0.0 || (a >= 0x1p-64 && a <= 0x1p64) || !isfinite(a);
-}
+static int is_within(double a) { return fabs(a) >= 0x1p-64 && fabs(a) <= 0x1p64; }
+static int is_tame(double a) { return a == 0.0 || !isfinite(a) || is_within(a); }
 
 /* The largest and the smallest but 0. */
 typedef struct { double least, most; } extent;
@@ -45,7 +42,7 @@ int sf_reach(const sf_call *call, int operation)
     extent t = {call->temperature[0], call->temperature[0]};
     if (call->temperature_step)
         t = extent_of(call->temperature, call->n_rows);
-    if (is_far(call, t.least) || is_far(call, t.most))
+    if (operation != SF_CROSS_ENTROPY && (is_far(call, t.least) || is_far(call, t.most)))
         reach |= BY_TEMPERATURE;
     if (is_double_call(call) || !(o->flags & SF_READS_TARGETS))
         return reach;
@@ -58,8 +55,8 @@ int sf_reach(const sf_call *call, int operation)
     }
     if (operation == SF_SOFTMAX_LOSS_GRAD) {
         extent v = extent_of(targets->sample_weight, call->n_rows);
-        if (!is_tame(targets->gradient_scale * v.least * w.least / t.most)
-            || !is_tame(targets->gradient_scale * v.most * w.most / t.least))
+        if (!is_within(targets->gradient_scale * v.least * w.least / t.most)
+            || !is_within(targets->gradient_scale * v.most * w.most / t.least))
             reach |= BY_SCALE;
     }
     return reach;

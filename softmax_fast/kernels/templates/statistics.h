@@ -5,62 +5,71 @@
 
 /* ---- contiguous entries ---------------------------------------------------------------------------- */
 
-/* Sums of biased e s and e s s, and of e e; running, as the sum of exponentials is. */
-typedef struct { wide first, second, squares; } moments;
+/* Sums of biased e s and e s s, and of e e: a few groups of vectors plainly, then as running sums. */
+typedef struct { vec first, second, squares; int groups; wide firsts, seconds, squared; } moments;
+
+enum { PLAIN_GROUPS = 8 };
 
 SF_INLINE moments no_moments(void)
 {
-    moments none = {wide_zero(), wide_zero(), wide_zero()};
+    moments none = {vset1(0), vset1(0), vset1(0), 0, wide_zero(), wide_zero(), wide_zero()};
     return none;
 }
 
-/* What count vectors of x - m and of their biased exponentials add. */
-SF_INLINE void add_moments(moments *total, const vec *d, const vec *e, const int count, vec inverse)
+SF_INLINE void flush_moments(moments *total)
 {
-    const vec unbias = vset1((real)EXP_UNBIAS);
-    vec first[4], second[4], squares[4];
-    for (int k = 0; k < 4; k++) {
-        first[k] = second[k] = squares[k] = vset1(0);
-        if (k >= count)
-            continue;
-        vec s = vmul(d[k], inverse), p = vmul(e[k], unbias);
-        /* exp underflows before s does: -inf leaves nothing. */
-        first[k] = vzero_where_zero(p, vmul(e[k], s));
-        second[k] = vzero_where_zero(p, vmul(first[k], s));
-        squares[k] = vmul(p, p);
-    }
-    total->first = wide_add(total->first, vadd(vadd(first[0], first[1]), vadd(first[2], first[3])));
-    total->second = wide_add(total->second, vadd(vadd(second[0], second[1]), vadd(second[2], second[3])));
-    total->squares = wide_add(total->squares, vadd(vadd(squares[0], squares[1]), vadd(squares[2], squares[3])));
+    total->firsts = wide_add(total->firsts, total->first);
+    total->seconds = wide_add(total->seconds, total->second);
+    total->squared = wide_add(total->squared, total->squares);
+    total->first = total->second = total->squares = vset1(0);
+    total->groups = 0;
 }
 
-/* The sum of add_exponentials, in its order, and the moments. */
+/* What count <= 4 vectors of s, and of biased exponentials, add. */
+SF_INLINE void add_moments(moments *total, const vec *s, const vec *e, const int count)
+{
+    const vec unbias = vset1((real)EXP_UNBIAS);
+    for (int k = 0; k < count; k++) {
+        vec p = vmul(e[k], unbias), es = vmul(e[k], s[k]);
+        total->first = vadd(total->first, es);
+        total->second = vfma(es, s[k], total->second);
+        total->squares = vfma(p, p, total->squares);
+    }
+    if (++total->groups == PLAIN_GROUPS)
+        flush_moments(total);
+}
+
+/* The sum of add_exponentials, in its order, and the moments.  d is not below the floor of exp, where
+ * nothing is left of e s: so s is finite. */
 static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m,
                                        const sf_temperature *t, next_lines next, moments *total)
 {
     const vec vm = vset1(m), inverse = vset1(t->inverse);
     const vrate c = vector_rate(t);
     moments sums = *total;
-    vec d[4], e[4];
+    vec s[4], e[4];
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
         for (int b = 0; next.in && b < 4 * LANES * (int)REAL_BYTES; b += 64)
             SF_PREFETCH(next.in + i * REAL_BYTES + b);
         for (int first = 0; first < 4; first += EXP_INTERLEAVE) {
-            for (int k = first; k < first + EXP_INTERLEAVE; k++)
-                e[k] = d[k] = vsub(vload(x + i + k * LANES), vm);
+            for (int k = first; k < first + EXP_INTERLEAVE; k++) {
+                e[k] = vmax(c.floor, vsub(vload(x + i + k * LANES), vm));
+                s[k] = vmul(e[k], inverse);
+            }
             exp_steps(e + first, EXP_INTERLEAVE, c);
         }
         w = wide_add(w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
-        add_moments(&sums, d, e, 4, inverse);
+        add_moments(&sums, s, e, 4);
     }
     vec rest = vset1(0);
     for (; i < n; i += LANES) {
-        d[0] = i + LANES <= n ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY);
-        d[0] = vsub(d[0], vm);
-        e[0] = vexp(d[0], c);
+        e[0] = i + LANES <= n ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY);
+        e[0] = vmax(c.floor, vsub(e[0], vm));
+        s[0] = vmul(e[0], inverse);
+        e[0] = vexp(e[0], c);
         rest = vadd(rest, e[0]);
-        add_moments(&sums, d, e, 1, inverse);
+        add_moments(&sums, s, e, 1);
     }
     *total = sums;
     return wide_add(w, rest);
@@ -141,14 +150,16 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         moments sums = no_moments();
         for (ptrdiff_t begin = 0; begin < n; begin += 4) {
             const int some = (int)SF_MIN(4, n - begin);
-            vec d[4], e[4];
+            vec d[4], e[4], s[4];
             for (int j = 0; j < 4; j++)
-                d[j] = e[j] = vset1(0);
+                d[j] = e[j] = s[j] = vset1(0);
             for (int j = 0; j < some; j++) {
                 vec x = vload(home + (begin + j) * lanes);
                 if (next.in)
                     SF_PREFETCH(next.in + ((begin + j) * lanes + k * LANES) * REAL_BYTES);
-                e[j] = d[j] = vsub(x, vm);
+                d[j] = vsub(x, vm);
+                e[j] = vmax(c.floor, d[j]);
+                s[j] = vmul(e[j], inverse);
                 over = vadd(over, vone_where_zero(vsub(vmax(x, x_above), x)));
                 equal = vadd(equal, vone_where_zero(vsub(vmax(x, x_y), x)));
             }
@@ -166,16 +177,17 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
                 e[j] = vzero_where_zero(d[j], e[j]);
             }
             w = wide_add(w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
-            add_moments(&sums, d, e, 4, inverse);
+            add_moments(&sums, s, e, some);
         }
+        flush_moments(&sums);
         vstore(ties + k * LANES, tied);
         vstore(top + k * LANES, best);
         vstore(above + k * LANES, over);
         vstore(level + k * LANES, equal);
         wide_store(sum + k * LANES, w);
-        wide_store(first_moment + k * LANES, sums.first);
-        wide_store(second_moment + k * LANES, sums.second);
-        wide_store(squares + k * LANES, sums.squares);
+        wide_store(first_moment + k * LANES, sums.firsts);
+        wide_store(second_moment + k * LANES, sums.seconds);
+        wide_store(squares + k * LANES, sums.squared);
     }
     tile_stats(call, first, count, m, sum, ties, batch->max + at, batch->rest + at);
     for (ptrdiff_t i = 0; i < count; i++) {
@@ -232,11 +244,12 @@ static void statistics_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
             w = add_statistics(w, x + k + 1, n - k - 1, m, r->temperature, next, &sums);
             r->blocks.rest[b] = total(w);
         }
-        r->blocks.share[b] = wide_total(sums.first) * EXP_UNBIAS;
-        r->blocks.product[b] = wide_total(sums.second) * EXP_UNBIAS;
-        r->blocks.scaled[b] = wide_total(sums.squares);
+        flush_moments(&sums);
+        r->blocks.share[b] = wide_total(sums.firsts) * EXP_UNBIAS;
+        r->blocks.product[b] = wide_total(sums.seconds) * EXP_UNBIAS;
+        r->blocks.scaled[b] = wide_total(sums.squared);
         r->blocks.top[b] = (double)(begin + k);
-        r->blocks.above[b] = y < 0 ? 0.0 : (double)count_before(x, begin, n, y, x_y);
+        r->blocks.above[b] = y < 0 || m < x_y ? 0.0 : (double)count_before(x, begin, n, y, x_y);
     }
 }
 
@@ -296,34 +309,40 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
     double e_y[SF_BATCH];
     SF_ASSUME(count > 0);
     exp_doubles(s_y, e_y, count, sf_make_rate(1.0));
+    double sum[SF_BATCH], mean[SF_BATCH], inverse[SF_BATCH];
+    const double *row_max = batch->max + at, *rest = batch->rest + at, *log_sum = batch->log_sum + at;
+    const double *temperature = call->temperature + first * call->temperature_step;
+    const ptrdiff_t step = call->temperature_step, put = call->first_row + first;
+    for (ptrdiff_t i = 0; i < count; i++) { /* NaN where the row has no probabilities */
+        sum[i] = 1.0 + rest[i] + (row_max[i] - row_max[i]);
+        inverse[i] = 1.0 / sum[i];
+        mean[i] = batch->first_moment[at + i] * inverse[i];
+        to->confidence[put + i] = inverse[i];
+        to->uncertainty[put + i] = rest[i] * inverse[i];
+        to->entropy[put + i] = log_sum[i] - mean[i];
+    }
     for (ptrdiff_t i = 0; i < count; i++) {
-        const ptrdiff_t row = first + i, put = call->first_row + row;
-        const double temperature = sf_temperature_of(call, row), m = batch->max[at + i];
-        const double rest = batch->rest[at + i], log_sum = batch->log_sum[at + i];
-        const int valid = isfinite(m) && rest == rest;
-        const double sum = valid ? 1.0 + rest : NAN, mean = batch->first_moment[at + i] / sum;
-        const int64_t top = valid ? (int64_t)batch->top[at + i] : -1;
-        to->logsumexp[put] = isfinite(m) ? m / temperature + log_sum : rest == rest ? m : rest;
-        to->prediction[put] = top;
-        to->confidence[put] = 1.0 / sum;
-        to->uncertainty[put] = rest / sum;
-        to->entropy[put] = log_sum - mean;
-        if (!to->loss)
-            continue;
-        if (!sf_row_counts(call->targets, row, call->n_classes, result)) {
-            to->loss[put] = to->brier[put] = to->slope[put] = to->curvature[put] = 0.0;
-            to->rank[put] = -1;
+        to->logsumexp[put + i] = isfinite(row_max[i]) ? row_max[i] / temperature[i * step] + log_sum[i]
+                               : rest[i] == rest[i] ? row_max[i] : rest[i];
+        to->prediction[put + i] = sum[i] == sum[i] ? (int64_t)batch->top[at + i] : -1;
+    }
+    for (ptrdiff_t i = 0; to->loss && i < count; i++) {
+        if (!sf_row_counts(call->targets, first + i, call->n_classes, result)) {
+            to->loss[put + i] = to->brier[put + i] = 0.0;
+            to->slope[put + i] = to->curvature[put + i] = 0.0;
+            to->rank[put + i] = -1;
             continue;
         }
-        to->loss[put] = log_sum - s_y[i];
-        to->rank[put] = valid ? (int64_t)batch->above[at + i] : call->n_classes;
+        const double t = temperature[i * step];
+        to->loss[put + i] = log_sum[i] - s_y[i];
+        to->rank[put + i] = sum[i] == sum[i] ? (int64_t)batch->above[at + i] : call->n_classes;
         /* (1 - p_y)^2 and the squares of the others' p: nothing cancels where p_y is next to 1. */
-        const int hit = top == sf_label(call->targets, row);
+        const int hit = to->prediction[put + i] == sf_label(call->targets, first + i);
         const double others = batch->squares[at + i] + (hit ? 0.0 : 1.0 - e_y[i] * e_y[i]);
-        const double missing = hit ? rest / sum : 1.0 - e_y[i] / sum;
-        to->brier[put] = missing * missing + others / (sum * sum);
-        to->slope[put] = temperature * (mean - s_y[i]);
-        to->curvature[put] =
-            temperature * temperature * (batch->second_moment[at + i] / sum - mean * mean);
+        const double missing = hit ? rest[i] * inverse[i] : 1.0 - e_y[i] * inverse[i];
+        to->brier[put + i] = missing * missing + others * inverse[i] * inverse[i];
+        to->slope[put + i] = t * (mean[i] - s_y[i]);
+        to->curvature[put + i] =
+            t * t * (batch->second_moment[at + i] * inverse[i] - mean[i] * mean[i]);
     }
 }
