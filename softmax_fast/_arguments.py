@@ -580,6 +580,49 @@ def no_probabilities_error(shape, axis, row):
     )
 
 
+# Arrays in blocks
+
+
+def dask_logits(value, array_type):
+    """Check that these are logits in blocks of known shapes."""
+    if not isinstance(value, array_type):
+        raise TypeError(
+            f"logits are of type {_type_name(value)}, expected a dask.array.Array: for others "
+            "there are the functions of softmax_fast itself"
+        )
+    if value.ndim == 0:
+        raise ValueError("logits is 0-dimensional, expected an array of at least one dimension")
+    if any(math.isnan(size) for sizes in value.chunks for size in sizes):
+        raise ValueError(
+            f"logits have chunks {value.chunks} of unknown size: call logits.compute_chunk_sizes()"
+        )
+
+
+def whole_rows(shape, chunks, axis):
+    """Check that a block holds whole rows, of consecutive numbers and after those of the block
+    before it.
+    """
+    some_classes("logits", shape, axis)
+    whole = set()
+    if len(chunks[axis]) > 1:
+        whole.add(axis)
+    rows = [dim for dim in range(len(shape)) if dim != axis]
+    for i, dim in enumerate(rows):
+        if max(chunks[dim], default=1) > 1:
+            whole.update(later for later in rows[i + 1 :] if len(chunks[later]) > 1)
+    if whole:
+        wanted = ", ".join(f"{dim}: -1" for dim in sorted(whole))
+        raise ValueError(
+            f"logits have chunks {chunks}, expected blocks of whole rows (axis {axis}), one block "
+            f"after the other: call logits.rechunk({{{wanted}}})"
+        )
+
+
+def one_per_row(name, shape, rows):
+    if shape != rows:
+        raise ValueError(f"{name} has shape {shape}, expected {rows}, one per row")
+
+
 # The fully connected layer
 
 
