@@ -7,7 +7,8 @@ import os
 import numpy as np
 
 FORMATS = ("png", "svg", "pdf")
-COLUMN_WIDTH, HEIGHT = 3.4, 4.4  # inches
+# Inches: the column, the square, and what is left of, below and above it.
+COLUMN_WIDTH, SIDE, LEFT, BELOW, ABOVE, ABOVE_TWO = 3.4, 2.70, 0.60, 1.30, 0.40, 0.62
 INK, GAP, PALE = "#1f2d3d", "#d62728", "#8a8f98"
 # The same picture gives the same bytes: no random names and no date.
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "softmax_fast", "pdf.fonttype": 42}
@@ -29,11 +30,16 @@ def is_available():
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def new_axes():
-    """Axes of a new figure of a column's width, which no window shows."""
+def new_axes(*, two_curves=False, figure=None):
+    """Axes of a figure of a column's width, by default a new one that no window shows."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(COLUMN_WIDTH, HEIGHT), layout="constrained").add_subplot()
+    figure = Figure() if figure is None else figure
+    height = BELOW + SIDE + (ABOVE_TWO if two_curves else ABOVE)
+    figure.set_size_inches(COLUMN_WIDTH, height)
+    return figure.add_axes(
+        (LEFT / COLUMN_WIDTH, BELOW / height, SIDE / COLUMN_WIDTH, SIDE / height)
+    )
 
 
 def saved(axes, kind):
@@ -69,7 +75,7 @@ def reliability_diagram(evaluation, ax=None, before=None):
             raise ImportError("plots need matplotlib: pip install 'softmax-fast[plot]'")
         from matplotlib import pyplot
 
-        ax = pyplot.figure(figsize=(COLUMN_WIDTH, HEIGHT), layout="constrained").add_subplot()
+        ax = new_axes(two_curves=before is not None, figure=pyplot.figure())
     small = {"fontsize": 7}
     bins = _filled_bins(evaluation)
     ax.plot([0, 1], [0, 1], color=PALE, linewidth=0.8, linestyle=(0, (5, 3)), zorder=1)

@@ -182,7 +182,7 @@ def written(path):
 
 
 def draw(path, output, evaluation, before=None):
-    axes = _plots.new_axes()
+    axes = _plots.new_axes(two_curves=before is not None)
     _plots.reliability_diagram(evaluation, axes, before)
     output.write(_plots.saved(axes, _plots.format_of(path)))
 
