@@ -15,6 +15,14 @@ from ._config import get_include, show_config
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .calibration import TemperatureFit, fit_temperature
+from .evaluation import (
+    Evaluation,
+    Evaluator,
+    Reliability,
+    RowStatistics,
+    evaluate,
+    row_statistics,
+)
 from .functional import log_softmax, logsumexp, selected_log_probs, softmax
 from .linear import LinearGrads, linear_softmax_loss, linear_softmax_loss_and_grad
 from .losses import (
@@ -26,12 +34,17 @@ from .losses import (
 )
 
 __all__ = [
+    "Evaluation",
+    "Evaluator",
     "LinearGrads",
+    "Reliability",
+    "RowStatistics",
     "TemperatureFit",
     "__version__",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "evaluate",
     "fit_temperature",
     "get_include",
     "get_num_threads",
@@ -39,6 +52,7 @@ __all__ = [
     "linear_softmax_loss_and_grad",
     "log_softmax",
     "logsumexp",
+    "row_statistics",
     "selected_log_probs",
     "set_num_threads",
     "show_config",

@@ -16,6 +16,7 @@ from ._layout import Source
 
 REDUCTIONS = ("mean", "sum", "none")
 NAN_POLICIES = ("propagate", "omit", "raise")
+STRATEGIES = ("uniform", "quantile")
 DEFAULT_IGNORE_INDEX = -100
 _INT64 = np.iinfo(np.int64)
 _FLOAT_KINDS = {2: "f16", 4: "f32", 8: "f64"}
@@ -168,12 +169,6 @@ def reduction(value):
     if isinstance(value, str) and value in REDUCTIONS:
         return value
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
-
-
-def nan_policy(value):
-    if isinstance(value, str) and value in NAN_POLICIES:
-        return value
-    raise ValueError(f"nan_policy must be 'propagate', 'omit' or 'raise', got {value!r}")
 
 
 def ignore_index(value):
@@ -345,13 +340,17 @@ def _class_indices(name, value, rows):
     return array
 
 
-def not_labels_error(dtype, rows):
-    """The TypeError for class probabilities where only labels have a meaning."""
-    return TypeError(
-        f"targets have dtype {dtype}, expected an integer dtype: class indices of shape {rows}"
-    )
-
-
+def labels(value, rows, ignored, name="targets"):
+    """`Labels` of shape ``rows``: nothing but class indices."""
+    array = _class_indices(name, value, rows)
+    if not _is_integer(array.dtype):
+        raise TypeError(
+            f"{name} have dtype {array.dtype}, expected an integer dtype: class indices of shape "
+            f"{rows}, one per row"
+        )
+    if array.shape != rows:
+        raise ValueError(f"{name} have shape {array.shape}, expected {rows}, one label per row")
+    return Labels(_codes(array, ignored), array)
 def nonfinite_row_error(at):
     """The ValueError for a row at index ``at`` that has no loss, under ``nan_policy`` "raise"."""
     at = tuple(map(int, at))
@@ -512,6 +511,100 @@ def whole_rows(shape, chunks, axis):
 def one_per_row(name, shape, rows):
     if shape != rows:
         raise ValueError(f"{name} has shape {shape}, expected {rows}, one per row")
+# Evaluations
+
+
+def one_temperature(value):
+    """A float: the temperature of an evaluation is the same for all its rows."""
+    array = None if isinstance(value, numbers.Real) else as_array("temperature", value)
+    if array is not None and array.ndim:
+        raise ValueError(
+            f"temperature has shape {array.shape}, expected one number: it is the same for all "
+            "rows of an evaluation"
+        )
+    return temperature(value, ())
+
+
+def top_k(value):
+    """A tuple of ints >= 1, ascending, each once."""
+    expected = "an int >= 1 or some of them"
+    try:
+        several = list(value)
+    except TypeError:
+        several = [value]
+    several = [_integer("top_k", k, expected) for k in several]
+    if not several or min(several) < 1:
+        raise ValueError(f"top_k must be {expected}, got {value!r}")
+    return tuple(sorted(set(several)))
+
+
+def n_bins(value):
+    count = _integer("n_bins", value, "an int >= 1")
+    if count < 1:
+        raise ValueError(f"n_bins must be an int >= 1, got {value!r}")
+    return count
+
+
+def uniform_bins(value, available):
+    """A number of equal bins that are whole ones of those an evaluation has counted."""
+    count = n_bins(value)
+    if available % count:
+        raise ValueError(
+            f"n_bins = {count} does not divide the {available} bins of this evaluation: give "
+            f"n_bins={count} to evaluate or Evaluator, or take strategy='quantile'"
+        )
+    return count
+
+
+def strategy(value):
+    if isinstance(value, str) and value in STRATEGIES:
+        return value
+    raise ValueError(f"strategy must be 'uniform' or 'quantile', got {value!r}")
+
+
+def nan_policy(value):
+    if isinstance(value, str) and value in NAN_POLICIES:
+        return value
+    raise ValueError(f"nan_policy must be 'propagate', 'omit' or 'raise', got {value!r}")
+
+
+def flag(name, value):
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def same_classes(shape, axis, n_classes, before):
+    """The number of classes, which later rows share with those ``before``, a number or None."""
+    if before is not None and n_classes != before:
+        raise ValueError(
+            f"logits have shape {shape}: {n_classes} classes (axis {axis}), but the rows before "
+            f"had {before}"
+        )
+    return n_classes
+
+
+def mergeable(other, kind, options, n_classes):
+    """Check that ``other`` is an evaluator of the same options and, where both know, classes."""
+    if not isinstance(other, kind):
+        raise TypeError(f"other must be an {kind.__name__}, got {_type_name(other)}")
+    for name, value in options._asdict().items():
+        others = getattr(other._options, name)
+        if others != value:
+            raise ValueError(f"other has {name}={others!r}, but this evaluator {name}={value!r}")
+    if None not in (n_classes, other.n_classes) and n_classes != other.n_classes:
+        raise ValueError(
+            f"other has rows of {other.n_classes} classes, but this evaluator of {n_classes}"
+        )
+
+
+def no_probabilities_error(shape, axis, row):
+    """The ValueError of nan_policy="raise" for a row of logits without probabilities."""
+    at = [str(i) for i in np.unravel_index(row, rows_shape(shape, axis))]
+    at.insert(axis, ":")
+    return ValueError(
+        f"logits[{', '.join(at)}] hold NaN or inf, or nothing but -inf (nan_policy='raise')"
+    )
 
 
 # The fully connected layer

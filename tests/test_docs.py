@@ -29,7 +29,7 @@ of_a_clone = pytest.mark.skipif(
     not (PROJECT / ".ci" / "run").exists(), reason="not all files are beside the tests"
 )
 
-PUBLIC_MODULES = ["functional", "losses", "linear", "_threads", "_config"]
+PUBLIC_MODULES = ["functional", "losses", "linear", "evaluation", "calibration", "_threads", "_config"]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -57,12 +57,23 @@ def test_the_public_names_are_those_of_the_contract():
         "binary_cross_entropy",
         "binary_cross_entropy_with_logits",
         "selected_log_probs",
+        "row_statistics",
+        "evaluate",
+        "fit_temperature",
         "get_include",
         "get_num_threads",
         "set_num_threads",
         "show_config",
     }
-    assert set(sf.__all__) - set(PUBLIC) <= {"LinearGrads", "__version__"}
+    assert set(sf.__all__) - set(PUBLIC) == {
+        "Evaluation",
+        "Evaluator",
+        "LinearGrads",
+        "Reliability",
+        "RowStatistics",
+        "TemperatureFit",
+        "__version__",
+    }
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -1,0 +1,335 @@
+"""What the rows of an evaluation have added up to: counts and sums that merge in any order.
+
+A sum is a pair of float64, the sum and what its rounding lost, kept along the first dimension of an
+array. What a row adds is rounded to float64 before it is added, so that sums, and all that follows
+from them, are the same to 1e-15 whatever the order of rows, blocks and merges.
+"""
+
+import numpy as np
+
+# Σ over the rows that count. v is the weight, hit whether the prediction is the label; "vv" stands
+# for v². Rows without probabilities add to "v bad" and "vv bad" alone, those of infinite loss
+# nothing to the loss's sums, the slope and the curvature.
+SUMS = (
+    "v",
+    "vv",
+    "v bad",
+    "vv bad",
+    "v loss",
+    "vv loss",
+    "vv loss²",
+    "v brier",
+    "vv brier",
+    "vv brier²",
+    "v hit",
+    "vv hit",
+    "v reciprocal rank",
+    "v entropy",
+    "v confidence",
+    "v slope",
+    "v curvature",
+)
+COUNTS = ("good", "ignored", "bad", "infinite", "hit")
+
+# Σ over the rows of a bin
+OF_BINS = ("v", "vv", "v confidence", "v hit", "vv confidence (1 - confidence)")
+
+
+class State:
+    """Counts and sums of ``n_rows`` rows.
+
+    ``counts`` and ``sums`` are in the order of `COUNTS` and `SUMS`, each with an entry for every k
+    of ``top_k`` after them; ``bins`` and ``cells`` are (sums, counts) of bins of equal width and of
+    the cells of `cells_of`; ``classes`` are None or the Σ v (y - p) of each class and bin.
+    """
+
+    def __init__(self, top_k, n_bins):
+        self.top_k = top_k
+        self.n_bins = n_bins
+        self.n_classes = None
+        self.n_rows = 0
+        self.first_bad = self.first_nonfinite = None
+        self.counts = np.zeros(len(COUNTS) + len(top_k), np.int64)
+        self.sums = np.zeros((2, len(SUMS) + len(top_k)))
+        self.bins = _no_bins(n_bins)
+        self.cells = _no_bins(N_CELLS)
+        self.classes = None
+
+    def add(self, columns, weights):
+        """Add the rows of `Columns` with their weights, or None for 1 each."""
+        counts = columns.rank >= 0
+        if weights is not None:
+            counts &= weights > 0
+        known = columns.prediction >= 0
+        good, bad = counts & known, counts & ~known
+        infinite = good & np.isinf(columns.loss)
+        first_bad, first_infinite = (
+            self.n_rows + int(a.argmax()) if a.any() else None for a in (bad, infinite)
+        )
+        self.first_bad = _first(self.first_bad, first_bad)
+        self.first_nonfinite = _first(self.first_nonfinite, first_bad, first_infinite)
+        self.n_rows += len(counts)
+
+        all_good = good.all()
+        loss, rank, brier, slope, curvature, confidence, entropy = (
+            column if all_good else column[good]
+            for column in (
+                columns.loss,
+                columns.rank,
+                columns.brier,
+                columns.slope,
+                columns.curvature,
+                columns.confidence,
+                columns.entropy,
+            )
+        )
+        v = None if weights is None else weights[good]
+        hit = rank == 0
+        within = [rank < min(k, self.n_classes) for k in self.top_k]
+        self.counts += [
+            len(rank),
+            len(counts) - int(counts.sum()),
+            int(bad.sum()),
+            int(infinite.sum()),
+            int(hit.sum()),
+            *(int(w.sum()) for w in within),
+        ]
+
+        parts = dict.fromkeys(SUMS, (0.0, 0.0))
+        with np.errstate(all="ignore"):
+            vv = None if v is None else v * v
+            parts["v"], parts["vv"] = _count(v, len(rank)), _count(vv, len(rank))
+            if first_bad is not None:
+                v_bad = None if weights is None else weights[bad]
+                n_bad = int(bad.sum())
+                parts["v bad"] = _count(v_bad, n_bad)
+                parts["vv bad"] = _count(None if v is None else v_bad * v_bad, n_bad)
+            parts["v brier"], parts["vv brier"], parts["vv brier²"] = _moments(brier, v, vv)
+            parts["v hit"], parts["vv hit"] = _share(hit, v), _share(hit, vv)
+            parts["v reciprocal rank"] = _sum(_times(v, 1.0 / (rank + 1.0)))
+            parts["v entropy"] = _sum(_times(v, entropy))
+            parts["v confidence"] = _sum(_times(v, confidence))
+            u, uu = v, vv
+            if first_infinite is not None:
+                finite = np.isfinite(loss)
+                loss, slope, curvature = loss[finite], slope[finite], curvature[finite]
+                if v is not None:
+                    u, uu = v[finite], vv[finite]
+            parts["v loss"], parts["vv loss"], parts["vv loss²"] = _moments(loss, u, uu)
+            parts["v slope"] = _sum(_times(u, slope))
+            parts["v curvature"] = _sum(_times(u, curvature))
+            shares = [_share(w, v) for w in within]
+            _accumulate(self.sums, *np.array([*parts.values(), *shares]).T)
+            _add_to_bins(self.bins, bins_of(confidence, self.n_bins), confidence, hit, v, vv)
+            _add_to_bins(self.cells, cells_of(confidence), confidence, hit, v, vv)
+
+    def add_classes(self, probabilities, labels, weights):
+        """Add rows that count, of probabilities (n, C), to the bins of each class."""
+        n, n_classes = probabilities.shape
+        if self.classes is None:
+            self.classes = np.zeros((2, n_classes, self.n_bins))
+        p = probabilities
+        v = np.ones(n) if weights is None else weights
+        first = np.where(p <= edges_of(self.n_bins)[1], p, 0.0)
+        hi, lo = _sum(-v[:, None] * first)
+        _accumulate(self.classes[:, :, 0], hi, lo)
+        # At most n_bins entries of a row are beyond the first bin.
+        row, column = np.nonzero(first != p)
+        beyond = p[row, column]
+        at_label = p[np.arange(n), labels]
+        place = np.concatenate(
+            [
+                column * self.n_bins + bins_of(beyond, self.n_bins),
+                labels * self.n_bins + bins_of(at_label, self.n_bins),
+            ]
+        )
+        place, index = np.unique(place, return_inverse=True)
+        hi, lo = sum_by(index, np.concatenate([-v[row] * beyond, v]), len(place))
+        flat = self.classes.reshape(2, -1)
+        some = flat[:, place]
+        _accumulate(some, hi, lo)
+        flat[:, place] = some
+
+    def merge(self, other):
+        """Add the rows of another state, which come after those of this one."""
+        for name in ("first_bad", "first_nonfinite"):
+            row = getattr(other, name)
+            later = None if row is None else self.n_rows + row
+            setattr(self, name, _first(getattr(self, name), later))
+        self.n_rows += other.n_rows
+        if self.n_classes is None:
+            self.n_classes = other.n_classes
+        self.counts += other.counts
+        _accumulate(self.sums, *other.sums)
+        for own, others in ((self.bins, other.bins), (self.cells, other.cells)):
+            _accumulate(own[0], *others[0])
+            own[1][...] += others[1]
+        if other.classes is not None:
+            if self.classes is None:
+                self.classes = np.zeros_like(other.classes)
+            _accumulate(self.classes, *other.classes)
+
+
+def _first(*rows):
+    return min((row for row in rows if row is not None), default=None)
+
+
+# Bins
+
+
+def _no_bins(n):
+    return np.zeros((2, len(OF_BINS), n)), np.zeros(n, np.int64)
+
+
+def edges_of(n_bins):
+    """The n_bins + 1 ends of bins of equal width, correctly rounded."""
+    return np.arange(n_bins + 1) / n_bins
+
+
+def bins_of(confidence, n_bins):
+    """The bin of each confidence: (lo, hi] of `edges_of`, and 0 in the first."""
+    edges = edges_of(n_bins)
+    at = np.clip((confidence * n_bins).astype(np.intp), 0, n_bins - 1)
+    at += np.subtract(confidence > edges[1:][at], confidence <= edges[at], dtype=np.intp)
+    return np.clip(at, 0, n_bins - 1)
+
+
+# Cells are 32 to the octave of the confidence below 1/2, down to 2^-32, and of 1 - confidence above,
+# down to 2^-53; the last holds confidence 1. They are (lo, hi], in ascending order of confidence.
+_SHIFT = 52 - 5
+
+
+def _prefix(number):
+    return int(np.float64(number).view(np.int64)) >> _SHIFT
+
+
+_LOWEST, _NEAREST = _prefix(2.0**-32), _prefix(2.0**-53)
+_N_LOW, _N_HIGH = _prefix(0.5) - _LOWEST, _prefix(0.5) - _NEAREST
+N_CELLS = _N_LOW + _N_HIGH + 1
+
+
+def cells_of(confidence):
+    """The cell of each confidence, a float64 in [0, 1]."""
+    doubt = 1.0 - confidence  # exact above 1/2
+    low = ((confidence.view(np.int64) - 1) >> _SHIFT) - _LOWEST
+    high = N_CELLS - 2 - np.maximum((doubt.view(np.int64) >> _SHIFT) - _NEAREST, -1)
+    return np.where(confidence <= 0.5, np.clip(low, 0, _N_LOW - 1), np.maximum(high, _N_LOW))
+
+
+def cell_ends():
+    """The upper end of each cell: no confidence of a later cell is as small."""
+    low = (np.arange(1, _N_LOW + 1) + _LOWEST) << _SHIFT
+    doubt = ((np.arange(_N_HIGH)[::-1] + _NEAREST) << _SHIFT).view(np.float64)
+    high = 1.0 - doubt
+    high = np.where(1.0 - high < doubt, np.nextafter(high, 0), high)
+    return np.concatenate([low.view(np.float64), high, [1.0]])
+
+
+def _add_to_bins(bins, index, confidence, hit, v, vv):
+    sums, counts = bins
+    n = len(counts)
+    here = np.bincount(index, minlength=n)
+    counts += here
+    spread = confidence * (1.0 - confidence)
+    parts = [
+        sum_by(index, _times(v, confidence), n),
+        sum_by(index, _times(vv, spread), n),
+    ]
+    if v is None:
+        hits = np.bincount(index[hit], minlength=n)
+        exact = [(here, 0), (here, 0), (hits, 0)]
+    else:
+        at, of = index[hit], v[hit]
+        exact = [sum_by(index, v, n), sum_by(index, vv, n), sum_by(at, of, n)]
+    for i, part in zip((0, 1, 3, 2, 4), (*exact, *parts), strict=True):
+        _accumulate(sums[:, i], *part)
+
+
+# Sums
+
+
+def _accumulate(pair, hi, lo):
+    """Add sums and what they have lost to those in ``pair``, by Knuth's two-sum."""
+    total = pair[0] + hi
+    part = total - pair[0]
+    lost = (pair[0] - (total - part)) + (hi - part)
+    # Beyond the range there is nothing to keep.
+    pair[1] += np.where(np.isfinite(total), lost + lo, 0.0)
+    pair[0] = total
+
+
+def _times(v, values):
+    return values if v is None else v * values
+
+
+def _count(v, n):
+    return (float(n), 0.0) if v is None else _sum(v)
+
+
+def _share(chosen, v):
+    return _count(None if v is None else v[chosen], int(chosen.sum()))
+
+
+def _parts(values):
+    """Values as two parts whose sums are exact in any order, and a rest below them by 2^-53 n each.
+
+    The extraction of Rump, Ogita and Oishi, "Accurate floating-point summation", SIAM J. Sci.
+    Comput. 31 (2008).
+    """
+    for _ in range(2):
+        largest = np.abs(values).max(initial=0.0)
+        exponent = int(np.frexp(largest)[1]) + len(values).bit_length() + 1
+        if not (0 < largest < np.inf and -1000 < exponent < 1023):
+            yield values
+            return
+        sigma = 2.0**exponent
+        part = (sigma + values) - sigma
+        yield part
+        values = values - part
+    yield values
+
+
+def _sum(values):
+    """Σ along the first dimension, and what it lost."""
+    hi, *lost = (part.sum(axis=0) for part in _parts(values))
+    return hi, sum(lost, np.zeros_like(hi))
+
+
+def sum_by(index, values, n):
+    """Σ of the values of each index below n, and what they lost."""
+    hi, *lost = (np.bincount(index, part, n) for part in _parts(values))
+    return hi, sum(lost, np.zeros(n))
+
+
+def _product(a, b):
+    """a b and its rounding error, by Veltkamp's splitting and Dekker's product."""
+    p = a * b
+    a_hi, a_lo = _halves(a)
+    b_hi, b_lo = _halves(b)
+    error = ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo
+    return p, np.where(np.isfinite(error), error, 0.0)
+
+
+def _halves(a):
+    c = a * 134217729.0
+    hi = c - (c - a)
+    return hi, a - hi
+
+
+def _moments(x, v, vv):
+    """Σ v x, Σ v² x and Σ v² x²; the last two as if products were not rounded.
+
+    The variance is what remains of them, where all x are nearly equal, after much cancellation.
+    """
+    if v is None:
+        once = _sum(x)
+        square, error = _product(x, x)
+        return once, once, _both(square, error)
+    once, lost = _product(vv, x)
+    square, error = _product(once, x)
+    return _sum(v * x), _both(once, lost), _both(square, error + lost * x)
+
+
+def _both(values, errors):
+    hi, lo = _sum(values)
+    return hi, lo + errors.sum()
