@@ -18,6 +18,8 @@ _SMALL_STEP = 1e-4
 _RISE, _FALL = 10.0, 5.0
 # Σ v·g of what cancels exactly is this share of Σ v·|g|, or less.
 _ROUNDING = 4e-16
+# After so many passes only bisection is trusted to gain.
+_TRUSTED = 12
 _MOST_PASSES = 200
 # Derivatives of a smaller ratio are no pair to interpolate between.
 _LEAST_RATIO = 0.05
@@ -383,7 +385,7 @@ def _least(look, first, start):
     n_falls = 0
     last_step = math.inf
     beta, at, before = 1.0, first, None
-    for _ in range(_MOST_PASSES):
+    for tried in range(_MOST_PASSES):
         if not at.slope or math.isnan(at.slope):
             break
         if at.slope < 0:
@@ -396,9 +398,12 @@ def _least(look, first, start):
             break
         if high < math.inf and high - low <= _ROUNDING * high:
             break
-        new = beta + step
+        new, is_safe = beta + step, False
         if before is not None:
-            new = _interpolated(*before, beta, at, low, high) or new
+            cubic = _interpolated(*before, beta, at, low, high)
+            is_safe = cubic > 0 and (before[1].slope < 0) != (at.slope < 0)
+            if is_safe or (cubic and abs(step) / 2 < abs(cubic - beta) < abs(step) * 2):
+                new = cubic
         if start is not None and low < start < high:
             new, start = start, None
         elif low == 0 and zero is None:
@@ -420,7 +425,9 @@ def _least(look, first, start):
                 new = max(1.0 / at.mean_size, beta * _RISE)
             elif not at.is_flat(beta):
                 new = min(new, beta * _RISE)
-        elif not low < new < high or abs(step) > abs(last_step) / 2:
+        elif not low < new < high or (
+            abs(step) > abs(last_step) / 2 and not (is_safe and tried < _TRUSTED)
+        ):
             new = _between(low, high)
         if new in (beta, 0.0, math.inf):
             break
