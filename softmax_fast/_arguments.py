@@ -176,12 +176,6 @@ def reduction(value):
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
 
 
-def nan_policy(value):
-    if isinstance(value, str) and value in NAN_POLICIES:
-        return value
-    raise ValueError(f"nan_policy must be 'propagate', 'omit' or 'raise', got {value!r}")
-
-
 def ignore_index(value):
     if value is None:
         return None
@@ -364,13 +358,6 @@ def labels(value, rows, ignored, name="targets"):
     return Labels(_codes(array, ignored), array)
 
 
-def not_labels_error(dtype, rows):
-    """The TypeError for class probabilities where only labels have a meaning."""
-    return TypeError(
-        f"targets have dtype {dtype}, expected an integer dtype: class indices of shape {rows}"
-    )
-
-
 def nonfinite_row_error(at):
     """The ValueError for a row at index ``at`` that has no loss, under ``nan_policy`` "raise"."""
     at = tuple(map(int, at))
@@ -490,6 +477,49 @@ def binary_targets(value, shape):
     return Source(array, array.dtype.name)
 
 
+# Arrays in blocks
+
+
+def dask_logits(value, array_type):
+    """Check that these are logits in blocks of known shapes."""
+    if not isinstance(value, array_type):
+        raise TypeError(
+            f"logits are of type {_type_name(value)}, expected a dask.array.Array: for others "
+            "there are the functions of softmax_fast itself"
+        )
+    if value.ndim == 0:
+        raise ValueError("logits is 0-dimensional, expected an array of at least one dimension")
+    if any(math.isnan(size) for sizes in value.chunks for size in sizes):
+        raise ValueError(
+            f"logits have chunks {value.chunks} of unknown size: call logits.compute_chunk_sizes()"
+        )
+
+
+def whole_rows(shape, chunks, axis):
+    """Check that a block holds whole rows, of consecutive numbers and after those of the block
+    before it.
+    """
+    some_classes("logits", shape, axis)
+    whole = set()
+    if len(chunks[axis]) > 1:
+        whole.add(axis)
+    rows = [dim for dim in range(len(shape)) if dim != axis]
+    for i, dim in enumerate(rows):
+        if max(chunks[dim], default=1) > 1:
+            whole.update(later for later in rows[i + 1 :] if len(chunks[later]) > 1)
+    if whole:
+        wanted = ", ".join(f"{dim}: -1" for dim in sorted(whole))
+        raise ValueError(
+            f"logits have chunks {chunks}, expected blocks of whole rows (axis {axis}), one block "
+            f"after the other: call logits.rechunk({{{wanted}}})"
+        )
+
+
+def one_per_row(name, shape, rows):
+    if shape != rows:
+        raise ValueError(f"{name} has shape {shape}, expected {rows}, one per row")
+
+
 # Evaluations
 
 
@@ -541,6 +571,12 @@ def strategy(value):
     raise ValueError(f"strategy must be 'uniform' or 'quantile', got {value!r}")
 
 
+def nan_policy(value):
+    if isinstance(value, str) and value in NAN_POLICIES:
+        return value
+    raise ValueError(f"nan_policy must be 'propagate', 'omit' or 'raise', got {value!r}")
+
+
 def flag(name, value):
     if isinstance(value, bool | np.bool_):
         return bool(value)
@@ -578,49 +614,6 @@ def no_probabilities_error(shape, axis, row):
     return ValueError(
         f"logits[{', '.join(at)}] hold NaN or inf, or nothing but -inf (nan_policy='raise')"
     )
-
-
-# Arrays in blocks
-
-
-def dask_logits(value, array_type):
-    """Check that these are logits in blocks of known shapes."""
-    if not isinstance(value, array_type):
-        raise TypeError(
-            f"logits are of type {_type_name(value)}, expected a dask.array.Array: for others "
-            "there are the functions of softmax_fast itself"
-        )
-    if value.ndim == 0:
-        raise ValueError("logits is 0-dimensional, expected an array of at least one dimension")
-    if any(math.isnan(size) for sizes in value.chunks for size in sizes):
-        raise ValueError(
-            f"logits have chunks {value.chunks} of unknown size: call logits.compute_chunk_sizes()"
-        )
-
-
-def whole_rows(shape, chunks, axis):
-    """Check that a block holds whole rows, of consecutive numbers and after those of the block
-    before it.
-    """
-    some_classes("logits", shape, axis)
-    whole = set()
-    if len(chunks[axis]) > 1:
-        whole.add(axis)
-    rows = [dim for dim in range(len(shape)) if dim != axis]
-    for i, dim in enumerate(rows):
-        if max(chunks[dim], default=1) > 1:
-            whole.update(later for later in rows[i + 1 :] if len(chunks[later]) > 1)
-    if whole:
-        wanted = ", ".join(f"{dim}: -1" for dim in sorted(whole))
-        raise ValueError(
-            f"logits have chunks {chunks}, expected blocks of whole rows (axis {axis}), one block "
-            f"after the other: call logits.rechunk({{{wanted}}})"
-        )
-
-
-def one_per_row(name, shape, rows):
-    if shape != rows:
-        raise ValueError(f"{name} has shape {shape}, expected {rows}, one per row")
 
 
 # The fully connected layer

@@ -31,9 +31,9 @@ from softmax_fast._files import (
 )
 from softmax_fast._layout import Source
 from softmax_fast._shards import Shards, check_shape, read_logits
+from softmax_fast._temperature import PassSums, fit, labelled_rows, start_of
 from softmax_fast._threads import resolve
 from softmax_fast._version import __version__
-from softmax_fast.calibration import PassSums, fit, labelled_rows, start_of
 from softmax_fast.evaluation import Evaluator, row_statistics
 
 # 16 MiB of float32: a chunk is mostly in the last-level cache when the second function reads it, and

@@ -9,8 +9,8 @@ import dask
 import dask.array as da
 import numpy as np
 
-from . import _arguments, calibration
-from .calibration import TemperatureFit
+from . import _arguments, _temperature
+from ._temperature import TemperatureFit
 from .evaluation import Evaluation, Evaluator
 
 # So many sums are added up in a task.
@@ -133,7 +133,7 @@ def fit_temperature(
     blocks = _Blocks(logits, targets, sample_weight, axis)
     ignored = _arguments.ignore_index(ignore_index)
     n_threads = _arguments.threads(n_threads)
-    return calibration.fit(
+    return _temperature.fit(
         lambda beta: blocks.added_up(_fitted, beta, ignored, n_threads),
         nan_policy=_arguments.nan_policy(nan_policy),
         row_error=lambda row: _arguments.nonfinite_row_error(np.unravel_index(row, blocks.rows)),
@@ -212,7 +212,7 @@ def _evaluated(logits, targets, sample_weight, axis, evaluator):
 
 @_of_block
 def _fitted(logits, targets, sample_weight, axis, beta, ignore_index, n_threads):
-    rows = calibration.labelled_rows(
+    rows = _temperature.labelled_rows(
         logits, targets, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index
     )
     return rows.sums_at(beta, n_threads)

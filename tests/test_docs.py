@@ -29,7 +29,7 @@ of_a_clone = pytest.mark.skipif(
     not (PROJECT / ".ci" / "run").exists(), reason="not all files are beside the tests"
 )
 
-PUBLIC_MODULES = ["functional", "losses", "linear", "evaluation", "_threads", "_config"]
+PUBLIC_MODULES = ["functional", "losses", "linear", "evaluation", "calibration", "_threads", "_config"]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -59,6 +59,7 @@ def test_the_public_names_are_those_of_the_contract():
         "selected_log_probs",
         "row_statistics",
         "evaluate",
+        "fit_temperature",
         "get_include",
         "get_num_threads",
         "set_num_threads",
@@ -70,6 +71,7 @@ def test_the_public_names_are_those_of_the_contract():
         "LinearGrads",
         "Reliability",
         "RowStatistics",
+        "TemperatureFit",
         "__version__",
     }
 
