@@ -10,6 +10,7 @@ import glob
 import io
 import json
 import math
+import mmap
 import os
 import re
 import secrets
@@ -95,29 +96,39 @@ class StoredArray:
             self.values = self.map(self.offset, self.shape)
         return self.values
 
-    def rows(self, start, stop, row_ndim):
-        """Rows of the last `row_ndim` dimensions, numbered in C order over the others."""
+    def rows(self, start, stop, row_ndim, *, all_at_once=True):
+        """Rows of the last `row_ndim` dimensions, numbered in C order over the others.
+
+        `all_at_once` where all of them will be looked at, so that the system need not find out page
+        by page.
+        """
         outer, row = self.shape[: self.ndim - row_ndim], self.shape[self.ndim - row_ndim :]
         if start == stop or (self.values is None and not self.fortran_order):
             first = start * math.prod(row) * self.dtype.itemsize
-            return self.map(self.offset + first, (stop - start, *row))
+            return self.map(self.offset + first, (stop - start, *row), all_at_once)
         array = self.whole()
         if array.flags.c_contiguous:
             return array.reshape(-1, *row)[start:stop]
         pieces = [array[index].reshape(-1, *row) for index in rectangles(outer, start, stop)]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def map(self, offset, shape):
+    def map(self, offset, shape, all_at_once=False):
         if 0 in shape:
             return np.empty(shape, self.dtype)
-        order = "F" if self.fortran_order else "C"
+        before = offset % mmap.ALLOCATIONGRANULARITY
+        length = before + math.prod(shape) * self.dtype.itemsize
+        options = {"access": mmap.ACCESS_READ}
+        if all_at_once and hasattr(mmap, "MAP_POPULATE"):
+            options = {"prot": mmap.PROT_READ, "flags": mmap.MAP_SHARED | mmap.MAP_POPULATE}
         try:
-            mapped = np.memmap(self.path, self.dtype, "r", offset, shape, order)
+            with open(self.path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), length, offset=offset - before, **options)
         except OSError as error:
             raise InputError(f"{self.path}: {reason(error)}") from None
-        except ValueError as error:  # of a file that was cut off meanwhile
-            raise InputError(f"{self.path}: {error}") from None
-        return mapped.view(np.ndarray)
+        except ValueError:  # the file was cut off meanwhile
+            raise InputError(f"{self.path}: has become shorter since it was opened") from None
+        order = "F" if self.fortran_order else "C"
+        return np.ndarray(shape, self.dtype, mapped, before, order=order)
 
 
 def float_input(array):

@@ -77,8 +77,11 @@ class Shards:
         """The shape of the rows if they are those of one array, else their number."""
         return self.shards[0].labels.shape if len(self.shards) == 1 else (self.n_rows,)
 
-    def chunks(self, most, start=0, stop=None):
-        """Yield rows [start, stop) as chunks of at most `most` rows."""
+    def chunks(self, most, start=0, stop=None, *, all_at_once=True):
+        """Yield rows [start, stop) as chunks of at most `most` rows.
+
+        `all_at_once` where all of their logits will be looked at.
+        """
         stop = self.n_rows if stop is None else stop
         for shard in self.shards:
             begin = max(start - shard.first, 0)
@@ -88,7 +91,7 @@ class Shards:
                 weights = shard.weights
                 yield Chunk(
                     slice(shard.first + row, shard.first + last),
-                    float_input(shard.logits.rows(row, last, 1)),
+                    float_input(shard.logits.rows(row, last, 1, all_at_once=all_at_once)),
                     shard.labels.rows(row, last, 0).astype(np.int64),
                     None if weights is None else weights.rows(row, last, 0).astype(np.float64),
                 )

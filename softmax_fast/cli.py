@@ -39,6 +39,8 @@ from softmax_fast.evaluation import Evaluator, row_statistics
 # 16 MiB of float32: a chunk is mostly in the last-level cache when the second function reads it, and
 # has work for all threads.
 CHUNK_ELEMENTS = 1 << 22
+# What an evaluator is given at a time: enough for its merges of sums not to count.
+EVALUATED_ELEMENTS = 1 << 24
 # A piece across the rows of an array takes at least this many neighbours, for whole cache lines and
 # few pages per entry.
 LEAST_NEIGHBOURS = 512
@@ -140,7 +142,7 @@ class Progress:
 
 
 def rows_per_chunk(shards):
-    return CHUNK_ELEMENTS // shards.n_classes
+    return EVALUATED_ELEMENTS // shards.n_classes
 
 
 def update(shards, evaluator, chunk):
@@ -330,9 +332,9 @@ def fitted(shards, ranges, arguments, progress):
     def rows_of(chunk):
         return labelled_rows(chunk.logits, chunk.labels, ignore_index=arguments.ignore_index)
 
-    def chunks():
+    def chunks(all_at_once=True):
         for start, stop in ranges:
-            yield from shards.chunks(rows_per_chunk(shards), start, stop)
+            yield from shards.chunks(rows_per_chunk(shards), start, stop, all_at_once=all_at_once)
 
     n_rows = sum(stop - start for start, stop in ranges)
     n_threads = resolve(arguments.n_threads, n_rows * shards.n_classes)
@@ -358,7 +360,7 @@ def fitted(shards, ranges, arguments, progress):
             row -= stop - start
         raise IndexError(row)
 
-    start = first_guess(chunks(), n_rows, shards.n_classes, arguments.ignore_index)
+    start = first_guess(chunks(False), n_rows, shards.n_classes, arguments.ignore_index)
     try:
         return fit(sums_at, nan_policy="raise", row_error=row_error, start=start)
     except ValueError:

@@ -228,13 +228,14 @@ def test_chunks_do_not_change_the_numbers(evaluate, save, classifier, monkeypatc
     logits, labels = classifier
     files = save("x.npy", logits.astype(np.float64)), save("y.npy", labels)
     whole = evaluate(*files)
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", elements)
     monkeypatch.setattr(_shards, "ROWS_PER_CHECK", elements)
     assert_agrees(evaluate(*files), {key: whole[key] for key in reference(logits, labels)}, 1e-13)
 
 
-def test_more_rows_than_a_chunk_holds(evaluate, save):
-    n = cli.CHUNK_ELEMENTS // 100 + 1000
+def test_more_rows_than_a_chunk_holds(evaluate, save, monkeypatch):
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 1 << 20)
+    n = cli.EVALUATED_ELEMENTS // 100 + 1000
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 100, n)
     logits = rng.standard_normal(size=(n, 100), dtype=np.float32)
@@ -248,7 +249,7 @@ def test_more_rows_than_a_chunk_holds(evaluate, save):
 def test_the_standard_error_keeps_its_digits_beside_a_large_mean(evaluate, save, monkeypatch):
     logits = np.zeros((400, 3))
     logits[:, 1] = 1e8 + np.arange(400) % 5  # losses 1e8 … 1e8 + 4
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 30)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 30)
     results = evaluate(save("x.npy", logits), save("y.npy", np.zeros(400, int)))
     expected = np.std(np.arange(400) % 5, ddof=1) / 20
     assert results["standard_error"] == pytest.approx(expected, rel=1e-9)
@@ -287,7 +288,7 @@ def test_no_ignore_index(run, save, classifier):
 @pytest.mark.parametrize("elements", [12, 40, 1 << 20])
 def test_more_dimensions_than_two(evaluate, save, classifier, monkeypatch, order, elements):
     logits, labels = classifier
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", elements)
     results = evaluate(
         save("x.npy", np.asarray(logits.reshape(5, 4, 25, 12), order=order)),
         save("y.npy", np.asarray(labels.reshape(5, 4, 25), order=order)),
@@ -511,7 +512,7 @@ def test_wrong_labels(run, save, array, message):
 
 
 def test_the_bad_label_is_counted_over_the_whole_file(run, save, monkeypatch):
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 100)
     monkeypatch.setattr(_shards, "ROWS_PER_CHECK", 64)
     labels = np.zeros((50, 20), np.int16)
     labels[37, 11] = 10
@@ -749,7 +750,7 @@ def test_numbers_of_each_row(run, save, tmp_path, classifier, monkeypatch):
     logits, labels = classifier
     labels[7] = -100
     files = save("x.npy", logits.reshape(5, 100, 12)), save("y.npy", labels.reshape(5, 100))
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 900)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 900)
     out = tmp_path / "rows.npz"
     code, _, err = run("evaluate", *files, "--rows", out, "--temperature", 2)
     assert (code, err) == (0, "")
@@ -859,7 +860,7 @@ def assert_judged(part, logits, labels, temperature):
 
 @pytest.mark.parametrize("elements", [1 << 22, 600])
 def test_calibrate_is_fit_temperature(calibrate, saved, classifier, monkeypatch, elements):
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", elements)
     results = calibrate(*saved)
     fit = softmax_fast.fit_temperature(*classifier)
     assert results["temperature"] == pytest.approx(fit.temperature, rel=1e-6)
@@ -880,7 +881,7 @@ def test_calibrate_applied_to_other_rows(calibrate, save, saved, classifier):
 
 
 def test_calibrate_on_folds(calibrate, saved, classifier, monkeypatch):
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 700)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 700)
     logits, labels = classifier
     results = calibrate(*saved, "--cross-fit", 3)
     edges, losses = [0, 166, 333, 500], []
@@ -953,7 +954,7 @@ def test_rows_that_no_temperature_fits(run, save, classifier):
 def test_progress_of_a_fit(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock) * 0.6)
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 1000)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 1000)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert cli.main(["calibrate", *DIGITS]) == 0
@@ -1225,7 +1226,7 @@ class Terminal(io.StringIO):
 def test_progress_bar(monkeypatch, seconds_a_chunk):
     clock = itertools.count()
     monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock) * seconds_a_chunk)
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 1000)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 1000)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert cli.main(["evaluate", *DIGITS]) == 0
