@@ -18,7 +18,7 @@ _SMALL_STEP = 1e-4
 _RISE, _FALL = 10.0, 5.0
 # Σ v·g of what cancels exactly is this share of Σ v·|g|, or less.
 _ROUNDING = 4e-16
-# After so many passes only bisection is trusted to gain.
+# After so many passes every other one bisects.
 _TRUSTED = 12
 _MOST_PASSES = 200
 # Derivatives of a smaller ratio are no pair to interpolate between.
@@ -426,7 +426,7 @@ def _least(look, first, start):
             elif not at.is_flat(beta):
                 new = min(new, beta * _RISE)
         elif not low < new < high or (
-            abs(step) > abs(last_step) / 2 and not (is_safe and tried < _TRUSTED)
+            not is_safe and abs(step) > abs(last_step) if tried < _TRUSTED else tried % 2
         ):
             new = _between(low, high)
         if new in (beta, 0.0, math.inf):
