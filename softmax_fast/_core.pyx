@@ -316,7 +316,32 @@ def row_stats(block, double[::1] row_max, double[::1] row_rest, int n_threads):
     call = Call(block, n_threads)
     call.call.row_max = &row_max[0]
     call.call.row_rest = &row_rest[0]
-    call.run(SF_ROW_STATS)
+    call.run(SF_MAXIMUM_AND_REST)
+
+
+def row_statistics(block, options, double[:, ::1] numbers, int64_t[:, ::1] places, Sums sums,
+                   int n_threads):
+    """Columns of the rows of a block: numbers are logsumexp, confidence, uncertainty and entropy, and
+    with targets loss, brier, slope and curvature; places prediction and, with targets, rank.
+    """
+    cdef sf_columns columns
+    columns.logsumexp = &numbers[0, 0]
+    columns.confidence = &numbers[1, 0]
+    columns.uncertainty = &numbers[2, 0]
+    columns.entropy = &numbers[3, 0]
+    columns.prediction = &places[0, 0]
+    columns.loss = columns.brier = columns.slope = columns.curvature = NULL
+    columns.rank = NULL
+    call = Call(block, n_threads)
+    if block.targets is not None:
+        columns.loss = &numbers[4, 0]
+        columns.brier = &numbers[5, 0]
+        columns.slope = &numbers[6, 0]
+        columns.curvature = &numbers[7, 0]
+        columns.rank = &places[1, 0]
+        call.compare(block.targets, None, options)
+    call.call.columns = &columns
+    call.run(SF_ROW_STATISTICS, sums)
 
 
 def exponentials(block, double[::1] shift, double[::1] scale, int n_threads):

@@ -250,11 +250,12 @@ def _add_to_bins(bins, index, confidence, hit, v, vv):
 
 def _accumulate(pair, hi, lo):
     """Add sums and what they have lost to those in ``pair``, by Knuth's two-sum."""
-    total = pair[0] + hi
-    part = total - pair[0]
-    lost = (pair[0] - (total - part)) + (hi - part)
-    # Beyond the range there is nothing to keep.
-    pair[1] += np.where(np.isfinite(total), lost + lo, 0.0)
+    with np.errstate(all="ignore"):
+        total = pair[0] + hi
+        part = total - pair[0]
+        lost = (pair[0] - (total - part)) + (hi - part)
+        # Beyond the range there is nothing to keep.
+        pair[1] += np.where(np.isfinite(total), lost + lo, 0.0)
     pair[0] = total
 
 

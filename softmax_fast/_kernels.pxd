@@ -13,7 +13,8 @@ cdef extern from "drive.h" nogil:
         SF_SOFTMAX_LOSS_GRAD
         SF_CROSS_ENTROPY
         SF_SELECTED_LOG_PROBS
-        SF_ROW_STATS
+        SF_MAXIMUM_AND_REST
+        SF_ROW_STATISTICS
         SF_EXPONENTIALS
         SF_BINARY_CROSS_ENTROPY
         SF_BINARY_CROSS_ENTROPY_WITH_LOGITS
@@ -43,6 +44,18 @@ cdef extern from "drive.h" nogil:
         void *row_losses
         double gradient_scale
 
+    ctypedef struct sf_columns:
+        double *logsumexp
+        double *confidence
+        double *uncertainty
+        double *entropy
+        int64_t *prediction
+        double *loss
+        double *brier
+        double *slope
+        double *curvature
+        int64_t *rank
+
     ctypedef struct sf_call:
         sf_input x
         sf_output out
@@ -54,6 +67,7 @@ cdef extern from "drive.h" nogil:
         Py_ssize_t n_indices
         double *row_max
         double *row_rest
+        const sf_columns *columns
 
     ctypedef struct sf_sum:
         double sum, lost

@@ -107,6 +107,28 @@ def row_blocks(
         )
 
 
+def split(block, most):
+    """Yield the rows of a block as blocks of at most about ``most`` rows each."""
+    outer, inner = block.x.array.shape[:2]
+    first, last = block.rows.start, block.rows.stop
+    if last - first <= most:
+        yield block
+        return
+    step = most if inner >= most else most // inner * inner
+    for a in range(outer) if inner >= most else range(0, outer, step // inner):
+        for b in range(0, inner, step):
+            along = slice(a, a + 1) if inner >= most else slice(a, a + step // inner)
+            array = block.x.array[along, b : b + step]
+            start = a * inner + b
+            rows = slice(start, start + array.shape[0] * array.shape[1])
+            yield block._replace(
+                rows=slice(first + rows.start, first + rows.stop),
+                x=block.x._replace(array=array),
+                temperature=of_rows(block.temperature, rows),
+                targets=of_rows(block.targets, rows),
+            )
+
+
 def of_rows(values, rows):
     """What some rows have of ``values``: one a row, or one (or None) for all."""
     return values[rows] if isinstance(values, np.ndarray) else values

@@ -735,8 +735,10 @@ def _mean_stderr(v, vv, vx, vvx, vvxx, n):
         return math.inf
     v, vv, vx, vvx, vvxx = (Fraction(hi) + Fraction(lo) for hi, lo in pairs)
     mean = vx / v
-    square = max(vvxx - 2 * mean * vvx + mean * mean * vv, 0) / (v * v)
-    return math.sqrt(square * n / (n - 1))
+    square = vvxx - 2 * mean * vvx + mean * mean * vv
+    if square * 2**96 < vvxx:  # Less than pairs of float64 can tell from 0
+        return 0.0
+    return math.sqrt(square / (v * v) * n / (n - 1))
 
 
 def _plus(one, other):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import oracle
 import pytest
 
 import softmax_fast as sf
@@ -230,6 +231,7 @@ LINEAR = {
     "linear_softmax_loss": Function(sf.linear_softmax_loss, "xwy"),
     "linear_softmax_loss of probabilities": Function(sf.linear_softmax_loss, "xwt"),
     "linear gradient": Function(sf.linear_softmax_loss_and_grad, "xwy"),
+    "linear gradient of probabilities": Function(sf.linear_softmax_loss_and_grad, "xwt"),
 }
 ROW_FUNCTIONS = OF_LOGITS | OF_PROBABILITIES | BINARY
 FUNCTIONS = ROW_FUNCTIONS | LINEAR
@@ -244,10 +246,9 @@ def taking(*options, among=FUNCTIONS):
     return [name for name, f in among.items() if all(map(f.takes, options))]
 
 
-# Those with an error bound of their own, in oracle.CHECKS: they take logits alone.
-every_function = pytest.mark.parametrize(
-    "function", [sf.softmax, sf.log_softmax, sf.logsumexp], ids=lambda f: f.__name__
-)
+# Those of logits alone, whose results oracle.CHECKS holds to their bounds.
+CHECKED = [getattr(sf, name) for name in oracle.CHECKS]
+every_function = pytest.mark.parametrize("function", CHECKED, ids=lambda f: f.__name__)
 
 
 # Where N rows of C entries can lie: the shape of a memory, and the view of it that they are.

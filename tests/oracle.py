@@ -278,7 +278,7 @@ def linear_logits(features, weights, bias):
     return f @ w.T + b, bound
 
 
-# Error bounds, as API.md states them
+# Error bounds, as docs/contract.md states them
 
 
 def softmax_bound(p, d, temperature, dtype):

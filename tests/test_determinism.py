@@ -267,6 +267,21 @@ def test_extreme_temperatures_of_other_rows_do_not_matter(name, n_classes, isa, 
             oracle.assert_same_bits(whole[part], alone, f"T = {own} beside {other}")
 
 
+# Was wrong: beside an extreme temperature, rows of extreme weights had the gradients of float32.
+@pytest.mark.parametrize("name", taking("temperature", "sample_weight", among=OF_LOGITS))
+def test_extreme_weights_beside_extreme_temperatures_leave_each_row_alone(name, isa, dtype):
+    x, y, t = problem((40, 33), dtype)
+    for small, large in ((1e-60, 1e40), (1e-35, 1e30)):
+        v, temperature = np.ones(40), np.ones(40)
+        v[[3, 13]], temperature[[5, 15]] = (small, large), (5e-324, 1e300)
+        whole = OF_LOGITS[name](x, y, t, temperature=temperature, sample_weight=v)
+        for row in range(16):
+            part = slice(row, row + 1)
+            options = {"temperature": temperature[part], "sample_weight": v[part]}
+            alone = OF_LOGITS[name](x[part], y[part], t[part], **options)
+            oracle.assert_same_bits(whole[part], alone, f"{name}, row {row}")
+
+
 def test_calls_with_and_without_defaults_spelt_out_agree(isa, dtype):
     # the short way in for simple calls and the long way must give the same bits
     for shape in ((1, 10), (32, 10), (3, 2053)):

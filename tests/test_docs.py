@@ -162,7 +162,7 @@ def help_of(script):
 
 
 @of_a_clone
-@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "benchmarks/README.md"])
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "benchmarks/README.md", "tests/README.md"])
 def test_what_is_told_of_the_tree_is_there(document):
     """Files and folders, and the options of the benchmarks."""
     folder = (PROJECT / document).parent

@@ -343,3 +343,15 @@ def test_a_binary_target_just_outside_the_unit_interval(target, dtype):
     for function in (sf.binary_cross_entropy, sf.binary_cross_entropy_with_logits):
         with pytest.raises(ValueError, match="targets"):
             function(np.full((3, 4), 0.5, dtype), t)
+
+
+# Was wrong: 0 with float32.
+@pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("pos_weight", [0.0, 1e-60, 2.0])
+def test_a_nan_is_a_nan_whatever_the_weight_of_positives(pos_weight, target, isa, dtype):
+    x = logits((3, 33), dtype)
+    x[1, ::4] = np.nan
+    got = sf.binary_cross_entropy_with_logits(
+        x, np.full_like(x, target), pos_weight=pos_weight, reduction="none"
+    )
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(x))

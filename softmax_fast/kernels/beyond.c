@@ -13,11 +13,8 @@ static int is_far(const sf_call *call, double temperature)
 }
 
 /* A weight, target or scale with which products in float neither vanish nor overflow. */
-static int is_tame(double a)
-{
-    a = fabs(a);
-    return a == 0.0 || (a >= 0x1p-64 && a <= 0x1p64) || !isfinite(a);
-}
+static int is_within(double a) { return fabs(a) >= 0x1p-64 && fabs(a) <= 0x1p64; }
+static int is_tame(double a) { return a == 0.0 || !isfinite(a) || is_within(a); }
 
 /* The largest and the smallest but 0. */
 typedef struct { double least, most; } extent;
@@ -45,7 +42,7 @@ int sf_reach(const sf_call *call, int operation)
     extent t = {call->temperature[0], call->temperature[0]};
     if (call->temperature_step)
         t = extent_of(call->temperature, call->n_rows);
-    if (is_far(call, t.least) || is_far(call, t.most))
+    if (operation != SF_CROSS_ENTROPY && (is_far(call, t.least) || is_far(call, t.most)))
         reach |= BY_TEMPERATURE;
     if (is_double_call(call) || !(o->flags & SF_READS_TARGETS))
         return reach;
@@ -58,8 +55,8 @@ int sf_reach(const sf_call *call, int operation)
     }
     if (operation == SF_SOFTMAX_LOSS_GRAD) {
         extent v = extent_of(targets->sample_weight, call->n_rows);
-        if (!is_tame(targets->gradient_scale * v.least * w.least / t.most)
-            || !is_tame(targets->gradient_scale * v.most * w.most / t.least))
+        if (!is_within(targets->gradient_scale * v.least * w.least / t.most)
+            || !is_within(targets->gradient_scale * v.most * w.most / t.least))
             reach |= BY_SCALE;
     }
     return reach;
@@ -117,6 +114,29 @@ static void put_entry(const sf_call *call, void *data, ptrdiff_t i, double value
         ((float *)data)[i] = (float)value;
 }
 
+/* E_p[x] - x_y and Var_p[x] of a row whose z = (x - m)/T underflow when they are squared. */
+static void put_moments(const sf_call *call, ptrdiff_t row, double m, const double *z)
+{
+    const ptrdiff_t offset = sf_input_offset(call, &call->x, row), step = call->x.class_stride;
+    const ptrdiff_t at = call->first_row + row;
+    double sum = 0.0, mean = 0.0, variance = 0.0;
+    if (call->columns->rank[at] < 0 || !isfinite(m))
+        return;
+    for (ptrdiff_t c = 0; c < call->n_classes; c++)
+        sum += exp(z[c]);
+    for (ptrdiff_t c = 0; c < call->n_classes; c++)
+        if (exp(z[c]) > 0.0)
+            mean += exp(z[c]) / sum * (entry_of(&call->x, offset + c * step) - m);
+    for (ptrdiff_t c = 0; c < call->n_classes; c++)
+        if (exp(z[c]) > 0.0) {
+            double d = entry_of(&call->x, offset + c * step) - m - mean;
+            variance += exp(z[c]) / sum * d * d;
+        }
+    ptrdiff_t y = (ptrdiff_t)sf_label(call->targets, row);
+    call->columns->slope[at] = mean - (entry_of(&call->x, offset + y * step) - m);
+    call->columns->curvature[at] = variance;
+}
+
 /* Where even double does not reach T, the row is replaced by that of (x - m)/T at T = 1, m its maximum
  * or the shift given. */
 void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result *result, void *scratch)
@@ -172,9 +192,14 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
     }
     if (call->targets && call->targets->row_losses)
         put_entry(call, call->targets->row_losses, row, loss);
-    if (operation == SF_LOGSUMEXP) {
+    if (operation == SF_ROW_STATISTICS) {
+        if (shifted)
+            call->columns->logsumexp[call->first_row + row] += m / given;
+        if (replaced && call->columns->loss)
+            put_moments(call, row, m, x);
+    } else if (operation == SF_LOGSUMEXP) {
         put_entry(call, out.data, 0, shifted ? m / given + lse : lse);
-    } else if (operation == SF_ROW_STATS) {
+    } else if (operation == SF_MAXIMUM_AND_REST) {
         if (shifted)
             call->row_max[row] = m;
     } else if (call->indices) {

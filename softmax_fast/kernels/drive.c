@@ -52,6 +52,7 @@ sf_call sf_rows_from(const sf_call *call, ptrdiff_t first, sf_targets *targets)
     const ptrdiff_t out_item = call->kernels->item_size;
     sf_call own = *call;
     own.inner = PTRDIFF_MAX;
+    own.first_row += first;
     own.x.data = (const char *)own.x.data + sf_input_offset(call, &call->x, first) * item_size[own.x.kind];
     if (own.out.data)
         own.out.data = (char *)own.out.data + out_item * (call->indices ? first * call->n_indices

@@ -23,8 +23,9 @@ enum {
     SF_SOFTMAX_LOSS_GRAD,
     SF_CROSS_ENTROPY,
     SF_SELECTED_LOG_PROBS, /* out: a contiguous array of n_indices entries a row */
-    SF_ROW_STATS,          /* row_max m and row_rest = sum exp((x - m)/T) - 1: log sum exp(x/T)
+    SF_MAXIMUM_AND_REST,          /* row_max m and row_rest = sum exp((x - m)/T) - 1: log sum exp(x/T)
                             * = m/T + log1p(row_rest) keeps the digits of a small rest */
+    SF_ROW_STATISTICS,     /* the columns */
     SF_EXPONENTIALS,       /* out = row_rest exp((x - row_max)/T), row_max no less than the maximum */
     SF_BINARY_CROSS_ENTROPY, /* of entries: rows of one class; out or NULL; targets->probabilities */
     SF_BINARY_CROSS_ENTROPY_WITH_LOGITS,
@@ -63,6 +64,17 @@ typedef struct {
     double gradient_scale;
 } sf_targets;
 
+/* What one look at the rows tells, an entry a row in each; those that are of labels may be NULL.  Of a row
+ * without probabilities prediction is -1, rank n_classes, and all but logsumexp NaN; of an ignored row
+ * rank is -1 and what else is of labels 0. */
+typedef struct {
+    double *logsumexp, *confidence, *uncertainty, *entropy; /* uncertainty: 1 - confidence */
+    int64_t *prediction;
+    double *loss, *brier;
+    double *slope, *curvature; /* of the loss in 1/T: E_p[x] - x_y and Var_p[x] */
+    int64_t *rank;             /* entries above the label's, and equal ones before it */
+} sf_columns;
+
 typedef struct sf_kernels sf_kernels;
 
 typedef struct {
@@ -79,6 +91,8 @@ typedef struct {
     const int64_t *indices;
     ptrdiff_t n_indices;
     double *row_max, *row_rest;
+    const sf_columns *columns;
+    ptrdiff_t first_row;        /* of the call, in the columns */
     int n_threads;              /* at most; the loop is not entered for one */
     int prefetch;               /* the rows do not lie in a cache next to the core */
     int stream;                 /* write out past the caches, which it would not fit */
@@ -97,11 +111,16 @@ typedef struct {
     double scale[SF_BATCH];               /* of the gradient: the caller's, the row's weight and 1/T */
     double at_label[SF_BATCH];            /* exp((x - m)/T) there; then the gradient */
     unsigned char counts[SF_BATCH];       /* whether the row does, or is ignored */
+    double first_moment[SF_BATCH], second_moment[SF_BATCH]; /* sums of e s and e s s, s = (x - m)/T */
+    double squares[SF_BATCH];             /* sum of e e but for one maximum */
+    double top[SF_BATCH];                 /* the first index of the maximum */
+    double above[SF_BATCH];               /* entries above the label's, and equal ones before it */
 } sf_batch;
 
 /* Numbers of each block of a long row: its maximum, its rest; of the weighted target a the sums of a
- * and of a (x - maximum), and the latter times 2^-128, which does not overflow. */
-typedef struct { double *max, *rest, *share, *product, *scaled; } sf_blocks;
+ * and of a (x - maximum), and the latter times 2^-128, which does not overflow.  Of row statistics,
+ * these three are the moments and the squares. */
+typedef struct { double *max, *rest, *share, *product, *scaled, *top, *above; } sf_blocks;
 
 typedef struct sf_tile sf_tile;               /* short rows, one to a lane; the kernels' own */
 typedef struct sf_temperature sf_temperature; /* a temperature in the kernels' form */

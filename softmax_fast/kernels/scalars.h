@@ -33,7 +33,7 @@ enum {
 #define SF_PANEL_SCRATCH(n, item) \
     SF_ROUND_UP((n) <= SF_PANEL_BYTES / (item) ? SF_MIN(64 / (item) * (n) * (item), SF_PANEL_BYTES) : 0)
 #define SF_BLOCK_SCRATCH(n, item) \
-    SF_ROUND_UP(((n) / (SF_BLOCK_BYTES / (item)) + 1) * 5 * (ptrdiff_t)sizeof(double))
+    SF_ROUND_UP(((n) / (SF_BLOCK_BYTES / (item)) + 1) * 7 * (ptrdiff_t)sizeof(double))
 
 /* log2(e)/T as hi + lo, to some 100 bits. */
 typedef struct { double hi, lo, inverse; } sf_rate;
@@ -160,6 +160,18 @@ static inline int sf_row_counts(const sf_targets *t, ptrdiff_t row, ptrdiff_t n_
         }
     }
     return sf_sample_weight(t, row) != 0.0 && sf_label_weight(t, row) != 0.0;
+}
+
+static inline int sf_count_bits(unsigned mask)
+{
+#if defined(__GNUC__) || defined(__clang__)
+    return __builtin_popcount(mask);
+#else
+    int count = 0;
+    for (; mask; mask &= mask - 1)
+        count++;
+    return count;
+#endif
 }
 
 static inline double sf_lanes_total(double *lanes, int n)

@@ -3,30 +3,21 @@
  *
  *   clang -std=c11 -O1 -g -ffp-contract=off -fsanitize=fuzzer,address,undefined \
  *      -fno-sanitize-recover=undefined -I softmax_fast/kernels -o fuzz_kernels \
- *      tests/fuzz/fuzz_kernels.c softmax_fast/kernels/d*.c softmax_fast/kernels/isa_*.c -lm
+ *      tests/fuzz/fuzz_kernels.c softmax_fast/kernels/[b-d]*.c softmax_fast/kernels/units/[a-n]*.c -lm
  *   mkdir found && ./fuzz_kernels -max_len=256 -max_total_time=60 found tests/fuzz/corpus
  *   ./fuzz_kernels crash-0123...           # once more, what it found
  *
- * Every instruction set that runs here computes the rows alone and contiguous, then in batches of
- * any layout, then through drive.c in backward order as if on several threads.  All must have the
- * same bits, leave what lies between the rows alone, and agree with the oracle in long double. */
-#include "drive.h"
-#include <float.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
+ * Every instruction set that runs here computes the rows alone and contiguous, then all of any layout
+ * at once, in two calls, and in backward order as if on several threads.  All must have the same bits,
+ * the sums too but for those of rows alone, leave what lies between the rows alone, and agree with the
+ * oracle in long double. */
+#include "../native/common.h"
 
 #if LDBL_MANT_DIG < 64
 #error "the oracle needs a long double of 64 digits"
 #endif
 
-enum { MOST_ENTRIES = 36000, N_INDICES = 3, FILL = 0xb5 };
-enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, STATS, EXPONENTIALS, LOSS, GRADIENT, CROSS_ENTROPY,
-       SELECTED, BINARY, N_FUNCTIONS };
-static const char *const names[] = {"softmax", "log_softmax", "logsumexp", "row_stats",
-                                    "exponentials", "loss", "gradient", "cross_entropy",
-                                    "selected_log_probs", "binary"};
-
+enum { MOST_ENTRIES = 36000, N_INDICES = 3 };
 /* ---- the input's bytes ----------------------------------------------------------------------- */
 
 static const uint8_t *bytes;
@@ -55,7 +46,7 @@ typedef struct { /* rows of one array in a region of exactly the bytes they span
 } view;
 
 static struct {
-    int function, kind, result_kind, of_logits, stream, in_place;
+    int operation, kind, result_kind, stream, in_place;
     ptrdiff_t n_outer, inner, rows, n, split;
     int temperature_step, pos_weight_step;
     double *temperature, *class_weight, *sample_weight, *pos_weight, *shift, *scale;
@@ -66,96 +57,6 @@ static struct {
     double *x, *t; /* entries as the kernels should see them, rows contiguous */
     view x_view, t_view;
 } p;
-
-static const char *isa;
-
-static void fail(const char *format, ...)
-{
-    va_list arguments;
-    fprintf(stderr, "%s, %s, kind %d, %ld x %ld x %ld, T %a (step %d), strides %ld %ld %ld, "
-            "stream %d, in place %d: ", isa, names[p.function], p.kind, (long)p.n_outer,
-            (long)p.inner, (long)p.n, p.temperature[0], p.temperature_step, (long)p.x_view.outer,
-            (long)p.x_view.row, (long)p.x_view.step, p.stream, p.in_place);
-    va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
-    va_end(arguments);
-    fprintf(stderr, "\n");
-    abort();
-}
-
-static void *allocated(size_t size)
-{
-    void *memory = malloc(size);
-    if (!memory)
-        exit(1);
-    memset(memory, FILL, size);
-    return memory;
-}
-
-static size_t item_of(int kind) { return kind == SF_F64 ? 8 : kind == SF_F32 ? 4 : 2; }
-
-static double half_value(unsigned bits)
-{
-    int exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
-    double size = exponent == 31 ? (fraction ? NAN : INFINITY)
-                : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
-    return bits & 0x8000 ? -size : size;
-}
-
-static double get(const void *from, int kind)
-{
-    double wide;
-    float narrow;
-    uint16_t half;
-    uint32_t widened;
-    if (kind == SF_F64) {
-        memcpy(&wide, from, sizeof wide);
-        return wide;
-    }
-    if (kind == SF_F32) {
-        memcpy(&narrow, from, sizeof narrow);
-        return narrow;
-    }
-    memcpy(&half, from, sizeof half);
-    if (kind == SF_F16)
-        return half_value(half);
-    widened = (uint32_t)half << 16;
-    memcpy(&narrow, &widened, sizeof narrow);
-    return narrow;
-}
-
-static void put(void *to, int kind, double value)
-{
-    float narrow = (float)fmax(-FLT_MAX, fmin(value, FLT_MAX));
-    uint32_t word;
-    uint16_t half;
-    if (value != value || isinf(value))
-        narrow = (float)value;
-    if (kind == SF_F64) {
-        memcpy(to, &value, sizeof value);
-        return;
-    }
-    if (kind == SF_F32) {
-        memcpy(to, &narrow, sizeof narrow);
-        return;
-    }
-    memcpy(&word, &narrow, sizeof word);
-    half = (uint16_t)(word >> 16);
-    if (kind == SF_F16) { /* truncated */
-        double size = fabs((double)narrow);
-        int exponent = size > 0 && size < INFINITY ? ilogb(size) : 0;
-        half &= 0x8000;
-        if (size != size)
-            half |= 0x7e00;
-        else if (size >= 65536)
-            half |= size == INFINITY ? 0x7c00 : 0x7bff;
-        else if (exponent >= -14 && size > 0)
-            half |= (uint16_t)(((exponent + 15) << 10) | ((int)ldexp(size, 10 - exponent) & 0x3ff));
-        else
-            half |= (uint16_t)ldexp(size, 24);
-    }
-    memcpy(to, &half, sizeof half);
-}
 
 static unsigned char *at(const view *v, ptrdiff_t row, ptrdiff_t c)
 {
@@ -238,15 +139,15 @@ static void fill_entries(view *v, int kind, int style, double *seen, int unit_in
             unsigned char *to = at(v, row, c);
             if (unit_interval && style != SPECIAL && style != BITS) {
                 unsigned byte = (unsigned)entry_byte(i);
-                put(to, kind, byte > 250 ? (double)(byte & 1) : byte < 4 ? ldexp(1, -(int)byte * 9)
+                put(to, 0, kind, byte > 250 ? (double)(byte & 1) : byte < 4 ? ldexp(1, -(int)byte * 9)
                                                                         : byte / 256.0);
             } else if (style == BITS) {
                 for (size_t j = 0; j < v->item; j++)
                     to[j] = (unsigned char)entry_byte(i * v->item + j);
             } else {
-                put(to, kind, entry(style, i));
+                put(to, 0, kind, entry(style, i));
             }
-            seen[i] = get(to, kind);
+            seen[i] = get(to, 0, kind);
         }
 }
 
@@ -255,7 +156,7 @@ static double *numbers(ptrdiff_t n, unsigned how)
     double *values = allocated((size_t)n * sizeof *values);
     for (ptrdiff_t i = 0; i < n; i++) {
         unsigned byte = (unsigned)entry_byte((size_t)i * 7 + how);
-        values[i] = byte < 32 ? 0.0 : byte / 64.0;
+        values[i] = byte < 32 ? 0.0 : byte == 32 ? 1e-60 : byte == 33 ? 1e40 : byte / 64.0;
     }
     return values;
 }
@@ -263,15 +164,15 @@ static double *numbers(ptrdiff_t n, unsigned how)
 static void decode(void)
 {
     static const double temperatures[] = {1, 1, 1, 0.5, 0.1, 1e-3, 3, 1e3, 0.7, 1.0000000000000002,
-                                          1e-30, 1e30, 1e-300, 1e270, 1e-307, 1e100};
+                                          1e-30, 1e30, 1e-31, 1e-300, 1e271, 1e300, 1e-310, 0x1p-1074};
     static const ptrdiff_t borders[] = {191,  192,  193,  194,  255,  256,  257,  511,
                                         1000, 1023, 1024, 1025, 1031, 2047, 2048, 2049,
                                         2053, 3000, 4096, 4097, 4099, 6145, 32768, 33000};
     const size_t n_borders = sizeof borders / sizeof *borders;
     memset(&p, 0, sizeof p);
-    p.function = (int)(take() % N_FUNCTIONS);
+    p.operation = (int)(take() % SF_N_OPERATIONS);
     p.kind = (int)(take() % 4);
-    p.result_kind = p.kind == SF_F64 ? SF_F64 : SF_F32;
+    p.result_kind = result_kind(p.kind);
     unsigned classes = take(), outer = take(), inner = take(), layout = take(), t_layout = take();
     unsigned options = take(), more = take(), style = take() % N_STYLES, t_style = take();
     p.n = classes < 200 ? (ptrdiff_t)classes + 1 : borders[classes % n_borders];
@@ -289,20 +190,19 @@ static void decode(void)
     p.split = (ptrdiff_t)take() % (p.inner + 1);
     p.stream = options >> 7 & 1;
     p.in_place = (options >> 6 & 1) && p.kind == p.result_kind;
-    p.temperature_step = options >> 5 & 1;
+    p.temperature_step = (options >> 5 & 1) && p.operation != SF_CROSS_ENTROPY;
     p.temperature = allocated((p.temperature_step ? (size_t)(p.rows * p.n) : 1) * sizeof(double));
     p.temperature[0] = pick(temperatures, sizeof temperatures / sizeof *temperatures);
-    if (p.result_kind == SF_F32) /* the rest is computed in double: see _layout.py */
-        p.temperature[0] = fmin(fmax(p.temperature[0], 1e-30), 1e30);
+    if (p.operation == SF_CROSS_ENTROPY) /* which has none */
+        p.temperature[0] = 1;
     for (ptrdiff_t i = 1; p.temperature_step && i < p.rows * p.n; i++)
-        p.temperature[i] = temperatures[entry_byte((size_t)i * 3) % 10];
+        p.temperature[i] = temperatures[entry_byte((size_t)i * 3) % 18];
     if (options & 1)
-        p.sample_weight = numbers(p.function == BINARY ? p.rows * p.n : p.rows, 1);
+        p.sample_weight = numbers(is_binary(p.operation) ? p.rows * p.n : p.rows, 1);
     if (options & 2)
         p.class_weight = numbers(p.n, 2);
     p.has_ignore_index = options >> 2 & 1;
     p.of_labels = options >> 3 & 1;
-    p.of_logits = options >> 4 & 1;
     p.smoothing = more & 1 ? (more >> 1 & 7) / 7.0 : 0.0;
     p.gradient_scale = more & 0x10 ? 1.0 / 3 : 1.0;
     p.pos_weight_step = more >> 5 & 1;
@@ -310,12 +210,12 @@ static void decode(void)
 
     p.x = allocated((size_t)(p.rows * p.n) * sizeof *p.x);
     p.t = allocated((size_t)(p.rows * p.n) * sizeof *p.t);
-    p.x_view = new_view(p.function == BINARY ? 0 : layout, p.n, item_of(p.kind));
-    p.t_view = new_view(p.function == BINARY ? 0 : t_layout, p.n, item_of(p.result_kind));
-    int probabilities = p.function == CROSS_ENTROPY || (p.function == BINARY && !p.of_logits);
+    p.x_view = new_view(is_binary(p.operation) ? 0 : layout, p.n, item_size(p.kind));
+    p.t_view = new_view(is_binary(p.operation) ? 0 : t_layout, p.n, item_size(p.result_kind));
+    int probabilities = p.operation == SF_CROSS_ENTROPY || p.operation == SF_BINARY_CROSS_ENTROPY;
     fill_entries(&p.x_view, p.kind, (int)style, p.x, probabilities);
     fill_entries(&p.t_view, p.result_kind,
-                 t_style % 8 == 7 && p.function == BINARY ? SPECIAL : EIGHTHS, p.t, 1);
+                 t_style % 8 == 7 && is_binary(p.operation) ? SPECIAL : EIGHTHS, p.t, 1);
 
     const int64_t wrong[] = {-1, p.n, -100, p.n - 1, 0, INT64_MAX, INT64_MIN, INT32_MAX, INT32_MIN,
                              INT64_C(1) << 32, -100, -100};
@@ -340,6 +240,8 @@ static void decode(void)
     }
     p.shift = allocated((size_t)p.rows * sizeof *p.shift);
     p.scale = numbers(p.rows, 5);
+    for (ptrdiff_t row = 0; row < p.rows; row++) /* the gradient of a weight is not so large or small */
+        p.scale[row] = fmin(fmax(p.scale[row], 1e-30), 1e3);
     for (ptrdiff_t row = 0; row < p.rows; row++) {
         double most = -INFINITY;
         for (ptrdiff_t c = 0; c < p.n; c++)
@@ -366,16 +268,15 @@ typedef struct { /* results of rows, contiguous, in the type of the result */
 
 static ptrdiff_t width(void)
 {
-    return p.function == SELECTED ? N_INDICES : p.function == LOGSUMEXP ? 1
-         : p.function == SOFTMAX || p.function == LOG_SOFTMAX || p.function == EXPONENTIALS
-               || p.function == GRADIENT ? p.n : 0;
+    return p.operation == SF_SELECTED_LOG_PROBS ? N_INDICES
+         : p.operation == SF_LOGSUMEXP ? 1 : writes_classes(p.operation) ? p.n : 0;
 }
 
 static results new_results(void)
 {
-    size_t item = item_of(p.result_kind), r = (size_t)p.rows;
+    size_t item = item_size(p.result_kind), r = (size_t)p.rows;
     results o = {allocated(r * (size_t)width() * item),
-                 allocated(r * (p.function == BINARY ? (size_t)p.n : 1) * item),
+                 allocated(r * (is_binary(p.operation) ? (size_t)p.n : 1) * item),
                  allocated(r * sizeof(double)), allocated(r * sizeof(double)), sf_no_result()};
     return o;
 }
@@ -388,6 +289,12 @@ static void free_results(results *o)
     free(o->row_rest);
 }
 
+static int has_losses(void)
+{
+    return p.operation == SF_SOFTMAX_LOSS || p.operation == SF_SOFTMAX_LOSS_GRAD
+        || p.operation == SF_CROSS_ENTROPY;
+}
+
 static sf_targets targets(const view *t, void *losses)
 {
     sf_targets target = sf_no_targets();
@@ -398,38 +305,63 @@ static sf_targets targets(const view *t, void *losses)
     target.sample_weight = p.sample_weight;
     target.has_ignore_index = p.has_ignore_index;
     target.ignore_index = -100;
-    target.label_smoothing = p.function == CROSS_ENTROPY ? 0 : p.smoothing;
+    target.label_smoothing = p.operation == SF_CROSS_ENTROPY ? 0 : p.smoothing;
     target.row_losses = losses;
     target.gradient_scale = p.gradient_scale;
     return target;
 }
 
-static void run_rows(const sf_kernels *k, const sf_rows *rows, const sf_targets *t, ptrdiff_t first,
-                     ptrdiff_t count, results *o, void *scratch)
+/* All rows, with one number or a few of each row in o. */
+static sf_call new_call(const view *x, results *o, const sf_targets *t, int n_threads)
 {
-    switch (p.function) {
-    case SOFTMAX: k->softmax(rows, first, count, scratch); break;
-    case LOG_SOFTMAX: k->log_softmax(rows, first, count, scratch); break;
-    case LOGSUMEXP: k->logsumexp(rows, first, count, scratch); break;
-    case STATS:
-        k->row_stats(rows, first, count, o->row_max + first, o->row_rest + first, scratch);
-        break;
-    case EXPONENTIALS: k->exponentials(rows, p.shift, p.scale, first, count); break;
-    case LOSS: k->softmax_loss(rows, t, first, count, &o->result, scratch); break;
-    case GRADIENT: k->softmax_loss_grad(rows, t, first, count, &o->result, scratch); break;
-    case CROSS_ENTROPY: k->cross_entropy(rows, t, first, count, &o->result, scratch); break;
-    default:
-        k->selected_log_probs(rows, p.indices, N_INDICES, t, first, count, &o->result, scratch);
+    sf_call call;
+    sf_output out = {width() ? o->out : NULL, p.inner * width(), width(), 1};
+    sf_begin(&call, input(x, p.kind), p.rows, p.inner, p.n, n_threads);
+    call.out = out;
+    call.temperature = p.temperature;
+    call.temperature_step = p.temperature_step;
+    call.targets = t;
+    if (p.operation == SF_SELECTED_LOG_PROBS) {
+        call.indices = p.indices;
+        call.n_indices = N_INDICES;
     }
+    if (p.operation == SF_ROW_STATS || p.operation == SF_EXPONENTIALS) {
+        call.row_max = o->row_max;
+        call.row_rest = o->row_rest;
+        memcpy(o->row_max, p.shift, (size_t)p.rows * sizeof *o->row_max);
+        memcpy(o->row_rest, p.scale, (size_t)p.rows * sizeof *o->row_rest);
+    }
+    return call;
+}
+
+static void run(const sf_call *call, sf_result *result)
+{
+    int status = sf_run(call, p.operation, result);
+    if (status != SF_OK)
+        fail("status %d", status);
+}
+
+/* Rows [first, first + count) of a call, which lie in one outer step; the sums go on. */
+static void run_part(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_result *result)
+{
+    const sf_result before = *result;
+    sf_targets target;
+    sf_call part = sf_rows_from(call, first, &target);
+    part.n_rows = count;
+    run(&part, result);
+    if (before.bad_label_row < 0 && result->bad_label_row >= 0)
+        result->bad_label_row += first;
+    if (before.bad_value_row < 0 && result->bad_value_row >= 0)
+        result->bad_value_row += first;
 }
 
 /* Every row by itself, contiguous. */
-static void run_alone(const sf_kernels *k, results *o)
+static void run_alone(results *o)
 {
     ptrdiff_t n = p.n, inner = p.inner;
     view x = {0}, t = {0};
-    x.item = item_of(p.kind);
-    t.item = item_of(p.result_kind);
+    x.item = item_size(p.kind);
+    t.item = item_size(p.result_kind);
     x.outer = t.outer = n * inner;
     x.row = t.row = n;
     x.step = t.step = 1;
@@ -442,40 +374,54 @@ static void run_alone(const sf_kernels *k, results *o)
             memcpy(at(&x, row, c), at(&p.x_view, row, c), x.item);
             memcpy(at(&t, row, c), at(&p.t_view, row, c), t.item);
         }
-    sf_output out = {width() ? o->out : NULL, inner * width(), width(), 1};
-    sf_rows rows = {.x = input(&x, p.kind), .out = out, .inner = inner, .n_classes = n,
-                    .temperature = p.temperature, .temperature_step = p.temperature_step};
     sf_targets target = targets(&t, o->losses);
-    void *scratch = allocated(sf_scratch_bytes(&rows, k->item_size));
+    sf_call call = new_call(&x, o, &target, 1);
     for (ptrdiff_t row = 0; row < p.rows; row++)
-        run_rows(k, &rows, &target, row, 1, o, scratch);
-    free(scratch);
+        run_part(&call, row, 1, &o->result);
     free(x.region);
     free(t.region);
 }
 
 static int is_nan(const unsigned char *from)
 {
-    double value = get(from, p.result_kind);
+    double value = get(from, 0, p.result_kind);
     return value != value;
 }
 
 static void compare(const char *what, const unsigned char *got, const unsigned char *expected,
                     ptrdiff_t row, ptrdiff_t c)
 {
-    if (memcmp(got, expected, item_of(p.result_kind)) && !(is_nan(got) && is_nan(expected)))
+    if (memcmp(got, expected, item_size(p.result_kind)) && !(is_nan(got) && is_nan(expected)))
         fail("%s: row %ld, entry %ld: %a, alone %a", what, (long)row, (long)c,
-             get(got, p.result_kind), get(expected, p.result_kind));
+             get(got, 0, p.result_kind), get(expected, 0, p.result_kind));
 }
 
 static int same_number(double a, double b) { return a == b || (a != a && b != b); }
 
-/* In the layout asked for: batch by batch, or through drive.c. */
-static void run_laid_out(const char *what, const sf_kernels *k, unsigned out_layout, int n_threads,
-                         const results *alone)
+static void compare_results(const char *what, const sf_result *got, const sf_result *expected,
+                            int with_sums)
 {
-    const size_t item = item_of(p.result_kind);
-    const int outer_rows = width() == p.n && p.function != SELECTED && p.function != LOGSUMEXP;
+    if (with_sums && (!same_number(sf_sum_value(got->loss), sf_sum_value(expected->loss))
+                      || !same_number(sf_sum_value(got->weight), sf_sum_value(expected->weight))))
+        fail("%s: sums %a and %a, else %a and %a", what, sf_sum_value(got->loss),
+             sf_sum_value(got->weight), sf_sum_value(expected->loss),
+             sf_sum_value(expected->weight));
+    if (got->bad_label_row != expected->bad_label_row
+        || got->bad_value_row != expected->bad_value_row)
+        fail("%s: bad rows %ld and %ld, else %ld and %ld", what, (long)got->bad_label_row,
+             (long)got->bad_value_row, (long)expected->bad_label_row,
+             (long)expected->bad_value_row);
+}
+
+enum { AT_ONCE, IN_TWO_CALLS, BY_THREADS, N_WAYS };
+static const char *const ways[] = {"at once", "in two calls", "by threads"};
+
+/* In the layout asked for.  The sums of the first way are those of the others. */
+static void run_laid_out(int way, unsigned out_layout, const results *alone, sf_result *sums)
+{
+    const char *what = ways[way];
+    const size_t item = item_size(p.result_kind);
+    const int outer_rows = writes_classes(p.operation);
     results o = new_results();
     view x = p.x_view, out = p.x_view;
     if (outer_rows)
@@ -486,53 +432,24 @@ static void run_laid_out(const char *what, const sf_kernels *k, unsigned out_lay
     if (outer_rows)
         memcpy(untouched, out.region, out.size);
     sf_targets target = targets(&p.t_view, o.losses);
-    sf_output flat = {width() ? o.out : NULL, p.inner * width(), width(), 1};
-    if (n_threads) {
-        sf_job job;
-        sf_begin(&job, input(&x, p.kind), p.rows, p.inner, p.n, n_threads);
-        job.rows.out = flat;
-        if (outer_rows)
-            sf_write_to(&job, output(&out));
-        job.rows.stream = p.stream && outer_rows;
-        job.rows.temperature = p.temperature;
-        job.rows.temperature_step = p.temperature_step;
-        int status = SF_OK;
-        switch (p.function) {
-        case SOFTMAX: status = sf_softmax(&job); break;
-        case LOG_SOFTMAX: status = sf_log_softmax(&job); break;
-        case LOGSUMEXP: status = sf_logsumexp(&job); break;
-        case STATS: status = sf_row_stats(&job, o.row_max, o.row_rest); break;
-        case EXPONENTIALS: status = sf_exponentials(&job, p.shift, p.scale); break;
-        case LOSS: status = sf_softmax_loss(&job, &target, &o.result); break;
-        case GRADIENT: status = sf_softmax_loss_grad(&job, &target, &o.result); break;
-        case CROSS_ENTROPY: status = sf_cross_entropy(&job, &target, &o.result); break;
-        default: status = sf_selected_log_probs(&job, p.indices, N_INDICES, &target, &o.result);
-        }
-        if (status != SF_OK)
-            fail("%s: status %d", what, status);
-    } else {
-        sf_rows rows = {.x = input(&x, p.kind), .out = outer_rows ? output(&out) : flat,
-                        .inner = p.inner, .n_classes = p.n, .temperature = p.temperature,
-                        .temperature_step = p.temperature_step, .stream = p.stream && outer_rows};
-        void *scratch = allocated(sf_scratch_bytes(&rows, k->item_size));
-        for (ptrdiff_t a = 0; a < p.n_outer; a++) {
-            if (p.split > 0)
-                run_rows(k, &rows, &target, a * p.inner, p.split, &o, scratch);
-            if (p.split < p.inner)
-                run_rows(k, &rows, &target, a * p.inner + p.split, p.inner - p.split, &o, scratch);
-        }
-        free(scratch);
-        if (!same_number(sf_sum_value(o.result.loss), sf_sum_value(alone->result.loss))
-            || !same_number(sf_sum_value(o.result.weight), sf_sum_value(alone->result.weight)))
-            fail("%s: sums %a and %a, alone %a and %a", what, sf_sum_value(o.result.loss),
-                 sf_sum_value(o.result.weight), sf_sum_value(alone->result.loss),
-                 sf_sum_value(alone->result.weight));
+    sf_call call = new_call(&x, &o, &target, way == BY_THREADS ? 3 : 1);
+    if (outer_rows) {
+        sf_write_to(&call, output(&out));
+        call.stream = p.stream;
     }
-    if (o.result.bad_label_row != alone->result.bad_label_row
-        || o.result.bad_value_row != alone->result.bad_value_row)
-        fail("%s: bad rows %ld and %ld, alone %ld and %ld", what, (long)o.result.bad_label_row,
-             (long)o.result.bad_value_row, (long)alone->result.bad_label_row,
-             (long)alone->result.bad_value_row);
+    ptrdiff_t together = sf_rows_of_a_sum(p.n);
+    ptrdiff_t split = p.n_outer > 1 ? 0 : p.split / together * together;
+    if (way == IN_TWO_CALLS && split > 0) {
+        run_part(&call, 0, split, &o.result);
+        if (split < p.rows)
+            run_part(&call, split, p.rows - split, &o.result);
+    } else {
+        run(&call, &o.result);
+    }
+    if (way == AT_ONCE)
+        *sums = o.result;
+    compare_results(what, &o.result, sums, 1);
+    compare_results(what, &o.result, &alone->result, 0);
     for (ptrdiff_t row = 0; row < p.rows; row++) {
         for (ptrdiff_t c = 0; c < width(); c++) {
             size_t offset = (size_t)(row * width() + c) * item;
@@ -541,10 +458,10 @@ static void run_laid_out(const char *what, const sf_kernels *k, unsigned out_lay
             if (outer_rows)
                 memcpy(got, untouched + (got - out.region), item);
         }
-        if (p.function == LOSS || p.function == GRADIENT || p.function == CROSS_ENTROPY)
+        if (has_losses())
             compare(what, o.losses + (size_t)row * item, alone->losses + (size_t)row * item, row,
                     -1);
-        if (p.function == STATS && (!same_number(o.row_max[row], alone->row_max[row])
+        if (p.operation == SF_ROW_STATS && (!same_number(o.row_max[row], alone->row_max[row])
                                     || !same_number(o.row_rest[row], alone->row_rest[row])))
             fail("%s: row %ld: statistics %a and %a, alone %a and %a", what, (long)row,
                  o.row_max[row], o.row_rest[row], alone->row_max[row], alone->row_rest[row]);
@@ -555,13 +472,6 @@ static void run_laid_out(const char *what, const sf_kernels *k, unsigned out_lay
         free(out.region);
     free(untouched);
     free_results(&o);
-}
-
-/* Pieces in backward order, to any worker; more pieces than drive.c makes are an error there. */
-static void backwards(sf_body *body, void *context, ptrdiff_t n_pieces, int n_workers)
-{
-    for (ptrdiff_t piece = n_pieces - 1; piece >= 0; piece--)
-        body(context, piece, (int)(piece * 5 % n_workers));
 }
 
 /* ---- the oracle ------------------------------------------------------------------------------ */
@@ -613,19 +523,22 @@ static long double probability_bound(long double d, long double value, double te
 
 static int counts(ptrdiff_t row)
 {
+    if (p.sample_weight && p.sample_weight[row] == 0)
+        return 0;
     if (!p.of_labels)
         return 1;
-    return p.labels64[row] >= 0 && p.labels64[row] < p.n;
+    int64_t label = p.labels64[row];
+    return label >= 0 && label < p.n && !(p.class_weight && p.class_weight[label] == 0);
 }
 
 static void check_loss(const results *o, ptrdiff_t row, const exact_row *r, long double *sum,
                        long double *sum_bound)
 {
-    const int logits = p.function != CROSS_ENTROPY;
+    const int logits = p.operation != SF_CROSS_ENTROPY;
     const double v = p.sample_weight ? p.sample_weight[row] : 1, alpha = logits ? p.smoothing : 0;
     const double t = temperature_of(row);
-    const size_t item = item_of(p.result_kind);
-    double got = get(o->losses + (size_t)row * item, p.result_kind);
+    const size_t item = item_size(p.result_kind);
+    double got = get(o->losses + (size_t)row * item, 0, p.result_kind);
     long double loss = 0, share = 0;
     int nan = 0, outside = 0, unknown = 0, ignored = !counts(row);
     for (ptrdiff_t c = 0; !ignored && c < p.n; c++) {
@@ -647,11 +560,11 @@ static void check_loss(const results *o, ptrdiff_t row, const exact_row *r, long
         loss = NAN;
     loss *= v;
     if (!unknown && (logits || !outside))
-        within(got, loss, 4 * epsilon * fmaxl(share * v, fabsl(loss)), "loss", row, -1);
+        within(got, loss, 4 * epsilon * fmaxl(share * v, fabsl(loss)) + 2 * smallest, "loss", row, -1);
     *sum += unknown ? NAN : loss;
     *sum_bound += 4 * epsilon * fmaxl(share * v, fabsl(loss));
 
-    if (p.function != GRADIENT)
+    if (p.operation != SF_SOFTMAX_LOSS_GRAD)
         return;
     long double k = (long double)p.gradient_scale * v / t;
     for (ptrdiff_t c = 0; c < p.n; c++) {
@@ -663,26 +576,26 @@ static void check_loss(const results *o, ptrdiff_t row, const exact_row *r, long
         /* p's own error, a handful of roundings of each of the two terms, and the result's */
         long double bound = k * (probability_bound(d, probability, t) * share
                                  + 4 * epsilon * (probability * share + a)) + 2 * smallest;
-        got = get(o->out + (size_t)(row * p.n + c) * item, p.result_kind);
+        got = get(o->out + (size_t)(row * p.n + c) * item, 0, p.result_kind);
         if (ignored || k < 1e30L)
             within(got, exact, bound, "gradient", row, c);
     }
 }
 
-static void check_rows(const results *o)
+static void check_rows(const results *o, sf_result sums)
 {
-    const size_t item = item_of(p.result_kind);
+    const size_t item = item_size(p.result_kind);
     long double sum = 0, sum_bound = 0;
     for (ptrdiff_t row = 0; row < p.rows; row++) {
         exact_row r = exact_row_of(row);
         double t = temperature_of(row);
         long double total = r.m != r.m || isinf(r.m) ? r.m : r.m / t + r.log_sum;
         long double total_bound = 4 * epsilon * fmaxl(1, fmaxl(fabsl(r.m / t), fabsl(total)));
-        if (p.function == LOSS || p.function == GRADIENT || p.function == CROSS_ENTROPY) {
+        if (has_losses()) {
             check_loss(o, row, &r, &sum, &sum_bound);
             continue;
         }
-        if (p.function == STATS) {
+        if (p.operation == SF_ROW_STATS) {
             double got = o->row_max[row] / t;
             if (isfinite(o->row_max[row]))
                 got += log1p(o->row_rest[row]);
@@ -692,9 +605,9 @@ static void check_rows(const results *o)
             continue;
         }
         for (ptrdiff_t c = 0; c < width(); c++) {
-            double got = get(o->out + (size_t)(row * width() + c) * item, p.result_kind);
-            int64_t index = p.function == SELECTED ? p.indices[row * N_INDICES + c] : c;
-            if (p.function == LOGSUMEXP) {
+            double got = get(o->out + (size_t)(row * width() + c) * item, 0, p.result_kind);
+            int64_t index = p.operation == SF_SELECTED_LOG_PROBS ? p.indices[row * N_INDICES + c] : c;
+            if (p.operation == SF_LOGSUMEXP) {
                 within(got, total, total_bound, "logsumexp", row, c);
                 continue;
             }
@@ -704,10 +617,10 @@ static void check_rows(const results *o)
                 continue;
             }
             long double d = exponent(&r, row, index), probability = expl(d), log_p = d - r.log_sum;
-            if (p.function == SOFTMAX) {
+            if (p.operation == SF_SOFTMAX) {
                 probability = r.valid ? probability / r.sum : NAN;
                 within(got, probability, probability_bound(d, probability, t), "softmax", row, c);
-            } else if (p.function == EXPONENTIALS) {
+            } else if (p.operation == SF_EXPONENTIALS) {
                 if (r.valid)
                     within(got, probability * p.scale[row],
                            probability_bound(d, probability * p.scale[row], t)
@@ -718,41 +631,53 @@ static void check_rows(const results *o)
             }
         }
     }
-    if (p.function == LOSS && isfinite(sum))
-        within(sf_sum_value(o->result.loss), sum, sum_bound + 1e-300L, "sum", -1, -1);
+    if (p.operation == SF_SOFTMAX_LOSS && isfinite(sum))
+        within(sf_sum_value(sums.loss), sum, sum_bound + 1e-300L, "sum", -1, -1);
 }
 
 /* ---- binary losses --------------------------------------------------------------------------- */
 
-static void check_binary(const sf_kernels *k)
+/* Entries [first, first + count), which are rows of one class. */
+static void run_entries(results *o, ptrdiff_t first, ptrdiff_t count, int n_threads)
 {
+    const size_t item = item_size(p.result_kind);
+    sf_input x = {p.x_view.region + (size_t)first * item_size(p.kind), 0, 1, 1, p.kind};
+    sf_input t = {p.t_view.region + (size_t)first * item, 0, 1, 1, p.result_kind};
+    sf_output out = {o->losses + (size_t)first * item, 0, 1, 1};
+    sf_targets target = sf_no_targets();
+    sf_call call;
+    sf_begin(&call, x, count, count, 1, n_threads);
+    call.out = out;
+    call.temperature = p.temperature + first * p.temperature_step;
+    call.temperature_step = p.temperature_step;
+    call.targets = &target;
+    target.probabilities = t;
+    target.pos_weight = p.pos_weight + first * p.pos_weight_step;
+    target.pos_weight_step = p.pos_weight_step;
+    target.sample_weight = p.sample_weight ? p.sample_weight + first : NULL;
+    run(&call, &o->result);
+}
+
+static void check_binary(void)
+{
+    const int of_logits = p.operation == SF_BINARY_CROSS_ENTROPY_WITH_LOGITS;
     const ptrdiff_t n = p.rows * p.n;
-    const size_t item = item_of(p.result_kind);
+    const size_t item = item_size(p.result_kind);
     results o = new_results(), shared = new_results(), serial = new_results();
-    sf_binary job = {.x = {p.x_view.region, 0, 0, 1, p.kind}, .targets = p.t_view.region,
-                     .temperature = p.temperature, .temperature_step = p.temperature_step,
-                     .pos_weight = p.pos_weight, .pos_weight_step = p.pos_weight_step,
-                     .sample_weight = p.sample_weight, .of_logits = p.of_logits,
-                     .losses = o.losses};
     for (ptrdiff_t i = 0; i < n; i += 1 + i / 3) /* any beginnings and lengths */
-        k->binary_loss(&job, i, i + 1 + i / 3 < n ? 1 + i / 3 : n - i, &o.result);
-    job.losses = shared.losses;
-    int status = sf_binary_loss(&job, n, 3, &shared.result);
-    job.losses = serial.losses;
-    status |= sf_binary_loss(&job, n, 1, &serial.result);
-    if (status != SF_OK
-        || !same_number(sf_sum_value(shared.result.loss), sf_sum_value(serial.result.loss))
-        || !same_number(sf_sum_value(shared.result.weight), sf_sum_value(serial.result.weight)))
-        fail("sums differ between one thread and three");
+        run_entries(&o, i, i + 1 + i / 3 < n ? 1 + i / 3 : n - i, 1);
+    run_entries(&shared, 0, n, 3);
+    run_entries(&serial, 0, n, 1);
+    compare_results("by threads", &shared.result, &serial.result, 1);
     for (ptrdiff_t i = 0; i < n; i++) {
         long double x = p.x[i], t = p.t[i], v = p.sample_weight ? p.sample_weight[i] : 1;
         long double yes, no, loss;
         const unsigned char *expected = o.losses + (size_t)i * item;
-        compare("through drive.c", shared.losses + (size_t)i * item, expected, i, 0);
-        compare("serially", serial.losses + (size_t)i * item, expected, i, 0);
-        if (!(t >= 0 && t <= 1) || (!p.of_logits && (x < 0 || x > 1)))
+        compare("by threads", shared.losses + (size_t)i * item, expected, i, 0);
+        compare("at once", serial.losses + (size_t)i * item, expected, i, 0);
+        if (!(t >= 0 && t <= 1) || (!of_logits && (x < 0 || x > 1)))
             continue;
-        if (p.of_logits) {
+        if (of_logits) {
             long double z = x / temperature_of(i), rest = log1pl(expl(-fabsl(z)));
             yes = rest + fmaxl(-z, 0);
             no = rest + fmaxl(z, 0);
@@ -760,15 +685,17 @@ static void check_binary(const sf_kernels *k)
             yes = -logl(x);
             no = -log1pl(-x);
         }
-        long double weight = p.of_logits ? p.pos_weight[i * p.pos_weight_step] : 1;
+        long double weight = of_logits ? p.pos_weight[i * p.pos_weight_step] : 1;
         long double on = t * weight;
         loss = v * ((on == 0 ? 0 : on * yes) + (t == 1 ? 0 : (1 - t) * no));
         if (x != x)
             loss = NAN;
+        if (v == 0)
+            loss = 0;
         if (fmaxl(yes * fmaxl(weight, 1), no) > DBL_MAX) /* and then a small weight */
             continue;
-        within(get(o.losses + (size_t)i * item, p.result_kind), loss,
-               4 * epsilon * fmaxl(v * (on + 1 - t), fabsl(loss)), "binary loss", i, 0);
+        within(get(o.losses + (size_t)i * item, 0, p.result_kind), loss,
+               4 * epsilon * fmaxl(v * (on + 1 - t), fabsl(loss)) + 2 * smallest, "binary loss", i, 0);
     }
     free_results(&o);
     free_results(&shared);
@@ -788,22 +715,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     smallest = p.result_kind == SF_F64 ? 0x1p-1074 : 0x1p-149;
     largest = p.result_kind == SF_F64 ? DBL_MAX : FLT_MAX;
     sf_set_parallel_for(backwards);
-    for (int i = 0; sf_isa_built(i); i++) {
-        const sf_tables *tables = sf_tables_named(sf_isa_built(i));
-        if (!tables)
-            continue;
-        const sf_kernels *k = p.kind == SF_F64 ? tables->f64 : tables->f32;
-        isa = tables->isa;
-        sf_use_tables(tables);
-        if (p.function == BINARY) {
-            check_binary(k);
+    failure_aborts = 1;
+    if (!isas[0].tables)
+        find_isas(0, NULL);
+    set_context("%s, %s, %ld x %ld x %ld, T %a (step %d), strides %ld %ld %ld, stream %d, in place %d",
+                operation_names[p.operation], kind_name(p.kind), (long)p.n_outer, (long)p.inner, (long)p.n,
+                p.temperature[0], p.temperature_step, (long)p.x_view.outer, (long)p.x_view.row,
+                (long)p.x_view.step, p.stream, p.in_place);
+    for (int i = 0; choose(i); i++) {
+        if (is_binary(p.operation)) {
+            check_binary();
             continue;
         }
         results alone = new_results();
-        run_alone(k, &alone);
-        run_laid_out("in batches", k, out_layout, 0, &alone);
-        run_laid_out("through drive.c", k, out_layout, 3, &alone);
-        check_rows(&alone);
+        sf_result sums;
+        run_alone(&alone);
+        for (int way = 0; way < N_WAYS; way++)
+            run_laid_out(way, out_layout, &alone, &sums);
+        check_rows(&alone, sums);
         free_results(&alone);
     }
     forget();

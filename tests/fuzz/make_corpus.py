@@ -1,23 +1,24 @@
 """Writes the seeds of fuzz_kernels.c into the folder corpus beside this file.
 
 Each is the header that ``decode`` reads, one byte a choice, and 32 bytes of entries: for every
-function a batch in tiles and a strided, streamed or otherwise special one; and what went wrong once.
+operation a batch in tiles and a strided, streamed or otherwise special one; and what went wrong once.
 """
 
 import random
 from pathlib import Path
 
-FUNCTIONS = [
+OPERATIONS = [  # in the order of kernels.h
     "softmax",
     "log_softmax",
     "logsumexp",
-    "row_stats",
-    "exponentials",
     "loss",
     "gradient",
     "cross_entropy",
     "selected",
+    "row_stats",
+    "exponentials",
     "binary",
+    "binary_of_logits",
 ]
 KINDS = ["f32", "f64", "f16", "bf16"]
 
@@ -32,18 +33,18 @@ OTHERS = [
 ]
 
 
-def seed(function, kind, out_layout, header, entries):
-    head = [out_layout, FUNCTIONS.index(function), KINDS.index(kind), *header]
+def seed(operation, kind, out_layout, header, entries):
+    head = [out_layout, OPERATIONS.index(operation), KINDS.index(kind), *header]
     return bytes(head) + entries
 
 
 def seeds():
-    for number, function in enumerate(FUNCTIONS):
-        entries = random.Random(function).randbytes(32)
+    for number, operation in enumerate(OPERATIONS):
+        entries = random.Random(operation).randbytes(32)
         kind = KINDS[number % 4]
-        yield f"{function}-tiles", seed(function, kind, 0, TILES, entries)
+        yield f"{operation}-tiles", seed(operation, kind, 0, TILES, entries)
         out_layout, kind, header = OTHERS[number % len(OTHERS)]
-        yield f"{function}-other", seed(function, kind, out_layout, header, entries)
+        yield f"{operation}-other", seed(operation, kind, out_layout, header, entries)
     # wrote past the scratch of a row in pieces
     header = (239, 0, 0, 9, 0, 0x0C, 0, 0, 31, 0, 0)
     yield "gradient-ignored-column", seed("gradient", "f32", 0, header, bytes([2]) * 32)

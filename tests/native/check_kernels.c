@@ -1,7 +1,7 @@
 /* The kernels against an oracle, without Python: every instruction set that runs here, both dtypes.
  *
  *   cd softmax_fast/kernels
- *   cc -std=c11 -O2 -ffp-contract=off -I. ../../tests/native/check_kernels.c dispatch.c isa_*.c \
+ *   cc -std=c11 -O2 -ffp-contract=off -I. ../../tests/native/check_kernels.c [b-d]*.c units/[a-n]*.c \
  *      -o check_kernels -lm
  *   ./check_kernels [instruction set ...]
  *
@@ -13,11 +13,7 @@
 #define _DEFAULT_SOURCE
 #endif
 #include <fenv.h>
-#include <float.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 #if defined(__linux__) || defined(__APPLE__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -26,45 +22,24 @@
 #endif
 #define HAVE_GUARD_PAGES 1
 #endif
-#include "kernels.h"
+#include "common.h"
+#include "environment.h"
 
 /* ---- what failed ----------------------------------------------------------------------------- */
 
-enum { MOST_SHOWN = 20, MOST_ISAS = 8 };
-enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, LOSS, GRADIENT, N_FUNCTIONS };
-static const char *const function_names[] = {"softmax", "log_softmax", "logsumexp", "loss",
-                                             "gradient"};
+/* What is compared with the oracle throughout: the first of the operations. */
+enum { N_FUNCTIONS = SF_SOFTMAX_LOSS_GRAD + 1 };
 
 static struct {
-    const sf_tables *tables;
     double worst[N_FUNCTIONS];      /* errors as shares of their bounds */
     double exp_ulp[2], log1p_ulp;   /* exp in float and in double */
-    long compared, failures;
-} checked[MOST_ISAS], *now;
-static const sf_tables *tables; /* of the instruction set being checked */
-static char context[200] = "start";
-static long failures;
+    long compared;
+} measured_of[MOST_ISAS], *measured;
 
-/* for (int i = 0; choose(i); i++) ... goes through the instruction sets. */
-static int choose(int i)
+static int choose_and_measure(int i)
 {
-    now = &checked[i];
-    tables = now->tables;
-    return tables != NULL;
-}
-
-static void fail(const char *format, ...)
-{
-    va_list arguments;
-    if (now)
-        now->failures++;
-    if (++failures > MOST_SHOWN)
-        return;
-    printf("FAILED %s: %s: ", tables ? tables->isa : "oracle", context);
-    va_start(arguments, format);
-    vprintf(format, arguments);
-    va_end(arguments);
-    printf("\n");
+    measured = &measured_of[i];
+    return choose(i);
 }
 
 static void out_of_bounds(int number)
@@ -207,82 +182,11 @@ static void check_oracle(void)
 static void check_oracle(void) {}
 #endif
 
-/* ---- entries of the four kinds --------------------------------------------------------------- */
-
-static uint64_t random_state = 1;
-
-static uint64_t random_bits(void)
-{
-    uint64_t z = random_state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static double uniform(void) { return (double)(random_bits() >> 11) * 0x1p-53; }
+/* ---- entries ---------------------------------------------------------------------------------- */
 
 static double bell(void)
 {
     return uniform() + uniform() + uniform() + uniform() + uniform() + uniform() - 3;
-}
-
-static size_t input_size(int kind) { return kind == SF_F64 ? 8 : kind == SF_F32 ? 4 : 2; }
-static size_t output_size(int kind) { return kind == SF_F64 ? 8 : 4; }
-static const char *kind_name(int kind)
-{
-    static const char *const names[] = {"f32", "f64", "f16", "bf16"};
-    return names[kind];
-}
-
-static uint16_t half_bits(double x) /* rounded towards zero */
-{
-    unsigned sign = signbit(x) ? 0x8000 : 0;
-    int exponent;
-    double f = frexp(fabs(x), &exponent);
-    if (x != x)
-        return (uint16_t)(sign | 0x7e00);
-    if (isinf(x))
-        return (uint16_t)(sign | 0x7c00);
-    if (exponent < -13)
-        return (uint16_t)(sign | (unsigned)ldexp(fabs(x), 24));
-    return (uint16_t)(sign | ((unsigned)(exponent + 14) << 10) | ((unsigned)ldexp(f, 11) & 0x3ff));
-}
-
-static double half_value(uint16_t bits)
-{
-    int exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
-    double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                     : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
-    return bits & 0x8000 ? -magnitude : magnitude;
-}
-
-static void put(void *base, ptrdiff_t i, int kind, double x)
-{
-    float narrow = (float)x;
-    uint32_t bits;
-    memcpy(&bits, &narrow, sizeof bits);
-    if (kind == SF_F64)
-        ((double *)base)[i] = x;
-    else if (kind == SF_F32)
-        ((float *)base)[i] = narrow;
-    else if (kind == SF_F16)
-        ((uint16_t *)base)[i] = half_bits(x);
-    else
-        ((uint16_t *)base)[i] = (uint16_t)(x != x ? 0x7fc0 : bits >> 16);
-}
-
-static double get(const void *base, ptrdiff_t i, int kind)
-{
-    if (kind == SF_F64)
-        return ((const double *)base)[i];
-    if (kind == SF_F32)
-        return ((const float *)base)[i];
-    if (kind == SF_F16)
-        return half_value(((const uint16_t *)base)[i]);
-    uint32_t bits = (uint32_t)((const uint16_t *)base)[i] << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
 }
 
 /* NaNs of both signs, quiet and signalling. */
@@ -332,16 +236,6 @@ static unsigned char *placed(region r, size_t size, int at_end)
     return at_end ? r.bytes + r.size - size : r.bytes;
 }
 
-static void *allocated(size_t size)
-{
-    void *p = calloc(size ? size : 1, 1);
-    if (!p) {
-        printf("FAILED: no memory\n");
-        exit(1);
-    }
-    return p;
-}
-
 static region memory_x, memory_out, memory_again;
 
 /* ---- rows and their exact results ------------------------------------------------------------ */
@@ -375,7 +269,7 @@ typedef struct {
     double *probabilities64;
     unsigned char *x;
     exact_row *exact; /* of the distinct rows */
-    sf_rows job;
+    sf_call call;
     sf_targets targets;
 } problem;
 
@@ -468,7 +362,7 @@ static void set_targets(int form)
     }
     if (form == PROBABILITIES) {
         sf_input t = {p.kind == SF_F64 ? (void *)p.probabilities64 : (void *)p.probabilities32, 0,
-                      p.n, 1, p.kind == SF_F64 ? SF_F64 : SF_F32};
+                      p.n, 1, result_kind(p.kind)};
         p.targets.probabilities = t;
         p.targets.sample_weight = p.sample_weight;
     }
@@ -480,7 +374,7 @@ static void set_targets(int form)
 static void set_problem(int kind, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t distinct, int varied)
 {
     static const double temperatures[N_DISTINCT] = {0.7, 3.0, 1.0, 0.05, 12.5};
-    size_t size = input_size(kind), bytes = (size_t)(rows * n) * size;
+    size_t size = item_size(kind), bytes = (size_t)(rows * n) * size;
     random_state = (uint64_t)(n * 16 + kind * 2 + varied);
     p.kind = kind;
     p.n = n;
@@ -516,10 +410,10 @@ static void set_problem(int kind, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t distinc
     }
     for (ptrdiff_t c = 0; c < n; c++)
         p.class_weight[c] = (double)(c % 4) / 2 + 0.25;
-    sf_rows job = {.x = {p.x, 0, n, 1, kind}, .out = {NULL, 0, n, 1}, .inner = PTRDIFF_MAX,
-                   .n_classes = n, .temperature = p.temperature, .temperature_step = varied,
-                   .far = varied};
-    p.job = job;
+    sf_call call = {.x = {p.x, 0, n, 1, kind}, .out = {NULL, 0, n, 1}, .inner = PTRDIFF_MAX,
+                    .n_rows = rows, .n_classes = n, .temperature = p.temperature,
+                    .temperature_step = varied, .targets = &p.targets, .prefetch = varied};
+    p.call = call;
     for (ptrdiff_t r = 0; r < distinct; r++)
         set_exact_row(r);
     set_targets(PLAIN);
@@ -527,29 +421,31 @@ static void set_problem(int kind, ptrdiff_t n, ptrdiff_t rows, ptrdiff_t distinc
 
 /* ---- running a function ---------------------------------------------------------------------- */
 
-static const sf_kernels *kernels_of(int kind) { return kind == SF_F64 ? tables->f64 : tables->f32; }
-
-static sf_result run(int function, const sf_rows *rows, const sf_targets *targets, ptrdiff_t first,
-                     ptrdiff_t count)
+/* By the kernels of the instruction set, in loop where one is given. */
+static sf_result run_in(sf_parallel_for *loop, int operation, const sf_call *call, ptrdiff_t first,
+                        ptrdiff_t count)
 {
-    const sf_kernels *k = kernels_of(rows->x.kind);
-    void *scratch = allocated(sf_scratch_bytes(rows, k->item_size));
-    sf_result result = {{0, 0}, {0, 0}, -1, -1};
-    switch (function) {
-    case SOFTMAX: k->softmax(rows, first, count, scratch); break;
-    case LOG_SOFTMAX: k->log_softmax(rows, first, count, scratch); break;
-    case LOGSUMEXP: k->logsumexp(rows, first, count, scratch); break;
-    case LOSS: k->softmax_loss(rows, targets, first, count, &result, scratch); break;
-    default: k->softmax_loss_grad(rows, targets, first, count, &result, scratch);
-    }
+    const sf_kernels *k = kernels_of(call->x.kind);
+    sf_call own = *call;
+    sf_result result = sf_no_result();
+    sf_sink sink = {&result, first, 0};
+    own.kernels = k;
+    own.doubles = tables->f64;
+    void *scratch = allocated(sf_scratch_bytes(&own, k->item_size));
+    k->walk(&own, &k->operations[operation], first, count, sink, scratch, loop, loop ? 3 : 1);
     free(scratch);
     return result;
+}
+
+static sf_result run(int operation, const sf_call *call, ptrdiff_t first, ptrdiff_t count)
+{
+    return run_in(NULL, operation, call, first, count);
 }
 
 /* Entries of the output of one row. */
 static ptrdiff_t width(int function)
 {
-    return function == LOGSUMEXP || function == LOSS ? 1 : p.n;
+    return function == SF_LOGSUMEXP || function == SF_SOFTMAX_LOSS ? 1 : p.n;
 }
 
 /* Rows [first, first + count) of p into out, where row r begins at entry r * width; the row losses
@@ -557,12 +453,13 @@ static ptrdiff_t width(int function)
 static sf_result run_into(int function, ptrdiff_t first, ptrdiff_t count, unsigned char *out,
                           void *losses)
 {
-    sf_rows rows = p.job;
+    sf_call call = p.call;
     sf_targets targets = p.targets;
-    rows.out.data = function == LOSS ? NULL : out;
-    rows.out.row_stride = width(function);
-    targets.row_losses = function == LOSS ? (void *)out : losses;
-    return run(function, &rows, &targets, first, count);
+    call.out.data = function == SF_SOFTMAX_LOSS ? NULL : out;
+    call.out.row_stride = width(function);
+    call.targets = &targets;
+    targets.row_losses = function == SF_SOFTMAX_LOSS ? (void *)out : losses;
+    return run(function, &call, first, count);
 }
 
 /* ---- comparing with the exact results -------------------------------------------------------- */
@@ -575,12 +472,12 @@ static void compare(int function, ptrdiff_t r, ptrdiff_t c, double got, double e
                     double bound)
 {
     double share = error == 0 ? 0 : fabs(error) / bound;
-    now->compared++;
-    if (share > now->worst[function])
-        now->worst[function] = share;
+    measured->compared++;
+    if (share > measured->worst[function])
+        measured->worst[function] = share;
     if (!(fabs(error) <= bound))
         fail("%s, row %ld, entry %ld: %.17g instead of %.17g, %.2f times the bound",
-             function_names[function], (long)r, (long)c, got, exact, share);
+             operation_names[function], (long)r, (long)c, got, exact, share);
 }
 
 static double probability_slope(const exact_row *row)
@@ -594,13 +491,13 @@ static void compare_probability(const exact_row *row, ptrdiff_t r, ptrdiff_t c, 
     int k = row->k[c];
     pair exact = row->q[c];
     if (exact.hi == 0 || k < -1150) {
-        compare(SOFTMAX, r, c, got, 0, got, exact.hi == 0 ? 0 : 2 * smallest_step());
+        compare(SF_SOFTMAX, r, c, got, 0, got, exact.hi == 0 ? 0 : 2 * smallest_step());
         return;
     }
     double bound = (4 + probability_slope(row) * fabs(row->d[c].hi)) * epsilon() * exact.hi;
     if (ldexp(exact.hi, k) < smallest_normal())
         bound = fmax(bound, ldexp(2 * smallest_step(), -k));
-    compare(SOFTMAX, r, c, got, ldexp(exact.hi, k), (ldexp(got, -k) - exact.hi) - exact.lo, bound);
+    compare(SF_SOFTMAX, r, c, got, ldexp(exact.hi, k), (ldexp(got, -k) - exact.hi) - exact.lo, bound);
 }
 
 static void compare_with(int function, ptrdiff_t r, ptrdiff_t c, double got, pair exact,
@@ -618,13 +515,13 @@ static void compare_log_probability(const exact_row *row, ptrdiff_t r, ptrdiff_t
         return;
     }
     pair exact = sub(row->d[c], row->log_sum);
-    compare_with(LOG_SOFTMAX, r, c, got, exact, 4 * epsilon() * fmax(1, fabs(exact.hi)));
+    compare_with(SF_LOG_SOFTMAX, r, c, got, exact, 4 * epsilon() * fmax(1, fabs(exact.hi)));
 }
 
 static void compare_logsumexp(const exact_row *row, ptrdiff_t r, double got)
 {
     pair scaled = divided(of(row->max), of(row->temperature)), exact = add(scaled, row->log_sum);
-    compare_with(LOGSUMEXP, r, 0, got, exact,
+    compare_with(SF_LOGSUMEXP, r, 0, got, exact,
                  4 * epsilon() * fmax(1, fmax(fabs(scaled.hi), fabs(exact.hi))));
 }
 
@@ -635,7 +532,7 @@ static double loss_bound(const exact_row *row)
 
 static void compare_loss(const exact_row *row, ptrdiff_t r, double got)
 {
-    compare_with(LOSS, r, 0, got, row->loss, loss_bound(row));
+    compare_with(SF_SOFTMAX_LOSS, r, 0, got, row->loss, loss_bound(row));
 }
 
 /* The gradient is scale (p sum a - a). */
@@ -660,20 +557,20 @@ static void compare_gradient(const exact_row *row, ptrdiff_t r, ptrdiff_t c, dou
         bound = fmin(bound, of_sum * epsilon() * fabs(exact.hi));
     }
     bound = fmax(bound, 2 * smallest_step() * scale.hi * row->share.hi) + smallest_step();
-    compare_with(GRADIENT, r, c, got, exact, bound);
+    compare_with(SF_SOFTMAX_LOSS_GRAD, r, c, got, exact, bound);
 }
 
 static void compare_row(int function, ptrdiff_t r, const unsigned char *out)
 {
     const exact_row *row = &p.exact[r];
-    int kind = p.kind == SF_F64 ? SF_F64 : SF_F32;
+    int kind = result_kind(p.kind);
     for (ptrdiff_t c = 0; c < width(function); c++) {
         double got = get(out, r * width(function) + c, kind);
         switch (function) {
-        case SOFTMAX: compare_probability(row, r, c, got); break;
-        case LOG_SOFTMAX: compare_log_probability(row, r, c, got); break;
-        case LOGSUMEXP: compare_logsumexp(row, r, got); break;
-        case LOSS: compare_loss(row, r, got); break;
+        case SF_SOFTMAX: compare_probability(row, r, c, got); break;
+        case SF_LOG_SOFTMAX: compare_log_probability(row, r, c, got); break;
+        case SF_LOGSUMEXP: compare_logsumexp(row, r, got); break;
+        case SF_SOFTMAX_LOSS: compare_loss(row, r, got); break;
         default: compare_gradient(row, r, c, got);
         }
     }
@@ -683,7 +580,7 @@ static void compare_bits(int function, const void *got, const void *expected, si
                          const char *what)
 {
     if (memcmp(got, expected, bytes) != 0)
-        fail("%s: other bits %s", function_names[function], what);
+        fail("%s: other bits %s", operation_names[function], what);
 }
 
 /* The sums a loss returns are those of its rows, which are rounded only where they are stored. */
@@ -702,32 +599,24 @@ static void compare_sums(int function, sf_result result)
     }
     compare_with(function, -1, 0, sf_sum_value(result.loss), loss, bound);
     if (fabs(sf_sum_value(result.weight) - weight.hi) > 4 * DBL_EPSILON * weight.hi)
-        fail("%s: weights sum to %.17g instead of %.17g", function_names[function],
+        fail("%s: weights sum to %.17g instead of %.17g", operation_names[function],
              sf_sum_value(result.weight), weight.hi);
 }
 
 /* ---- the checks ------------------------------------------------------------------------------ */
 
-static void set_context(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(context, sizeof context, format, arguments);
-    va_end(arguments);
-}
-
 /* A batch against the exact results; its rows alone, and a few of them, against the batch. */
 static void check_batch(int function)
 {
-    size_t item = output_size(p.kind), row_bytes = (size_t)width(function) * item;
+    size_t item = result_size(p.kind), row_bytes = (size_t)width(function) * item;
     size_t bytes = (size_t)p.rows * row_bytes;
     unsigned char *out = placed(memory_out, bytes, 1), *again = placed(memory_again, bytes, 0);
     double losses[MOST_ROWS];
     memset(out, 0x5a, bytes);
     sf_result result = run_into(function, 0, p.rows, out, losses);
     if (result.bad_label_row != -1)
-        fail("%s: a bad label in row %ld", function_names[function], (long)result.bad_label_row);
-    if (function == LOSS || function == GRADIENT)
+        fail("%s: a bad label in row %ld", operation_names[function], (long)result.bad_label_row);
+    if (function == SF_SOFTMAX_LOSS || function == SF_SOFTMAX_LOSS_GRAD)
         compare_sums(function, result);
     for (ptrdiff_t r = 0; r < p.rows; r++) {
         if (r < p.distinct)
@@ -736,8 +625,8 @@ static void check_batch(int function)
             compare_bits(function, out + (size_t)r * row_bytes,
                          out + (size_t)(r % p.distinct) * row_bytes, row_bytes,
                          "in an equal row of the batch");
-        if (r < p.distinct && function == GRADIENT)
-            compare_loss(&p.exact[r], r, get(losses, r, p.kind == SF_F64 ? SF_F64 : SF_F32));
+        if (r < p.distinct && function == SF_SOFTMAX_LOSS_GRAD)
+            compare_loss(&p.exact[r], r, get(losses, r, result_kind(p.kind)));
     }
     for (ptrdiff_t r = 0; r < p.distinct; r++) {
         run_into(function, r, 1, again, losses);
@@ -750,67 +639,36 @@ static void check_batch(int function)
                  "for a few rows of the batch");
 }
 
-/* Each block of a long row by itself, the last first, gives the bits of one call. */
-static void check_blocks(void)
+/* A long row in pieces, the last first, gives the bits of one call. */
+static void check_pieces(void)
 {
-    const sf_kernels *k = kernels_of(p.kind);
-    ptrdiff_t n_blocks = (p.n + k->block - 1) / k->block;
-    size_t bytes = (size_t)p.n * (size_t)k->item_size;
-    unsigned char *out = placed(memory_out, bytes, 1), *again = placed(memory_again, bytes, 1);
-    double *numbers = allocated((size_t)(4 * n_blocks) * sizeof *numbers), row_max, row_rest;
-    sf_blocks blocks = {numbers, numbers + n_blocks, numbers + 2 * n_blocks,
-                        numbers + 3 * n_blocks};
-    sf_rows rows = p.job;
-    set_context("%s, %ld classes, by blocks", kind_name(p.kind), (long)p.n);
-    rows.temperature = &p.temperature[1];
-    rows.x.data = (const char *)p.x + (size_t)p.n * input_size(p.kind);
-
-    rows.out.data = again;
-    run(SOFTMAX, &rows, NULL, 0, 1);
-    rows.out.data = out;
-    for (ptrdiff_t b = n_blocks - 1; b >= 0; b--)
-        k->block_stats(&rows, 0, b, 1, &blocks);
-    k->merge_blocks(&rows, 0, n_blocks, &blocks, &row_max, &row_rest);
-    for (ptrdiff_t b = n_blocks - 1; b >= 0; b--)
-        k->softmax_blocks(&rows, 0, b, 1, &blocks, row_max, row_rest);
-    compare_bits(SOFTMAX, out, again, bytes, "by blocks");
-
-    rows.out.data = again;
-    run(LOG_SOFTMAX, &rows, NULL, 0, 1);
-    rows.out.data = NULL;
-    for (ptrdiff_t b = 0; b < n_blocks; b++)
-        k->block_stats(&rows, 0, b, 1, &blocks);
-    k->merge_blocks(&rows, 0, n_blocks, &blocks, &row_max, &row_rest);
-    rows.out.data = out;
-    for (ptrdiff_t b = 0; b < n_blocks; b++)
-        k->log_softmax_blocks(&rows, 0, b, 1, row_max, row_rest);
-    compare_bits(LOG_SOFTMAX, out, again, bytes, "by blocks");
-
-    rows.out.data = again;
-    run(LOGSUMEXP, &rows, NULL, 0, 1);
-    rows.out.data = out;
-    k->finish_logsumexp(&rows, 0, 1, &row_max, &row_rest);
-    compare_bits(LOGSUMEXP, out, again, (size_t)k->item_size, "by blocks");
-
-    sf_targets targets = p.targets;
-    double losses[2] = {0, 0};
-    targets.row_losses = &losses[0];
-    rows.out.data = again;
-    sf_result whole = run(GRADIENT, &rows, &targets, 0, 1), pieces = {{0, 0}, {0, 0}, -1, -1};
-    targets.row_losses = &losses[1];
-    rows.out.data = out;
-    for (ptrdiff_t b = n_blocks - 1; b >= 0; b--)
-        k->gradient_stats(&rows, &targets, 0, b, 1, &blocks);
-    sf_gradient g = k->gradient_merge(&rows, &targets, 0, &blocks, &pieces);
-    for (ptrdiff_t b = n_blocks - 1; b >= 0; b--)
-        k->gradient_blocks(&rows, &targets, 0, b, 1, &blocks, &g);
-    compare_bits(GRADIENT, out, again, bytes, "by blocks");
-    compare_bits(LOSS, &losses[1], &losses[0], sizeof *losses, "by blocks");
-    if (sf_sum_value(whole.loss) != sf_sum_value(pieces.loss))
-        fail("loss: another sum by blocks");
-    free(numbers);
+    const size_t item = result_size(p.kind);
+    unsigned char *out = placed(memory_out, (size_t)p.n * item, 1);
+    unsigned char *again = placed(memory_again, (size_t)p.n * item, 1);
+    set_context("%s, %ld classes, in pieces", kind_name(p.kind), (long)p.n);
+    for (int f = 0; f < N_FUNCTIONS; f++) {
+        double losses[2] = {0, 0};
+        sf_result results[2];
+        for (int pieces = 0; pieces < 2; pieces++) {
+            sf_call call = p.call;
+            sf_targets targets = p.targets;
+            call.out.data = f == SF_SOFTMAX_LOSS ? NULL : pieces ? out : again;
+            call.out.row_stride = 0; /* row 1 is written where row 0 would be */
+            targets.row_losses = &losses[pieces];
+            targets.sample_weight = NULL;
+            targets.labels64++;
+            call.temperature++;
+            call.x.data = (const char *)p.x + (size_t)p.n * item_size(p.kind);
+            call.targets = &targets;
+            results[pieces] = run_in(pieces ? backwards : NULL, f, &call, 0, 1);
+        }
+        if (f != SF_SOFTMAX_LOSS)
+            compare_bits(f, out, again, (size_t)width(f) * item, "in pieces");
+        compare_bits(f, &losses[1], &losses[0], sizeof *losses, "of the loss in pieces");
+        if (sf_sum_value(results[0].loss) != sf_sum_value(results[1].loss))
+            fail("%s: another sum in pieces", operation_names[f]);
+    }
 }
-
 
 static void check_temperatures(void)
 {
@@ -819,47 +677,52 @@ static void check_temperatures(void)
     double losses[MOST_ROWS];
     problem kept = p;
     for (int f = 0; f < N_FUNCTIONS; f++) {
-        size_t bytes = (size_t)(p.rows * width(f)) * output_size(p.kind);
+        size_t bytes = (size_t)(p.rows * width(f)) * result_size(p.kind);
         for (ptrdiff_t r = 0; r < p.rows; r++)
             p.temperature[r] = 0.7;
-        p.job.temperature_step = 1;
+        p.call.temperature_step = 1;
         run_into(f, 0, p.rows, out, losses);
-        p.job.temperature_step = 0;
+        p.call.temperature_step = 0;
         run_into(f, 0, p.rows, again, losses);
         compare_bits(f, again, out, bytes, "for one temperature and for the same in each row");
     }
     p = kept;
 }
 
-/* The functions that are not run through run(). */
+/* The operations that take more than rows. */
 static void check_others(void)
 {
-    const sf_kernels *k = kernels_of(p.kind);
-    size_t item = output_size(p.kind), bytes = (size_t)(p.rows * p.n) * item;
+    size_t item = result_size(p.kind), bytes = (size_t)(p.rows * p.n) * item;
     unsigned char *out = placed(memory_out, bytes, 1);
-    int kind = p.kind == SF_F64 ? SF_F64 : SF_F32;
-    double shift[MOST_ROWS], scale[MOST_ROWS];
+    int kind = result_kind(p.kind);
+    double row_max[MOST_ROWS], row_rest[MOST_ROWS];
     int64_t *indices = allocated((size_t)(p.rows * p.n) * sizeof *indices);
-    void *scratch = allocated(sf_scratch_bytes(&p.job, k->item_size));
-    sf_result result = {{0, 0}, {0, 0}, -1, -1};
-    sf_rows rows = p.job;
-    rows.out.data = out;
+    sf_call call = p.call;
+    call.out.data = out;
+    call.row_max = row_max;
+    call.row_rest = row_rest;
+    run(SF_ROW_STATS, &call, 0, p.rows);
     for (ptrdiff_t r = 0; r < p.rows; r++) {
-        shift[r] = p.exact[r % p.distinct].max;
-        scale[r] = 1 / p.exact[r % p.distinct].sum.hi;
+        const exact_row *row = &p.exact[r % p.distinct];
+        if (row_max[r] != row->max)
+            fail("row_stats, row %ld: the maximum %g instead of %g", (long)r, row_max[r], row->max);
+        if (r < p.distinct)
+            compare_logsumexp(row, r, row->max / row->temperature + log1p(row_rest[r]));
+        row_rest[r] = 1 / row->sum.hi;
         for (ptrdiff_t c = 0; c < p.n; c++)
             indices[r * p.n + c] = p.n - 1 - c;
     }
-    k->exponentials(&rows, shift, scale, 0, p.rows);
+    run(SF_EXPONENTIALS, &call, 0, p.rows);
     for (ptrdiff_t r = 0; r < p.distinct; r++)
-        compare_row(SOFTMAX, r, out);
-    k->selected_log_probs(&rows, indices, p.n, &p.targets, 0, p.rows, &result, scratch);
+        compare_row(SF_SOFTMAX, r, out);
+    call.indices = indices;
+    call.n_indices = p.n;
+    run(SF_SELECTED_LOG_PROBS, &call, 0, p.rows);
     for (ptrdiff_t r = 0; r < p.distinct; r++)
         for (ptrdiff_t c = 0; c < p.n; c++)
             compare_log_probability(&p.exact[r], r, c,
                                     get(out, r * p.n + p.n - 1 - c, kind));
     free(indices);
-    free(scratch);
 }
 
 static void check_lengths(int kind, int varied)
@@ -875,7 +738,7 @@ static void check_lengths(int kind, int varied)
             continue;
         int many = n <= MANY_ROWS_UP_TO;
         set_problem(kind, n, many ? MOST_ROWS : 7, many ? N_DISTINCT : 3, varied);
-        for (int isa = 0; choose(isa); isa++) {
+        for (int isa = 0; choose_and_measure(isa); isa++) {
             set_context("%s, %ld classes, %s", kind_name(kind), (long)n,
                         varied ? "a temperature for each row" : "temperature 1");
             for (int f = 0; f < N_FUNCTIONS; f++)
@@ -883,18 +746,18 @@ static void check_lengths(int kind, int varied)
             if (n % 7 == 3 || n > 2000)
                 check_others();
             if (n > kernels_of(kind)->block)
-                check_blocks();
+                check_pieces();
             if (n % 13 == 5 || n > 4090)
                 check_temperatures();
         }
         if (n % 9 == 1)
             for (int form = LABELS32; form < N_TARGETS; form++) {
                 set_targets(form);
-                for (int isa = 0; choose(isa); isa++) {
+                for (int isa = 0; choose_and_measure(isa); isa++) {
                     set_context("%s, %ld classes, targets of form %d", kind_name(kind), (long)n,
                                 form);
-                    check_batch(LOSS);
-                    check_batch(GRADIENT);
+                    check_batch(SF_SOFTMAX_LOSS);
+                    check_batch(SF_SOFTMAX_LOSS_GRAD);
                 }
             }
     }
@@ -926,13 +789,13 @@ static double special_result(int function, int special, ptrdiff_t r, ptrdiff_t a
     double t = p.temperature[r];
     if (special == NOTHING_BUT_ONE)
         switch (function) {
-        case SOFTMAX: return here;
-        case LOG_SOFTMAX: return here ? 0 : -INFINITY;
-        case LOGSUMEXP: return -2.5 / t;
-        case LOSS: return at == p.labels64[r] ? 0 : INFINITY;
+        case SF_SOFTMAX: return here;
+        case SF_LOG_SOFTMAX: return here ? 0 : -INFINITY;
+        case SF_LOGSUMEXP: return -2.5 / t;
+        case SF_SOFTMAX_LOSS: return at == p.labels64[r] ? 0 : INFINITY;
         default: return 0.75 / t * (here - label);
         }
-    if (function == LOGSUMEXP && special != NAN_INSIDE && special != NAN_AND_INF
+    if (function == SF_LOGSUMEXP && special != NAN_INSIDE && special != NAN_AND_INF
         && special != NOTHING_BUT_NAN)
         return special == NOTHING ? -INFINITY : INFINITY;
     return NAN;
@@ -941,14 +804,14 @@ static double special_result(int function, int special, ptrdiff_t r, ptrdiff_t a
 static void compare_special(int function, int special, ptrdiff_t r, ptrdiff_t at,
                             const unsigned char *out)
 {
-    int kind = p.kind == SF_F64 ? SF_F64 : SF_F32;
+    int kind = result_kind(p.kind);
     for (ptrdiff_t c = 0; c < width(function); c++) {
         double got = get(out, r * width(function) + c, kind);
         double expected = special_result(function, special, r, at, c);
         int same = expected != expected ? got != got
                  : got == expected || fabs(got - expected) <= 4 * epsilon() * fabs(expected);
         if (!same)
-            fail("%s, row %ld, entry %ld: %g instead of %g", function_names[function], (long)r,
+            fail("%s, row %ld, entry %ld: %g instead of %g", operation_names[function], (long)r,
                  (long)c, got, expected);
     }
 }
@@ -957,7 +820,7 @@ static void check_specials(int kind, ptrdiff_t n, int varied)
 {
     ptrdiff_t rows = n <= 33 ? MOST_ROWS : n <= MANY_ROWS_UP_TO ? 20 : 5, special_row = rows - 3;
     const ptrdiff_t positions[] = {0, n / 2, n - 1, n - n % 4 - 1, 16};
-    size_t item = output_size(kind), row_bytes = (size_t)n * input_size(kind);
+    size_t item = result_size(kind), row_bytes = (size_t)n * item_size(kind);
     set_problem(kind, n, rows, 1, varied);
     unsigned char *kept = allocated(row_bytes), *row = p.x + (size_t)special_row * row_bytes;
     unsigned char *usual[N_FUNCTIONS];
@@ -965,7 +828,7 @@ static void check_specials(int kind, ptrdiff_t n, int varied)
     memcpy(kept, row, row_bytes);
     for (int f = 0; f < N_FUNCTIONS; f++)
         usual[f] = allocated((size_t)(rows * width(f)) * item);
-    for (int isa = 0; choose(isa); isa++)
+    for (int isa = 0; choose_and_measure(isa); isa++)
         for (int f = 0; f < N_FUNCTIONS; f++) {
             size_t one = (size_t)width(f) * item, before = (size_t)special_row * one;
             unsigned char *out = placed(memory_out, (size_t)rows * one, 1);
@@ -990,8 +853,8 @@ static void check_specials(int kind, ptrdiff_t n, int varied)
         }
 
     /* An ignored row counts for nothing, whatever it holds; a bad label is reported. */
-    for (int isa = 0; choose(isa); isa++)
-        for (int f = LOSS; f <= GRADIENT; f++) {
+    for (int isa = 0; choose_and_measure(isa); isa++)
+        for (int f = SF_SOFTMAX_LOSS; f <= SF_SOFTMAX_LOSS_GRAD; f++) {
             size_t one = (size_t)width(f) * item, before = (size_t)special_row * one;
             unsigned char *out = placed(memory_out, (size_t)rows * one, 1);
             set_context("%s, %ld classes, labels", kind_name(kind), (long)n);
@@ -1005,14 +868,14 @@ static void check_specials(int kind, ptrdiff_t n, int varied)
                 memset(usual[f] + before, 0, one);
                 compare_bits(f, out, usual[f], (size_t)rows * one, "with an ignored row");
                 if (sf_sum_value(result.weight) != (double)(rows - 1) || result.bad_label_row != -1)
-                    fail("%s: an ignored row counted", function_names[f]);
+                    fail("%s: an ignored row counted", operation_names[f]);
                 memcpy(row, kept, row_bytes);
                 for (int i = 0; i < 3; i++) {
                     p.labels64[special_row] = bad[i];
                     p.labels32[special_row] = (int32_t)bad[i];
                     result = run_into(f, 0, rows, out, losses);
                     if (result.bad_label_row != special_row)
-                        fail("%s: the bad label %ld is not reported", function_names[f],
+                        fail("%s: the bad label %ld is not reported", operation_names[f],
                              (long)bad[i]);
                 }
                 p.labels64[special_row] = label;
@@ -1082,7 +945,7 @@ static void spread(unsigned char *to, const layout *l, const unsigned char *from
 
 static void check_layout(int function, int from, int to, int in_place, const unsigned char *usual)
 {
-    size_t in_size = input_size(p.kind), item = output_size(p.kind);
+    size_t in_size = item_size(p.kind), item = result_size(p.kind);
     ptrdiff_t half = p.rows / 2;
     layout x = layout_of(from, p.rows, p.n), out = layout_of(to, p.rows, width(function));
     size_t x_bytes = (size_t)x.extent * in_size, out_bytes = (size_t)out.extent * item;
@@ -1099,19 +962,20 @@ static void check_layout(int function, int from, int to, int in_place, const uns
     spread(expected, &out, usual, item, p.rows, width(function));
     set_context("%s, %ld classes, layout %d to %d%s", kind_name(p.kind), (long)p.n, from, to,
                 in_place ? " in place" : "");
-    sf_rows rows = p.job;
+    sf_call call = p.call;
     sf_targets targets = p.targets;
     sf_input in = {home + (size_t)x.base * in_size, x.outer, x.row, x.class, p.kind};
     sf_output where = {o + (size_t)out.base * item, out.outer, out.row, out.class};
-    rows.x = in;
-    rows.out = where;
-    rows.inner = half;
-    if (function == LOSS) {
+    call.x = in;
+    call.out = where;
+    call.inner = half;
+    call.targets = &targets;
+    if (function == SF_SOFTMAX_LOSS) {
         targets.row_losses = o; /* which are contiguous */
-        rows.out.data = NULL;
+        call.out.data = NULL;
     }
-    run(function, &rows, &targets, 0, half);
-    run(function, &rows, &targets, half, half);
+    run(function, &call, 0, half);
+    run(function, &call, half, half);
     compare_bits(function, o, expected, out_bytes, "with strides");
     free(expected);
 }
@@ -1120,12 +984,12 @@ static void check_strides(int kind, ptrdiff_t n, int varied)
 {
     ptrdiff_t rows = n <= 200 ? MOST_ROWS : 6; /* more than a panel of rows, and fewer */
     set_problem(kind, n, rows, N_DISTINCT, varied);
-    for (int isa = 0; choose(isa); isa++)
+    for (int isa = 0; choose_and_measure(isa); isa++)
         for (int f = 0; f < N_FUNCTIONS; f++) {
-            unsigned char *usual = allocated((size_t)(rows * width(f)) * output_size(kind));
+            unsigned char *usual = allocated((size_t)(rows * width(f)) * result_size(kind));
             double losses[MOST_ROWS];
             run_into(f, 0, rows, usual, losses);
-            for (int to = ROW_GAPS; f == LOGSUMEXP && to < ONE_ROW; to++)
+            for (int to = ROW_GAPS; f == SF_LOGSUMEXP && to < ONE_ROW; to++)
                 check_layout(f, CONTIGUOUS, to, 0, usual);
             for (int from = 0; from < N_LAYOUTS; from++) {
                 if (from == ONE_ROW) { /* every row is the last */
@@ -1135,15 +999,15 @@ static void check_strides(int kind, ptrdiff_t n, int varied)
                         p.temperature[r] = t;
                         p.labels64[r] = p.labels64[0];
                     }
-                    p.job.x.row_stride = 0;
-                    p.job.x.data = p.x + (size_t)((rows - 1) * n) * input_size(kind);
+                    p.call.x.row_stride = 0;
+                    p.call.x.data = p.x + (size_t)((rows - 1) * n) * item_size(kind);
                     run_into(f, 0, rows, usual, losses);
                     check_layout(f, from, CONTIGUOUS, 0, usual);
                     p = kept;
                     continue;
                 }
                 check_layout(f, from, CONTIGUOUS, 0, usual);
-                if (width(f) != n || f == LOSS)
+                if (width(f) != n || f == SF_SOFTMAX_LOSS)
                     continue;
                 check_layout(f, from, from, 0, usual);
                 check_layout(f, CONTIGUOUS, from, 0, usual);
@@ -1157,29 +1021,29 @@ static void check_strides(int kind, ptrdiff_t n, int varied)
 /* Past the caches, from every alignment of the output. */
 static void check_streams(int kind, ptrdiff_t n)
 {
-    size_t item = output_size(kind);
+    size_t item = result_size(kind);
     set_problem(kind, n, 5, 3, 0);
-    for (int isa = 0; choose(isa); isa++)
-        for (int f = SOFTMAX; f < N_FUNCTIONS; f++) {
+    for (int isa = 0; choose_and_measure(isa); isa++)
+        for (int f = SF_SOFTMAX; f < N_FUNCTIONS; f++) {
             size_t bytes = (size_t)(p.rows * width(f)) * item;
             unsigned char *usual = placed(memory_again, bytes, 1);
             double losses[MOST_ROWS];
-            if (f == LOGSUMEXP || f == LOSS)
+            if (!(kernels_of(kind)->operations[f].flags & SF_STREAMS))
                 continue;
-            p.job.stream = 0;
+            p.call.stream = 0;
             run_into(f, 0, p.rows, usual, losses);
             for (size_t shift = 0; shift <= 17; shift++) {
                 unsigned char *out = placed(memory_out, bytes + shift * item, 1);
                 set_context("%s, %ld classes, streamed, %d entries from the end of a page",
                             kind_name(kind), (long)n, (int)shift);
                 memset(out, 0xa5, bytes + shift * item);
-                p.job.stream = 1;
+                p.call.stream = 1;
                 run_into(f, 0, p.rows, out, losses);
-                p.job.stream = 0;
+                p.call.stream = 0;
                 compare_bits(f, out, usual, bytes, "when streamed");
                 for (size_t i = bytes; i < bytes + shift * item; i++)
                     if (out[i] != 0xa5)
-                        fail("%s: wrote past the end", function_names[f]);
+                        fail("%s: wrote past the end", operation_names[f]);
             }
         }
 }
@@ -1221,7 +1085,7 @@ static void check_vector_functions(void)
         e32[i] = exponential(of(x32[i]), &k32[i]);
         l[i] = logarithm_1p(of(r[i]));
     }
-    for (int isa = 0; choose(isa); isa++) {
+    for (int isa = 0; choose_and_measure(isa); isa++) {
         for (int i = 0; i < count; i += chunk) {
             int n = count - i < chunk ? count - i : chunk;
             tables->f64->exp_array(x64 + i, got64 + i, n);
@@ -1231,13 +1095,13 @@ static void check_vector_functions(void)
             double error = ulp_error(got64[i], e[i], k[i], 53, -1021);
             int normal = e[i].hi * ldexp(1, k[i]) >= DBL_MIN;
             if (normal)
-                now->exp_ulp[1] = fmax(now->exp_ulp[1], error);
+                measured->exp_ulp[1] = fmax(measured->exp_ulp[1], error);
             if (!(error <= (normal ? 1.5 : 1)))
                 fail("exp(%a) in f64: %a, %.3f ULP", x64[i], got64[i], error);
             error = ulp_error(got32[i], e32[i], k32[i], 24, -125);
             normal = e32[i].hi * ldexp(1, k32[i]) >= FLT_MIN;
             if (normal)
-                now->exp_ulp[0] = fmax(now->exp_ulp[0], error);
+                measured->exp_ulp[0] = fmax(measured->exp_ulp[0], error);
             if (!(error <= (normal ? 1.5 : 1)))
                 fail("exp(%a) in f32: %a, %.3f ULP", x32[i], got32[i], error);
         }
@@ -1245,7 +1109,7 @@ static void check_vector_functions(void)
             tables->f64->log1p_array(r + i, got64 + i, count - i < chunk ? count - i : chunk);
         for (int i = 0; i < count; i++) {
             double error = ulp_error(got64[i], l[i], 0, 53, -1021);
-            now->log1p_ulp = fmax(now->log1p_ulp, error);
+            measured->log1p_ulp = fmax(measured->log1p_ulp, error);
             if (!(error <= 1.5))
                 fail("log1p(%a): %a, %.3f ULP", r[i], got64[i], error);
         }
@@ -1276,8 +1140,7 @@ static void check_probabilities(int kind)
 {
     enum { n = 301 };
     static double x[n], t[n], losses[n], temperature = 0.7, pos_weight = 1.5;
-    for (int isa = 0; choose(isa); isa++) {
-        const sf_kernels *k = kernels_of(kind);
+    for (int isa = 0; choose_and_measure(isa); isa++) {
         p.kind = kind;
         p.n = n;
         set_context("%s, probabilities", kind_name(kind));
@@ -1288,10 +1151,15 @@ static void check_probabilities(int kind)
                                 : i % 5 ? uniform() : ldexp(uniform(), -(i % 100)));
                 put(t, i, kind, (double)(i % 9) / 8);
             }
-            sf_binary job = {.x = {x, 0, 0, 1, kind}, .targets = t, .temperature = &temperature,
-                             .pos_weight = &pos_weight, .of_logits = of_logits, .losses = losses};
-            sf_result result = {{0, 0}, {0, 0}, -1, -1};
-            k->binary_loss(&job, 0, n, &result);
+            sf_targets targets = sf_no_targets();
+            sf_input entries = {t, 0, 1, 1, kind};
+            sf_call call = {.x = {x, 0, 1, 1, kind}, .out = {losses, 0, 1, 1}, .n_rows = n,
+                            .inner = n, .n_classes = 1, .temperature = &temperature,
+                            .targets = &targets};
+            targets.probabilities = entries;
+            targets.pos_weight = &pos_weight;
+            run(of_logits ? SF_BINARY_CROSS_ENTROPY_WITH_LOGITS : SF_BINARY_CROSS_ENTROPY, &call, 0,
+                n);
             for (int i = 0; i < n; i++) {
                 double xi = get(x, i, kind), ti = get(t, i, kind);
                 pair yes, no;
@@ -1307,14 +1175,13 @@ static void check_probabilities(int kind)
                     no = minus_log(exact_sum(1, -xi));
                 }
                 pair exact = add(mul(of(ti), yes), mul(of(1 - ti), no));
-                compare_with(LOSS, i, 0, get(losses, i, kind), exact,
+                compare_with(SF_SOFTMAX_LOSS, i, 0, get(losses, i, kind), exact,
                              4 * epsilon() * fmax(1.5, fabs(exact.hi)));
             }
         }
-        sf_rows rows = {.x = {x, 0, n, 1, kind}, .inner = PTRDIFF_MAX, .n_classes = n,
-                        .temperature = &temperature};
-        sf_targets targets = {0};
-        sf_result result = {{0, 0}, {0, 0}, -1, -1};
+        sf_targets targets = sf_no_targets();
+        sf_call call = {.x = {x, 0, n, 1, kind}, .n_rows = 1, .inner = PTRDIFF_MAX, .n_classes = n,
+                        .temperature = &temperature, .targets = &targets};
         pair exact = of(0);
         double bound = 0;
         sf_input probabilities = {t, 0, n, 1, kind};
@@ -1325,12 +1192,11 @@ static void check_probabilities(int kind)
             exact = add(exact, mul(of(get(t, i, kind)), minus_log(of(get(x, i, kind)))));
             bound += 4 * epsilon() * get(t, i, kind);
         }
-        k->cross_entropy(&rows, &targets, 0, 1, &result, NULL);
-        compare_with(LOSS, 0, 0, get(losses, 0, kind), exact,
+        run(SF_CROSS_ENTROPY, &call, 0, 1);
+        compare_with(SF_SOFTMAX_LOSS, 0, 0, get(losses, 0, kind), exact,
                      fmax(bound, 4 * epsilon() * exact.hi));
         put(x, 7, kind, 1.25);
-        k->cross_entropy(&rows, &targets, 0, 1, &result, NULL);
-        if (result.bad_value_row != 0)
+        if (run(SF_CROSS_ENTROPY, &call, 0, 1).bad_value_row != 0)
             fail("cross_entropy: a probability of 1.25 is not reported");
     }
 }
@@ -1371,9 +1237,9 @@ static void check_environment(int kind)
     static const ptrdiff_t lengths[] = {3, 100, 1000};
     for (int i = 0; i < 3; i++) {
         set_problem(kind, lengths[i], 5, N_DISTINCT, 1);
-        for (int isa = 0; choose(isa); isa++)
+        for (int isa = 0; choose_and_measure(isa); isa++)
             for (int f = 0; f < N_FUNCTIONS; f++) {
-                size_t bytes = (size_t)(p.rows * width(f)) * output_size(kind);
+                size_t bytes = (size_t)(p.rows * width(f)) * result_size(kind);
                 unsigned char *out = placed(memory_out, bytes, 1);
                 unsigned char *usual = placed(memory_again, bytes, 1);
                 double losses[MOST_ROWS];
@@ -1406,24 +1272,16 @@ static void check_environment(int kind) { (void)kind; }
 
 int main(int argc, char **argv)
 {
-    int n_checked = 0;
     setvbuf(stdout, NULL, _IOLBF, 4096);
     signal(SIGSEGV, out_of_bounds);
 #ifdef SIGBUS
     signal(SIGBUS, out_of_bounds);
 #endif
-    if (argc > 1) {
-        for (int i = 1; i < argc && n_checked < MOST_ISAS - 1; i++)
-            if (!(checked[n_checked++].tables = sf_tables_named(argv[i]))) {
-                printf("%s does not run here\n", argv[i]);
-                return 2;
-            }
-    } else {
-        for (int i = 0; sf_isa_built(i) && n_checked < MOST_ISAS - 1; i++)
-            if ((checked[n_checked].tables = sf_tables_named(sf_isa_built(i))))
-                n_checked++;
+    const char *missing = find_isas(argc - 1, argv + 1);
+    if (missing) {
+        printf("%s does not run here\n", missing);
+        return 2;
     }
-    now = NULL;
     check_oracle();
 
     memory_x = new_region(MOST_ENTRIES * sizeof(double));
@@ -1457,12 +1315,12 @@ int main(int argc, char **argv)
         check_environment(kind);
     }
 
-    for (int i = 0; choose(i); i++) {
+    for (int i = 0; choose_and_measure(i); i++) {
         printf("%s: %s, %ld results compared; exp %.3f (f32) %.3f (f64) ULP, log1p %.3f; worst "
                "shares of the bounds:", tables->isa, now->failures ? "FAILED" : "passed",
-               now->compared, now->exp_ulp[0], now->exp_ulp[1], now->log1p_ulp);
+               measured->compared, measured->exp_ulp[0], measured->exp_ulp[1], measured->log1p_ulp);
         for (int f = 0; f < N_FUNCTIONS; f++)
-            printf(" %s %.2f", function_names[f], now->worst[f]);
+            printf(" %s %.2f", operation_names[f], measured->worst[f]);
         printf("\n");
     }
     if (failures > MOST_SHOWN)

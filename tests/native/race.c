@@ -1,18 +1,15 @@
-/* The parallel loops under ThreadSanitizer: every call of drive.h on several threads, for every
+/* The parallel loops under ThreadSanitizer: every operation on several threads, for every
  * instruction set that runs here, alone and from several callers at a time on shared inputs.
  *
  *   clang -std=c11 -O1 -g -ffp-contract=off -fsanitize=thread -fopenmp -I softmax_fast/kernels \
- *      -o race tests/native/race.c softmax_fast/kernels/drive.c softmax_fast/kernels/dispatch.c \
- *      softmax_fast/kernels/isa_*.c -lm
+ *      -o race tests/native/race.c softmax_fast/kernels/[b-d]*.c softmax_fast/kernels/units/[a-n]*.c -lm
  *   OMP_TOOL_LIBRARIES=libarcher.so ./race
  *
  * Clang's OpenMP runtime is not instrumented: its tool Archer tells the sanitizer of forks, joins
  * and barriers.  Results on several threads must also have the bits of those on one.  With --racy
  * all threads write to one place, to show that a race is found.  Exits 0 when all is well. */
-#include "drive.h"
+#include "common.h"
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 enum { THREADS = 4, CALLERS = 3, N_INDICES = 2 };
 
@@ -22,22 +19,6 @@ static void omp_for(sf_body *body, void *context, ptrdiff_t n_pieces, int n_work
 #pragma omp parallel for num_threads(n_workers) schedule(dynamic)
     for (ptrdiff_t piece = 0; piece < n_pieces; piece++)
         body(context, piece, omp_get_thread_num());
-}
-
-static void *allocated(size_t bytes)
-{
-    void *memory = calloc(bytes + 1, 1);
-    if (!memory) {
-        printf("FAILED: no memory\n");
-        exit(1);
-    }
-    return memory;
-}
-
-static double uniform(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (double)(*state >> 11) * 0x1p-53;
 }
 
 /* ---- one input, which all callers and threads read ------------------------------------------- */
@@ -51,7 +32,7 @@ typedef struct {
     void *x, *targets, *probabilities;
     int32_t *labels32;
     int64_t *labels64, *indices;
-    double *temperatures, *weights, *sample_weights, *shift, *scale;
+    double *temperatures, *weights, *sample_weights;
 } problem;
 
 typedef struct { /* what one caller writes */
@@ -59,62 +40,41 @@ typedef struct { /* what one caller writes */
     double *row_max, *row_rest;
 } results;
 
-static size_t item(int kind) { return kind == SF_F64 ? 8 : kind == SF_F32 ? 4 : 2; }
-static size_t result_item(int kind) { return kind == SF_F64 ? 8 : 4; }
-static int result_kind(int kind) { return kind == SF_F64 ? SF_F64 : SF_F32; }
-
-static void put(void *data, ptrdiff_t i, int kind, double value)
-{
-    float narrow = (float)value;
-    uint32_t bits;
-    memcpy(&bits, &narrow, sizeof bits);
-    if (kind == SF_F64)
-        ((double *)data)[i] = value;
-    else if (kind == SF_F32)
-        ((float *)data)[i] = narrow;
-    else /* in half precision these are other numbers, but numbers */
-        ((uint16_t *)data)[i] = (uint16_t)((bits >> 16) & (kind == SF_F16 ? 0xbbff : 0xffff));
-}
-
 static problem new_problem(int kind, ptrdiff_t rows, ptrdiff_t n, int layout, int stream)
 {
     problem p = {.kind = kind, .layout = layout, .stream = stream, .n = n, .rows = rows};
-    uint64_t state = (uint64_t)(rows * 31 + n);
     size_t r = (size_t)rows, entries = r * (size_t)n;
-    p.x = allocated(entries * item(kind));
-    p.targets = allocated(entries * result_item(kind));
-    p.probabilities = allocated(entries * item(kind));
+    random_state = (uint64_t)(rows * 31 + n);
+    p.x = allocated(entries * item_size(kind));
+    p.targets = allocated(entries * result_size(kind));
+    p.probabilities = allocated(entries * item_size(kind));
     p.labels32 = allocated(r * sizeof *p.labels32);
     p.labels64 = allocated(r * sizeof *p.labels64);
     p.indices = allocated(N_INDICES * r * sizeof *p.indices);
     p.temperatures = allocated(r * sizeof(double));
     p.sample_weights = allocated(r * sizeof(double));
-    p.shift = allocated(r * sizeof(double));
-    p.scale = allocated(r * sizeof(double));
     p.weights = allocated((size_t)n * sizeof(double));
     for (size_t i = 0; i < entries; i++) {
-        put(p.x, (ptrdiff_t)i, kind, 8 * uniform(&state) - 4);
-        put(p.targets, (ptrdiff_t)i, result_kind(kind), uniform(&state));
-        put(p.probabilities, (ptrdiff_t)i, kind, uniform(&state));
+        put(p.x, (ptrdiff_t)i, kind, 8 * uniform() - 4);
+        put(p.targets, (ptrdiff_t)i, result_kind(kind), uniform());
+        put(p.probabilities, (ptrdiff_t)i, kind, uniform());
     }
     for (ptrdiff_t i = 0; i < rows; i++) {
-        p.labels64[i] = p.labels32[i] = i % 7 == 1 ? -100 : (int32_t)(uniform(&state) * (double)n);
+        p.labels64[i] = p.labels32[i] = i % 7 == 1 ? -100 : (int32_t)(uniform() * (double)n);
         for (ptrdiff_t k = 0; k < N_INDICES; k++)
-            p.indices[i * N_INDICES + k] = (int64_t)(uniform(&state) * (double)n);
-        p.temperatures[i] = 0.5 + uniform(&state);
-        p.sample_weights[i] = uniform(&state);
-        p.shift[i] = 70000; /* no less than a half's maximum */
-        p.scale[i] = 1;
+            p.indices[i * N_INDICES + k] = (int64_t)(uniform() * (double)n);
+        p.temperatures[i] = i % 97 == 1 ? 1e-40 : 0.5 + uniform(); /* some beyond the reach of float */
+        p.sample_weights[i] = uniform();
     }
     for (ptrdiff_t c = 0; c < n; c++)
-        p.weights[c] = uniform(&state);
+        p.weights[c] = uniform();
     return p;
 }
 
 static void free_problem(problem *p)
 {
     void *all[] = {p->x, p->targets, p->probabilities, p->labels32, p->labels64, p->indices,
-                   p->temperatures, p->weights, p->sample_weights, p->shift, p->scale};
+                   p->temperatures, p->weights, p->sample_weights};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -123,8 +83,8 @@ static results new_results(const problem *p)
 {
     size_t r = (size_t)p->rows, entries = r * (size_t)p->n;
     results o;
-    o.out = allocated((entries + r * N_INDICES) * result_item(p->kind));
-    o.losses = allocated((entries + r) * result_item(p->kind));
+    o.out = allocated((entries + r * N_INDICES) * result_size(p->kind));
+    o.losses = allocated((entries + r) * result_size(p->kind));
     o.row_max = allocated(r * sizeof(double));
     o.row_rest = allocated(r * sizeof(double));
     return o;
@@ -140,14 +100,6 @@ static void free_results(results *o)
 
 /* ---- the calls ------------------------------------------------------------------------------- */
 
-enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, ROW_STATS, EXPONENTIALS, LOSS, LOSS_OF_PROBABILITIES,
-       GRADIENT, GRADIENT_OF_PROBABILITIES, CROSS_ENTROPY, SELECTED, BINARY, BINARY_OF_LOGITS,
-       N_CALLS };
-static const char *const names[] = {
-    "softmax", "log_softmax", "logsumexp", "row_stats", "exponentials", "softmax_loss",
-    "softmax_loss of probabilities", "softmax_loss_grad", "softmax_loss_grad of probabilities",
-    "cross_entropy", "selected_log_probs", "binary_loss", "binary_loss of logits"};
-
 static sf_input input(const problem *p, const void *data, int kind)
 {
     sf_input in = {data, 0, p->n, 1, kind};
@@ -158,60 +110,69 @@ static sf_input input(const problem *p, const void *data, int kind)
     return in;
 }
 
-static sf_result call(const problem *p, results *o, int which, int n_threads, int *status)
+/* An operation, and for losses of rows what they compare with. */
+typedef struct { int operation, of_probabilities; } task;
+
+static sf_result run(const problem *p, results *o, task which, int n_threads, int *status)
 {
-    const double one = 1;
+    const int operation = which.operation;
+    const int reads_probabilities = operation == SF_CROSS_ENTROPY
+                                 || operation == SF_BINARY_CROSS_ENTROPY;
     sf_result result = sf_no_result();
     sf_targets t = sf_no_targets();
-    sf_input x = input(p, which == CROSS_ENTROPY ? p->probabilities : p->x, p->kind);
+    sf_input x = input(p, reads_probabilities ? p->probabilities : p->x, p->kind);
+    sf_input probabilities = input(p, p->targets, result_kind(p->kind));
     sf_output out = {o->out, 0, x.row_stride, x.class_stride};
-    sf_output one_a_row = {o->out, 0, which == SELECTED ? N_INDICES : 1, 1};
-    sf_job job;
+    sf_output one_a_row = {o->out, 0, operation == SF_SELECTED_LOG_PROBS ? N_INDICES : 1, 1};
+    ptrdiff_t rows = p->rows, n = p->n;
+    sf_call call;
 
-    if (which == BINARY || which == BINARY_OF_LOGITS) {
-        sf_binary values = {.x = {which == BINARY ? p->probabilities : p->x, 0, 0, 1, p->kind},
-                            .targets = p->targets, .temperature = &one, .pos_weight = &one,
-                            .of_logits = which == BINARY_OF_LOGITS, .losses = o->losses};
-        *status = sf_binary_loss(&values, p->rows * p->n, n_threads, &result);
-        return result;
+    if (is_binary(operation)) {
+        rows *= n;
+        n = x.row_stride = x.class_stride = 1; /* entries are contiguous */
+        probabilities.row_stride = probabilities.class_stride = 1;
     }
-    sf_begin(&job, x, p->rows, p->rows, p->n, n_threads);
-    job.rows.temperature = p->temperatures;
-    job.rows.temperature_step = which % 2;
-    if (which == SOFTMAX || which == LOG_SOFTMAX || which == EXPONENTIALS || which == GRADIENT
-        || which == GRADIENT_OF_PROBABILITIES) {
-        sf_write_to(&job, out);
-        job.rows.stream = p->stream;
-    } else if (which == LOGSUMEXP || which == SELECTED) {
-        job.rows.out = one_a_row;
+    sf_begin(&call, x, rows, rows, n, n_threads);
+    call.targets = &t;
+    call.temperature = p->temperatures;
+    call.temperature_step = operation % 2 && !is_binary(operation);
+    if (writes_classes(operation)) {
+        sf_write_to(&call, out);
+        call.stream = p->stream;
+    } else if (operation == SF_LOGSUMEXP || operation == SF_SELECTED_LOG_PROBS
+               || is_binary(operation)) {
+        call.out = one_a_row;
+    }
+    if (operation == SF_SELECTED_LOG_PROBS) {
+        call.indices = p->indices;
+        call.n_indices = N_INDICES;
+    }
+    if (operation == SF_ROW_STATS || operation == SF_EXPONENTIALS) {
+        call.row_max = o->row_max;
+        call.row_rest = o->row_rest;
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            o->row_max[r] = 4; /* no less than the maximum */
+            o->row_rest[r] = 1;
+        }
     }
     t.has_ignore_index = 1;
     t.ignore_index = -100;
-    t.row_losses = o->losses;
-    t.sample_weight = p->sample_weights;
-    if (which == LOSS_OF_PROBABILITIES || which == GRADIENT_OF_PROBABILITIES) {
-        t.probabilities = input(p, p->targets, result_kind(p->kind));
-        t.class_weight = p->weights;
-        t.label_smoothing = 0.125;
-    } else if (which == LOSS) {
-        t.labels32 = p->labels32;
+    if (is_binary(operation)) {
+        t.probabilities = probabilities;
     } else {
-        t.labels64 = p->labels64;
+        t.row_losses = o->losses;
+        t.sample_weight = p->sample_weights;
+        if (which.of_probabilities) {
+            t.probabilities = probabilities;
+            t.class_weight = p->weights;
+            t.label_smoothing = operation == SF_CROSS_ENTROPY ? 0 : 0.125;
+        } else if (operation == SF_SOFTMAX_LOSS) {
+            t.labels32 = p->labels32;
+        } else {
+            t.labels64 = p->labels64;
+        }
     }
-    switch (which) {
-    case SOFTMAX: *status = sf_softmax(&job); break;
-    case LOG_SOFTMAX: *status = sf_log_softmax(&job); break;
-    case LOGSUMEXP: *status = sf_logsumexp(&job); break;
-    case ROW_STATS: *status = sf_row_stats(&job, o->row_max, o->row_rest); break;
-    case EXPONENTIALS: *status = sf_exponentials(&job, p->shift, p->scale); break;
-    case CROSS_ENTROPY: *status = sf_cross_entropy(&job, &t, &result); break;
-    case SELECTED:
-        *status = sf_selected_log_probs(&job, p->indices, N_INDICES, &t, &result);
-        break;
-    case GRADIENT:
-    case GRADIENT_OF_PROBABILITIES: *status = sf_softmax_loss_grad(&job, &t, &result); break;
-    default: *status = sf_softmax_loss(&job, &t, &result);
-    }
+    *status = sf_run(&call, operation, &result);
     return result;
 }
 
@@ -219,14 +180,15 @@ static sf_result call(const problem *p, results *o, int which, int n_threads, in
 
 typedef struct {
     const problem *p;
-    int which, failed;
+    task which;
+    int failed;
     const results *expected;
     sf_result expected_result;
 } caller;
 
 static int same(const problem *p, const results *a, const results *b)
 {
-    size_t r = (size_t)p->rows, entries = r * (size_t)p->n, size = result_item(p->kind);
+    size_t r = (size_t)p->rows, entries = r * (size_t)p->n, size = result_size(p->kind);
     return !memcmp(a->out, b->out, (entries + r * N_INDICES) * size)
         && !memcmp(a->losses, b->losses, (entries + r) * size)
         && !memcmp(a->row_max, b->row_max, r * sizeof(double))
@@ -238,7 +200,7 @@ static void *call_and_compare(void *argument)
     caller *c = argument;
     results own = new_results(c->p);
     int status = SF_OK;
-    sf_result result = call(c->p, &own, c->which, THREADS, &status);
+    sf_result result = run(c->p, &own, c->which, THREADS, &status);
     c->failed = status != SF_OK || !same(c->p, &own, c->expected)
              || result.bad_label_row != c->expected_result.bad_label_row
              || sf_sum_value(result.loss) != sf_sum_value(c->expected_result.loss)
@@ -247,9 +209,9 @@ static void *call_and_compare(void *argument)
     return NULL;
 }
 
-static long failures, calls;
+static long calls;
 
-static void from_several(const problem *p, int which, const results *expected, sf_result result,
+static void from_several(const problem *p, task which, const results *expected, sf_result result,
                          int n_callers)
 {
     pthread_t threads[CALLERS];
@@ -266,22 +228,24 @@ static void from_several(const problem *p, int which, const results *expected, s
         if (n_callers > 1)
             pthread_join(threads[i], NULL);
         calls++;
-        if (callers[i].failed) {
-            failures++;
-            printf("FAILED %s: %s, kind %d, %ld x %ld, layout %d, stream %d: not as on one thread\n",
-                   sf_tables_in_use()->isa, names[which], p->kind, (long)p->rows, (long)p->n,
-                   p->layout, p->stream);
-        }
+        if (callers[i].failed)
+            fail("not as on one thread");
     }
 }
 
 static void check(int kind, ptrdiff_t rows, ptrdiff_t n, int layout, int stream)
 {
     problem p = new_problem(kind, rows, n, layout, stream);
-    for (int which = 0; which < N_CALLS; which++) {
+    for (int i = 0; i < 2 * SF_N_OPERATIONS; i++) {
+        task which = {i / 2, i % 2};
+        int flags = kernels_of(kind)->operations[which.operation].flags, status = SF_OK;
+        if (which.of_probabilities && !(flags & SF_READS_TARGETS))
+            continue;
+        set_context("%s%s, %s, %ld x %ld, layout %d, stream %d", operation_names[which.operation],
+                    which.of_probabilities ? " of probabilities" : "", kind_name(kind), (long)rows,
+                    (long)n, layout, stream);
         results expected = new_results(&p);
-        int status = SF_OK;
-        sf_result result = call(&p, &expected, which, 1, &status);
+        sf_result result = run(&p, &expected, which, 1, &status);
         from_several(&p, which, &expected, result, 1);
         if (!layout && !stream)
             from_several(&p, which, &expected, result, CALLERS);
@@ -293,9 +257,10 @@ static void check(int kind, ptrdiff_t rows, ptrdiff_t n, int layout, int stream)
 /* What the first callers write for all: the tables in use and the size of the cache. */
 static void *first_call(void *p)
 {
+    const task which = {SF_SOFTMAX, 0};
     results own = new_results(p);
     int status;
-    call(p, &own, SOFTMAX, 1, &status);
+    run(p, &own, which, 1, &status);
     free_results(&own);
     return NULL;
 }
@@ -330,11 +295,8 @@ int main(int argc, char **argv)
     }
     sf_set_parallel_for(omp_for);
     check_first_calls();
-    for (int i = 0; sf_isa_built(i); i++) {
-        const sf_tables *tables = sf_tables_named(sf_isa_built(i));
-        if (!tables)
-            continue;
-        sf_use_tables(tables);
+    find_isas(0, NULL);
+    for (int i = 0; choose(i); i++) {
         calls = 0;
         for (int kind = SF_F32; kind <= SF_BF16; kind++) {
             check(kind, 7001, 10, CLASSES_ADJACENT, 0);

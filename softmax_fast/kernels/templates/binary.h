@@ -94,7 +94,7 @@ static SF_NOINLINE void binary_losses_of_logits(const sf_call *call, ptrdiff_t f
         vec share = vmul(target, w);
         positive = vzero_where_zero(share, vmul(share, positive));
         negative = vzero_where_zero(rest, vmul(rest, negative));
-        vstore(l + i, vadd(positive, negative));
+        vstore(l + i, vadd(vadd(positive, negative), vsub(x, x))); /* NaN whatever the weights */
     }
     int finite = 1;
     for (ptrdiff_t i = 0; i < n; i++)

@@ -7,6 +7,7 @@
 #include "softmax.h"
 #include "losses.h"
 #include "probabilities.h"
+#include "statistics.h"
 #include "binary.h"
 #include "walk.h"
 #include "table.h"

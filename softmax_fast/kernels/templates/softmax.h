@@ -155,7 +155,7 @@ static void logsumexp_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t cou
     }
 }
 
-static void row_stats_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
+static void maximum_and_rest_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
                              ptrdiff_t at, sf_result *result)
 {
     (void)result;

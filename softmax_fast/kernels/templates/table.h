@@ -54,10 +54,15 @@ const sf_kernels SF_KERNELS = {
             .block = summarize_blocks, .merge = merge_statistics,
             .finish = selected_finish, .flags = SF_TAKES_LOGS | SF_HAS_RESULT,
         },
-        [SF_ROW_STATS] = {
+        [SF_MAXIMUM_AND_REST] = {
             .tile = summarize_tile, .row = summarize_row,
             .block = summarize_blocks, .merge = merge_statistics,
-            .finish = row_stats_finish,
+            .finish = maximum_and_rest_finish,
+        },
+        [SF_ROW_STATISTICS] = {
+            .tile = statistics_tile, .row = statistics_row,
+            .block = statistics_blocks, .merge = merge_moments,
+            .finish = statistics_finish, .flags = SF_TAKES_LOGS | SF_HAS_RESULT,
         },
         [SF_EXPONENTIALS] = {
             .tile_out = exponentials_tile_out, .row_out = exponentials_row_out,

@@ -109,7 +109,7 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
     sf_temperature t = row_temperature(call, first);
     sf_long_row r = {call, &t, first, n_blocks,
                      {numbers, numbers + n_blocks, numbers + 2 * n_blocks, numbers + 3 * n_blocks,
-                      numbers + 4 * n_blocks},
+                      numbers + 4 * n_blocks, numbers + 5 * n_blocks, numbers + 6 * n_blocks},
                      NULL, &batch, 0};
     if (waits && !loop && call->stream && call->out.class_stride == 1
         && n * REAL_BYTES <= SF_STREAM_ROW_BYTES)

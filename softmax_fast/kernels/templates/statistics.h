@@ -1,0 +1,348 @@
+/* Row statistics: with s = (x - m)/T and e = exp(s), the sums of e, e s, e s s and e e (the
+ * last without one maximum), the first index
+ * of the maximum, and how many entries come before the label's.  The maximum and the sum of e are those
+ * of the losses, to the last bit. */
+
+/* ---- contiguous entries ---------------------------------------------------------------------------- */
+
+/* Sums of biased e s and e s s, and of e e: a few groups of vectors plainly, then as running sums. */
+typedef struct { vec first, second, squares; int groups; wide firsts, seconds, squared; } moments;
+
+enum { PLAIN_GROUPS = 8 };
+
+SF_INLINE moments no_moments(void)
+{
+    moments none = {vset1(0), vset1(0), vset1(0), 0, wide_zero(), wide_zero(), wide_zero()};
+    return none;
+}
+
+SF_INLINE void flush_moments(moments *total)
+{
+    total->firsts = wide_add(total->firsts, total->first);
+    total->seconds = wide_add(total->seconds, total->second);
+    total->squared = wide_add(total->squared, total->squares);
+    total->first = total->second = total->squares = vset1(0);
+    total->groups = 0;
+}
+
+/* What count <= 4 vectors of s, and of biased exponentials, add. */
+SF_INLINE void add_moments(moments *total, const vec *s, const vec *e, const int count)
+{
+    const vec unbias = vset1((real)EXP_UNBIAS);
+    for (int k = 0; k < count; k++) {
+        vec p = vmul(e[k], unbias), es = vmul(e[k], s[k]);
+        total->first = vadd(total->first, es);
+        total->second = vfma(es, s[k], total->second);
+        total->squares = vfma(p, p, total->squares);
+    }
+    if (++total->groups == PLAIN_GROUPS)
+        flush_moments(total);
+}
+
+/* The sum of add_exponentials, in its order, and the moments.  d is not below the floor of exp, where
+ * nothing is left of e s: so s is finite. */
+static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m,
+                                       const sf_temperature *t, next_lines next, moments *total)
+{
+    const vec vm = vset1(m), inverse = vset1(t->inverse);
+    const vrate c = vector_rate(t);
+    moments sums = *total;
+    vec s[4], e[4];
+    ptrdiff_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        for (int b = 0; next.in && b < 4 * LANES * (int)REAL_BYTES; b += 64)
+            SF_PREFETCH(next.in + i * REAL_BYTES + b);
+        for (int first = 0; first < 4; first += EXP_INTERLEAVE) {
+            for (int k = first; k < first + EXP_INTERLEAVE; k++) {
+                e[k] = vmax(c.floor, vsub(vload(x + i + k * LANES), vm));
+                s[k] = vmul(e[k], inverse);
+            }
+            exp_steps(e + first, EXP_INTERLEAVE, c);
+        }
+        w = wide_add(w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
+        add_moments(&sums, s, e, 4);
+    }
+    vec rest = vset1(0);
+    for (; i < n; i += LANES) {
+        e[0] = i + LANES <= n ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY);
+        e[0] = vmax(c.floor, vsub(e[0], vm));
+        s[0] = vmul(e[0], inverse);
+        e[0] = vexp(e[0], c);
+        rest = vadd(rest, e[0]);
+        add_moments(&sums, s, e, 1);
+    }
+    *total = sums;
+    return wide_add(w, rest);
+}
+
+SF_INLINE double wide_total(wide w)
+{
+    double lanes[LANES];
+    wide_store(lanes, w);
+    return sf_lanes_total(lanes, LANES);
+}
+
+/* How many entries are limit or more. */
+static SF_NOINLINE ptrdiff_t count_from(const real *x, ptrdiff_t n, real limit)
+{
+    const vec least = vset1(limit);
+    ptrdiff_t count = 0, i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vec v = vload(x + i);
+        count += sf_count_bits(vequal_mask(vmax(v, least), v));
+    }
+    for (; i < n; i++)
+        count += x[i] >= limit;
+    return count;
+}
+
+/* The least number above a. */
+SF_INLINE real next_above(real a)
+{
+#if SF_DOUBLE
+    return nextafter(a, INFINITY);
+#else
+    return nextafterf(a, INFINITY);
+#endif
+}
+
+/* Entries [begin, begin + n) of a row that come before its label y, whose logit is x_y. */
+SF_INLINE ptrdiff_t count_before(const real *x, ptrdiff_t begin, ptrdiff_t n, ptrdiff_t y, real x_y)
+{
+    ptrdiff_t ahead = SF_MAX(0, SF_MIN(n, y - begin));
+    return count_from(x, ahead, x_y) + count_from(x + ahead, n - ahead, next_above(x_y));
+}
+
+/* ---- the steps --------------------------------------------------------------------------------------- */
+
+/* The row's label, or -1 for one that does not count or where there are none. */
+SF_INLINE ptrdiff_t label_or_none(const sf_call *call, ptrdiff_t row)
+{
+    return call->targets && row_counts(call, row) ? (ptrdiff_t)sf_label(call->targets, row) : -1;
+}
+
+SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                  const int width, sf_batch *batch, ptrdiff_t at)
+{
+    const ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    SF_ALIGNED(64) real m[2 * LANES], ties[2 * LANES], top[2 * LANES];
+    SF_ALIGNED(64) real label[2 * LANES], above_label[2 * LANES], above[2 * LANES], level[2 * LANES];
+    SF_ALIGNED(64) double sum[2 * LANES], first_moment[2 * LANES];
+    SF_ALIGNED(64) double second_moment[2 * LANES], squares[2 * LANES];
+    ptrdiff_t labels[2 * LANES];
+    load_tile(tile, call, first, count, width, m);
+    if (call->temperature_step)
+        tile_temperatures(tile, call, first, count);
+    for (ptrdiff_t i = 0; i < lanes; i++) {
+        labels[i] = i < count ? label_or_none(call, first + i) : -1;
+        label[i] = labels[i] < 0 ? 0 : tile->x[labels[i] * lanes + i];
+        above_label[i] = next_above(label[i]);
+    }
+    next_lines next = tile_next(call, first, count, tile, 0);
+    for (int k = 0; k < width; k++) {
+        const real *home = tile->x + k * LANES;
+        const vec vm = vload(m + k * LANES), inverse = vload(tile->inverse + k * LANES);
+        const vec x_y = vload(label + k * LANES), x_above = vload(above_label + k * LANES);
+        const vrate c = {vload(tile->hi + k * LANES), vload(tile->lo + k * LANES),
+                         vload(tile->floor + k * LANES)};
+        vec tied = vset1(0), best = tied, over = tied, equal = tied;
+        wide w = wide_zero();
+        moments sums = no_moments();
+        for (ptrdiff_t begin = 0; begin < n; begin += 4) {
+            const int some = (int)SF_MIN(4, n - begin);
+            vec d[4], e[4], s[4];
+            for (int j = 0; j < 4; j++)
+                d[j] = e[j] = s[j] = vset1(0);
+            for (int j = 0; j < some; j++) {
+                vec x = vload(home + (begin + j) * lanes);
+                if (next.in)
+                    SF_PREFETCH(next.in + ((begin + j) * lanes + k * LANES) * REAL_BYTES);
+                d[j] = vsub(x, vm);
+                e[j] = vmax(c.floor, d[j]);
+                s[j] = vmul(e[j], inverse);
+                over = vadd(over, vone_where_zero(vsub(vmax(x, x_above), x)));
+                equal = vadd(equal, vone_where_zero(vsub(vmax(x, x_y), x)));
+            }
+            if (some == 4) {
+                for (int j = 0; j < 4; j += EXP_INTERLEAVE)
+                    exp_steps(e + j, EXP_INTERLEAVE, c);
+            } else {
+                for (int j = 0; j < some; j++)
+                    e[j] = vexp(e[j], c);
+            }
+            for (int j = 0; j < some; j++) {
+                vec is_top = vone_where_zero(d[j]);
+                tied = vadd(tied, is_top);
+                best = vmax(best, vmul(is_top, vset1((real)(n - begin - j))));
+                e[j] = vzero_where_zero(d[j], e[j]);
+            }
+            w = wide_add(w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
+            add_moments(&sums, s, e, some);
+        }
+        flush_moments(&sums);
+        vstore(ties + k * LANES, tied);
+        vstore(top + k * LANES, best);
+        vstore(above + k * LANES, over);
+        vstore(level + k * LANES, equal);
+        wide_store(sum + k * LANES, w);
+        wide_store(first_moment + k * LANES, sums.firsts);
+        wide_store(second_moment + k * LANES, sums.seconds);
+        wide_store(squares + k * LANES, sums.squared);
+    }
+    tile_stats(call, first, count, m, sum, ties, batch->max + at, batch->rest + at);
+    for (ptrdiff_t i = 0; i < count; i++) {
+        ptrdiff_t y = labels[i];
+        batch->first_moment[at + i] = first_moment[i] * EXP_UNBIAS;
+        batch->second_moment[at + i] = second_moment[i] * EXP_UNBIAS;
+        batch->squares[at + i] = squares[i] + ((double)ties[i] - 1.0);
+        batch->top[at + i] = (double)(n - (ptrdiff_t)top[i]);
+        batch->above[at + i] = (double)above[i];
+        batch->quotient[at + i] =
+            y < 0 ? 0.0 : sf_quotient(label[i], m[i], sf_temperature_of(call, first + i));
+        /* Others as high as the label: those before it come first. */
+        if (y >= 0 && (level[i] != above[i] + 1 || !(label[i] > -INFINITY))) {
+            ptrdiff_t before = 0;
+            for (ptrdiff_t c = 0; c < n; c++) {
+                real x = tile->x[c * lanes + i];
+                before += x > label[i] || (x == label[i] && c < y);
+            }
+            batch->above[at + i] = (double)before;
+        }
+    }
+}
+FOR_BOTH_WIDTHS(statistics_tile, statistics_tile_of)
+
+static void statistics_row(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
+                           ptrdiff_t at)
+{
+    tile_temperatures(room, call, row, 1);
+    statistics_tile(room, call, row, 1, 1, batch, at);
+}
+
+static void statistics_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
+{
+    SF_ALIGNED(64) real x_buffer[BLOCK];
+    const sf_call *call = r->call;
+    const ptrdiff_t y = label_or_none(call, r->row);
+    const real x_y = y < 0 ? 0 : fetch_one(&call->x, sf_input_offset(call, &call->x, r->row)
+                                                         + y * call->x.class_stride);
+    for (ptrdiff_t b = first; b < first + count; b++) {
+        const ptrdiff_t n = block_length(call, b), begin = b * BLOCK;
+        const real *x = block_at(call, r->row, b, x_buffer);
+        next_lines next = next_of(call, x, x == x_buffer ? 0 : BLOCK, NULL, 0);
+        const real m = maximum(x, n);
+        ptrdiff_t k = 0;
+        moments sums = no_moments();
+        r->blocks.max[b] = m;
+        if (!isfinite(m)) {
+            r->blocks.rest[b] = has_nan(x, n) ? NAN : m > 0 ? 0.0 : -1.0;
+        } else {
+            k = find(x, n, m);
+            wide w = add_statistics(wide_zero(), x, k, m, r->temperature, next, &sums);
+            if (next.in)
+                next.in += k * REAL_BYTES;
+            w = add_statistics(w, x + k + 1, n - k - 1, m, r->temperature, next, &sums);
+            r->blocks.rest[b] = total(w);
+        }
+        flush_moments(&sums);
+        r->blocks.share[b] = wide_total(sums.firsts) * EXP_UNBIAS;
+        r->blocks.product[b] = wide_total(sums.seconds) * EXP_UNBIAS;
+        r->blocks.scaled[b] = wide_total(sums.squared);
+        r->blocks.top[b] = (double)(begin + k);
+        r->blocks.above[b] = y < 0 || m < x_y ? 0.0 : (double)count_before(x, begin, n, y, x_y);
+    }
+}
+
+/* With the block's maximum d above the row's (d <= 0, in units of T) and f = exp(d), a block's sums of
+ * e, e s and e s s become f S, f (A + d S) and f (V + 2 d A + d d S): no term cancels another. */
+static void merge_moments(const sf_long_row *r)
+{
+    const sf_call *call = r->call;
+    sf_batch *batch = r->batch;
+    const ptrdiff_t at = r->at, y = label_or_none(call, r->row);
+    const double temperature = sf_temperature_of(call, r->row);
+    double above = 0.0, m = -INFINITY;
+    ptrdiff_t winner = 0;
+    for (ptrdiff_t b = 0; b < r->n_blocks; b++)
+        if (r->blocks.max[b] > m) {
+            m = r->blocks.max[b];
+            winner = b;
+        }
+    /* The blocks' sums of e, before their rests become factors. */
+    sf_sum first = {0, 0}, second = {0, 0}, squares = {0, 0};
+    for (ptrdiff_t b = 0; b < r->n_blocks; b++) {
+        double a = r->blocks.share[b], s = 1.0 + r->blocks.rest[b], d = 0.0;
+        above += r->blocks.above[b];
+        if (isfinite(m) && isfinite(r->blocks.max[b])) {
+            d = sf_quotient(r->blocks.max[b], m, temperature);
+            r->blocks.product[b] += d * (2.0 * a + d * s);
+            r->blocks.share[b] = a + d * s;
+        }
+    }
+    merge_statistics(r);
+    for (ptrdiff_t b = 0; b < r->n_blocks; b++) {
+        double f = r->blocks.rest[b];
+        if (f == 0.0) /* d may be infinite */
+            continue;
+        sf_sum_add(&first, f * r->blocks.share[b]);
+        sf_sum_add(&second, f * r->blocks.product[b]);
+        sf_sum_add(&squares, f * f * (r->blocks.scaled[b] + (b == winner ? 0.0 : 1.0)));
+    }
+    batch->first_moment[at] = sf_sum_value(first);
+    batch->second_moment[at] = sf_sum_value(second);
+    batch->squares[at] = sf_sum_value(squares);
+    batch->top[at] = r->blocks.top[winner];
+    batch->above[at] = above;
+    batch->quotient[at] = 0.0;
+    if (y >= 0) {
+        double x_y = (double)fetch_one(&call->x, sf_input_offset(call, &call->x, r->row)
+                                                     + y * call->x.class_stride);
+        batch->quotient[at] = sf_quotient(x_y, m, temperature);
+    }
+}
+
+static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
+                              ptrdiff_t at, sf_result *result)
+{
+    const sf_columns *to = call->columns;
+    const double *s_y = batch->quotient + at;
+    double e_y[SF_BATCH];
+    SF_ASSUME(count > 0);
+    exp_doubles(s_y, e_y, count, sf_make_rate(1.0));
+    double sum[SF_BATCH], mean[SF_BATCH], inverse[SF_BATCH];
+    const double *row_max = batch->max + at, *rest = batch->rest + at, *log_sum = batch->log_sum + at;
+    const double *temperature = call->temperature + first * call->temperature_step;
+    const ptrdiff_t step = call->temperature_step, put = call->first_row + first;
+    for (ptrdiff_t i = 0; i < count; i++) { /* NaN where the row has no probabilities */
+        sum[i] = 1.0 + rest[i] + (row_max[i] - row_max[i]);
+        inverse[i] = 1.0 / sum[i];
+        mean[i] = batch->first_moment[at + i] * inverse[i];
+        to->confidence[put + i] = inverse[i];
+        to->uncertainty[put + i] = rest[i] * inverse[i];
+        to->entropy[put + i] = log_sum[i] - mean[i];
+    }
+    for (ptrdiff_t i = 0; i < count; i++) {
+        to->logsumexp[put + i] = isfinite(row_max[i]) ? row_max[i] / temperature[i * step] + log_sum[i]
+                               : rest[i] == rest[i] ? row_max[i] : rest[i];
+        to->prediction[put + i] = sum[i] == sum[i] ? (int64_t)batch->top[at + i] : -1;
+    }
+    for (ptrdiff_t i = 0; to->loss && i < count; i++) {
+        if (!sf_row_counts(call->targets, first + i, call->n_classes, result)) {
+            to->loss[put + i] = to->brier[put + i] = 0.0;
+            to->slope[put + i] = to->curvature[put + i] = 0.0;
+            to->rank[put + i] = -1;
+            continue;
+        }
+        const double t = temperature[i * step];
+        to->loss[put + i] = log_sum[i] - s_y[i];
+        to->rank[put + i] = sum[i] == sum[i] ? (int64_t)batch->above[at + i] : call->n_classes;
+        /* (1 - p_y)^2 and the squares of the others' p: nothing cancels where p_y is next to 1. */
+        const int hit = to->prediction[put + i] == sf_label(call->targets, first + i);
+        const double others = batch->squares[at + i] + (hit ? 0.0 : 1.0 - e_y[i] * e_y[i]);
+        const double missing = hit ? rest[i] * inverse[i] : 1.0 - e_y[i] * inverse[i];
+        to->brier[put + i] = missing * missing + others * inverse[i] * inverse[i];
+        to->slope[put + i] = t * (mean[i] - s_y[i]);
+        to->curvature[put + i] =
+            t * t * (batch->second_moment[at + i] * inverse[i] - mean[i] * mean[i]);
+    }
+}
