@@ -1,5 +1,6 @@
 """The search for the temperature that calibrates: passes over rows, and what their sums tell."""
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -18,7 +19,7 @@ _SMALL_STEP = 1e-4
 _RISE, _FALL = 10.0, 5.0
 # Σ v·g of what cancels exactly is this share of Σ v·|g|, or less.
 _ROUNDING = 4e-16
-# After so many passes only bisection is trusted to gain.
+# After so many passes every other one bisects.
 _TRUSTED = 12
 _MOST_PASSES = 200
 # Derivatives of a smaller ratio are no pair to interpolate between.
@@ -70,8 +71,8 @@ class PassSums:
     n_rows: int = 0  # all of them
     n: int = 0  # those in the sums
     first_nonfinite: int = -1  # the first row that nan_policy is about
-    all_constant: bool = True
-    all_maximal: bool = True  # every label is a maximum of its row
+    all_constant: bool = True  # all rows are, of those in the sums; told at 1/T = 1 alone
+    all_maximal: bool = True  # every label is a maximum of its row; likewise
     sums: np.ndarray = field(default_factory=_zeros)
     lost: np.ndarray = field(default_factory=_zeros)  # what rounding took from the sums
 
@@ -193,7 +194,7 @@ class LabelledRows:
         else:
             columns = self._limits(beta)
         for c in columns:
-            total += self._sums_of(c)
+            total += self._sums_of(c, beta == 1)
         return total
 
     def _limits(self, beta):
@@ -203,7 +204,7 @@ class LabelledRows:
             x = self.x._replace(array=view.reshape(-1, view.shape[-1])).widened(np.float64)
             yield _limit_of(x, rows, self.labels[rows], self.ignore_index, beta)
 
-    def _sums_of(self, c):
+    def _sums_of(self, c, tells):
         y = self.labels[c.rows]
         v = None if self.sample_weight is None else self.sample_weight[c.rows]
         counted = np.ones(len(y), bool) if self.ignore_index is None else y != self.ignore_index
@@ -236,19 +237,22 @@ class LabelledRows:
             sums[_SIZE] = np.abs(vg).sum()
             sums[_SQUARES] = (vg * vg).sum()
             sums[_WEIGHT] = n if v is None else v.sum()
-        constant = not slope.any() and not curvature.any()
         return PassSums(
             len(y),
             n,
             first,
-            constant and self._are_constant(np.flatnonzero(counted) + c.rows.start),
-            self._are_maximal(np.flatnonzero(counted & (c.rank > 0)), c),
+            tells and self._are_constant(np.flatnonzero(counted) + c.rows.start),
+            tells and self._are_maximal(np.flatnonzero(counted & (c.rank > 0)), c),
             sums,
         )
 
     def _logits_at(self, rows, classes):
-        at = np.unravel_index(rows, self.shape) if self.shape else ()
-        return self.x._replace(array=self.x.array[(*at, classes)]).widened(np.float64)
+        array = self.x.array
+        if self.shape:
+            at = (*np.unravel_index(rows, self.shape), classes)
+        else:
+            array, at = array[np.newaxis], (rows, classes)
+        return self.x._replace(array=array[at]).widened(np.float64)
 
     def _are_maximal(self, places, c):
         """Whether the labels of these rows of a block, which are not first, equal the maxima."""
@@ -260,13 +264,13 @@ class LabelledRows:
         return True
 
     def _are_constant(self, rows):
-        for some in _few_then_all(rows):
-            for row in some:
-                at = np.unravel_index(row, self.shape) if self.shape else ()
-                x = self.x._replace(array=self.x.array[at]).widened(np.float64)
-                x = x[x > -np.inf]
-                if x.min() < x.max():
-                    return False
+        step = max(1, _layout.BLOCK_ELEMENTS // self.x.array.shape[-1])
+        cuts = [0, 1, *range(min(16, step), len(rows), step), len(rows)]
+        for start, stop in itertools.pairwise(cuts):
+            x = self._logits_at(rows[start:stop], slice(None))
+            least = x.min(axis=1, initial=np.inf, where=x > -np.inf)
+            if (least < x.max(axis=1)).any():
+                return False
         return True
 
 
@@ -426,7 +430,7 @@ def _least(look, first, start):
             elif not at.is_flat(beta):
                 new = min(new, beta * _RISE)
         elif not low < new < high or (
-            abs(step) > abs(last_step) / 2 and not (is_safe and tried < _TRUSTED)
+            not is_safe and abs(step) > abs(last_step) if tried < _TRUSTED else tried % 2
         ):
             new = _between(low, high)
         if new in (beta, 0.0, math.inf):

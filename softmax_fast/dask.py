@@ -3,6 +3,7 @@
 Needs Dask: ``pip install "softmax-fast[dask]"``.
 """
 
+import copy
 import functools
 
 import dask
@@ -206,8 +207,9 @@ def _of_block(function):
 
 @_of_block
 def _evaluated(logits, targets, sample_weight, axis, evaluator):
-    empty = Evaluator(**evaluator.options._asdict(), n_threads=evaluator.n_threads)
-    return empty.update(logits, targets, sample_weight=sample_weight, axis=axis)
+    # On threads the tasks share the one evaluator that was given.
+    own = copy.deepcopy(evaluator)
+    return own.update(logits, targets, sample_weight=sample_weight, axis=axis)
 
 
 @_of_block

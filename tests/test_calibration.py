@@ -373,12 +373,12 @@ def test_bad_arguments_are_named(options, error, text):
         sf.fit_temperature(arguments.pop("logits"), arguments.pop("targets"), **arguments)
 
 
-@pytest.mark.parametrize("shape", [(5000, 12), (300, 700)], ids=str)
+@pytest.mark.parametrize("shape", [(2500, 12), (60, 700)], ids=str)
 def test_the_same_bits_for_any_threads_and_layout(shape, dtype):
     x, y = simulated(*shape, 1.8)
     x = x.astype(dtype)
     expected = sf.fit_temperature(x, y, n_threads=1)
-    for n_threads in (2, 3, None):
+    for n_threads in (2, None):
         assert sf.fit_temperature(x, y, n_threads=n_threads) == expected
     for layout, view in laid_out(x):
         assert sf.fit_temperature(view, y) == expected, layout
@@ -433,7 +433,7 @@ def test_a_sample_shortens_the_way_and_changes_nothing():
     sample = rows.sample()
     assert 16 * len(sample.labels) <= len(rows.labels)
     without = _temperature.fit(
-        lambda beta: rows.sums_at(beta, None), nan_policy="raise", row_error=None
+        lambda beta: rows.sums_at(beta, 1), nan_policy="raise", row_error=None
     )
     fit = sf.fit_temperature(x, y)
     assert fit.temperature == pytest.approx(without.temperature, rel=1e-9)
