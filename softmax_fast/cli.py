@@ -45,6 +45,11 @@ EVALUATED_ELEMENTS = 1 << 24
 # few pages per entry.
 LEAST_NEIGHBOURS = 512
 PROGRAM = "softmax-fast"
+REASONS = {
+    "separable": ": every label is a maximum of its row, and the loss falls as long as T does",
+    "uninformative": ": the labels are no likelier than other classes, whatever T > 0",
+    "constant": ": the logits of every row are equal, and T changes nothing",
+}
 NO_PROBABILITIES = "NaN or +inf, or nothing but -inf"
 
 
@@ -447,9 +452,10 @@ def calibrate(arguments):
         print_json(results)
         return
     passes = "pass" if whole.n_passes == 1 else "passes"
+    error = "" if math.isnan(whole.stderr) else f" ± {whole.stderr:.2g}"
     lines = [
-        ("temperature", f"{whole.temperature:.6g} ± {whole.stderr:.2g}"),
-        ("status", f"{whole.status}, {whole.n_passes} {passes}"),
+        ("temperature", f"{whole.temperature:.6g}{error}"),
+        ("status", f"{whole.status}, {whole.n_passes} {passes}{REASONS.get(whole.status, '')}"),
     ]
     titles = {
         "fitted_rows": "on the rows that T was fitted on, which flatters",
@@ -462,8 +468,8 @@ def calibrate(arguments):
         lines.append((titles[name], ""))
         lines.append(("rows", f"{before.n}"))
         if after is None:
-            lines.append(("mean loss", f"{before.loss:.6g} before"))
-            lines.append(("calibration error", f"{before.ece:.6f} before"))
+            lines.append(("mean loss", f"{before.loss:.6g} at T = 1"))
+            lines.append(("calibration error", f"{before.ece:.6f} at T = 1"))
             continue
         lines.append(("mean loss", f"{before.loss:.6g} → {after.loss:.6g}"))
         floor = f"  (a calibrated model: {after.ece_floor:.6f})"

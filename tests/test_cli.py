@@ -929,7 +929,8 @@ def test_fits_without_a_temperature(run, calibrate, save, logits, status, temper
     assert results["fitted_rows"]["loss_before"] > 0
     assert (results["fitted_rows"]["loss"] is None) == (status != "constant")
     code, out, err = run("calibrate", *files, *more)
-    assert (code, err) == (0, "") and status in out
+    assert (code, err) == (0, "") and f"\nstatus             {status}, " in out
+    assert cli.REASONS[status] in out and "nan" not in out
 
 
 def test_rows_that_no_temperature_fits(run, save, classifier):
