@@ -451,8 +451,8 @@ class Evaluator:
     -----
     It keeps counts and sums alone, O(``n_bins``) numbers and with ``classwise`` O(C ``n_bins``),
     whatever the number of rows; it can be pickled. Sums are compensated: the result is the same to
-    1e-15 relative whatever the pieces and the order of updates and merges; `Evaluation`'s
-    ``first_nonfinite`` counts the rows in that order.
+    1e-15 relative whatever the pieces and the order of updates and merges (standard errors to 1e-17
+    of the mean where that is more); ``first_nonfinite`` counts the rows in that order.
 
     Examples
     --------
