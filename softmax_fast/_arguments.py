@@ -545,9 +545,8 @@ def n_bins(value):
     return count
 
 
-def uniform_bins(value, available):
+def uniform_bins(count, available):
     """A number of equal bins that are whole ones of those an evaluation has counted."""
-    count = n_bins(value)
     if available % count:
         raise ValueError(
             f"n_bins = {count} does not divide the {available} bins of this evaluation: give "

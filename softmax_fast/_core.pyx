@@ -344,6 +344,7 @@ def row_statistics(block, options, double[:, ::1] numbers, int64_t[:, ::1] place
     call.run(SF_ROW_STATISTICS, sums)
 
 
+
 def exponentials(block, double[::1] shift, double[::1] scale, int n_threads):
     call = Call(block, n_threads)
     call.call.row_max = &shift[0]
@@ -360,6 +361,121 @@ def add_target_weights(targets, Py_ssize_t n_rows, Py_ssize_t n_classes, sample_
         t = Targets(targets, sample_weight, None, options)
         with nogil:
             sf_target_weights(&t.targets, n_rows, n_classes, &sums.result)
+
+
+# ---- evaluations ----------------------------------------------------------------------------------------
+
+cdef inline void put(double *hi, double *lo, double x) noexcept nogil:
+    """Knuth's two-sum."""
+    cdef double total = hi[0] + x
+    cdef double part = total - hi[0]
+    lo[0] += (hi[0] - (total - part)) + (x - part)
+    hi[0] = total
+
+
+cdef inline double rounding(double a, double b, double p) noexcept nogil:
+    """What p = a b has lost, by Veltkamp's splitting and Dekker's product; 0 beyond the range."""
+    cdef double c = a * 134217729.0, d = b * 134217729.0
+    cdef double a_hi = c - (c - a), b_hi = d - (d - b)
+    cdef double a_lo = a - a_hi, b_lo = b - b_hi
+    cdef double error = ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo
+    return error if error - error == 0 else 0.0
+
+
+cdef inline void put_moments(double *hi, double *lo, double x, double v, double vv) noexcept nogil:
+    """Add v x, vv x and vv x²; the last two as if products were not rounded.
+
+    The variance is what remains of them, where all x are nearly equal, after much cancellation.
+    """
+    cdef double once = vv * x
+    cdef double lost = rounding(vv, x, once)
+    cdef double twice = once * x
+    put(hi, lo, v * x)
+    put(hi + 1, lo + 1, once)
+    lo[1] += lost
+    put(hi + 2, lo + 2, twice)
+    lo[2] += rounding(once, x, twice) + lost * x
+
+
+cdef inline void put_in_bin(double *hi, double *lo, Py_ssize_t n_bins, double c, bint hit, double v,
+                            double vv) noexcept nogil:
+    put(hi, lo, v)
+    put(hi + n_bins, lo + n_bins, vv)
+    put(hi + 2 * n_bins, lo + 2 * n_bins, v * c)
+    if hit:
+        put(hi + 3 * n_bins, lo + 3 * n_bins, v)
+    put(hi + 4 * n_bins, lo + 4 * n_bins, vv * (c * (1.0 - c)))
+
+
+def add_rows(const double[::1] confidence, const double[::1] entropy, const double[::1] loss,
+             const double[::1] brier, const double[::1] slope, const double[::1] curvature,
+             const int64_t[::1] prediction, const int64_t[::1] rank, const double[::1] weights,
+             const int64_t[::1] bins, const int64_t[::1] cells, const int64_t[::1] top_k,
+             int64_t[::1] counts, double[:, ::1] sums,
+             double[:, :, ::1] bin_sums, int64_t[::1] bin_counts,
+             double[:, :, ::1] cell_sums, int64_t[::1] cell_counts):
+    """Add rows to what `_evaluation_state.State` keeps, in its order.
+
+    Returns the first row without probabilities and the first of infinite loss, or -1.
+    """
+    cdef Py_ssize_t i, j, n_sums = sums.shape[1], first_bad = -1, first_infinite = -1
+    cdef double v = 1.0, vv = 1.0
+    cdef double *hi = &sums[0, 0]
+    cdef double *lo = &sums[1, 0]
+    cdef double *bin_hi = &bin_sums[0, 0, 0]
+    cdef double *bin_lo = &bin_sums[1, 0, 0]
+    cdef double *cell_hi = &cell_sums[0, 0, 0]
+    cdef double *cell_lo = &cell_sums[1, 0, 0]
+    cdef Py_ssize_t n_bins = bin_sums.shape[2], n_cells = cell_sums.shape[2]
+    cdef bint hit
+    with nogil:
+        for i in range(rank.shape[0]):
+            if weights is not None:
+                v = weights[i]
+                vv = v * v
+            if rank[i] < 0 or not v > 0:
+                counts[1] += 1
+                continue
+            if prediction[i] < 0:
+                counts[2] += 1
+                put(hi + 2, lo + 2, v)
+                put(hi + 3, lo + 3, vv)
+                if first_bad < 0:
+                    first_bad = i
+                continue
+            counts[0] += 1
+            put(hi, lo, v)
+            put(hi + 1, lo + 1, vv)
+            if loss[i] - loss[i] == 0:
+                put_moments(hi + 4, lo + 4, loss[i], v, vv)
+                put(hi + 15, lo + 15, v * slope[i])
+                put(hi + 16, lo + 16, v * curvature[i])
+            else:
+                counts[3] += 1
+                if first_infinite < 0:
+                    first_infinite = i
+            put_moments(hi + 7, lo + 7, brier[i], v, vv)
+            hit = rank[i] == 0
+            if hit:
+                counts[4] += 1
+                put(hi + 10, lo + 10, v)
+                put(hi + 11, lo + 11, vv)
+            put(hi + 12, lo + 12, v / (rank[i] + 1.0))
+            put(hi + 13, lo + 13, v * entropy[i])
+            put(hi + 14, lo + 14, v * confidence[i])
+            for j in range(top_k.shape[0]):
+                if rank[i] < top_k[j]:
+                    counts[5 + j] += 1
+                    put(hi + 17 + j, lo + 17 + j, v)
+            bin_counts[bins[i]] += 1
+            cell_counts[cells[i]] += 1
+            put_in_bin(bin_hi + bins[i], bin_lo + bins[i], n_bins, confidence[i], hit, v, vv)
+            put_in_bin(cell_hi + cells[i], cell_lo + cells[i], n_cells, confidence[i], hit, v, vv)
+        # Beyond the range there is nothing to keep.
+        for j in range(n_sums):
+            if not hi[j] - hi[j] == 0:
+                lo[j] = 0.0
+    return first_bad, first_infinite
 
 
 # ---- binary losses ------------------------------------------------------------------------------------

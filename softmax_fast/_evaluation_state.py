@@ -7,6 +7,10 @@ from them, are the same to 1e-15 whatever the order of rows, blocks and merges.
 
 import numpy as np
 
+from . import _core
+
+# The orders are those of `_core.add_rows`.
+
 # Σ over the rows that count. v is the weight, hit whether the prediction is the label; "vv" stands
 # for v². Rows without probabilities add to "v bad" and "vv bad" alone, those of infinite loss
 # nothing to the loss's sums, the slope and the curvature.
@@ -57,71 +61,32 @@ class State:
 
     def add(self, columns, weights):
         """Add the rows of `Columns` with their weights, or None for 1 each."""
-        counts = columns.rank >= 0
-        if weights is not None:
-            counts &= weights > 0
-        known = columns.prediction >= 0
-        good, bad = counts & known, counts & ~known
-        infinite = good & np.isinf(columns.loss)
+        with np.errstate(all="ignore"):
+            bins, cells = bins_of(columns.confidence, self.n_bins), cells_of(columns.confidence)
         first_bad, first_infinite = (
-            self.n_rows + int(a.argmax()) if a.any() else None for a in (bad, infinite)
-        )
-        self.first_bad = _first(self.first_bad, first_bad)
-        self.first_nonfinite = _first(self.first_nonfinite, first_bad, first_infinite)
-        self.n_rows += len(counts)
-
-        all_good = good.all()
-        loss, rank, brier, slope, curvature, confidence, entropy = (
-            column if all_good else column[good]
-            for column in (
+            None if row < 0 else self.n_rows + row
+            for row in _core.add_rows(
+                columns.confidence,
+                columns.entropy,
                 columns.loss,
-                columns.rank,
                 columns.brier,
                 columns.slope,
                 columns.curvature,
-                columns.confidence,
-                columns.entropy,
+                columns.prediction,
+                columns.rank,
+                weights,
+                bins,
+                cells,
+                np.array([min(k, self.n_classes) for k in self.top_k], np.int64),
+                self.counts,
+                self.sums,
+                *self.bins,
+                *self.cells,
             )
         )
-        v = None if weights is None else weights[good]
-        hit = rank == 0
-        within = [rank < min(k, self.n_classes) for k in self.top_k]
-        self.counts += [
-            len(rank),
-            len(counts) - int(counts.sum()),
-            int(bad.sum()),
-            int(infinite.sum()),
-            int(hit.sum()),
-            *(int(w.sum()) for w in within),
-        ]
-
-        parts = dict.fromkeys(SUMS, (0.0, 0.0))
-        with np.errstate(all="ignore"):
-            vv = None if v is None else v * v
-            parts["v"], parts["vv"] = _count(v, len(rank)), _count(vv, len(rank))
-            if first_bad is not None:
-                v_bad = None if weights is None else weights[bad]
-                n_bad = int(bad.sum())
-                parts["v bad"] = _count(v_bad, n_bad)
-                parts["vv bad"] = _count(None if v is None else v_bad * v_bad, n_bad)
-            parts["v brier"], parts["vv brier"], parts["vv brier²"] = _moments(brier, v, vv)
-            parts["v hit"], parts["vv hit"] = _share(hit, v), _share(hit, vv)
-            parts["v reciprocal rank"] = _sum(_times(v, 1.0 / (rank + 1.0)))
-            parts["v entropy"] = _sum(_times(v, entropy))
-            parts["v confidence"] = _sum(_times(v, confidence))
-            u, uu = v, vv
-            if first_infinite is not None:
-                finite = np.isfinite(loss)
-                loss, slope, curvature = loss[finite], slope[finite], curvature[finite]
-                if v is not None:
-                    u, uu = v[finite], vv[finite]
-            parts["v loss"], parts["vv loss"], parts["vv loss²"] = _moments(loss, u, uu)
-            parts["v slope"] = _sum(_times(u, slope))
-            parts["v curvature"] = _sum(_times(u, curvature))
-            shares = [_share(w, v) for w in within]
-            _accumulate(self.sums, *np.array([*parts.values(), *shares]).T)
-            _add_to_bins(self.bins, bins_of(confidence, self.n_bins), confidence, hit, v, vv)
-            _add_to_bins(self.cells, cells_of(confidence), confidence, hit, v, vv)
+        self.first_bad = _first(self.first_bad, first_bad)
+        self.first_nonfinite = _first(self.first_nonfinite, first_bad, first_infinite)
+        self.n_rows += len(columns.rank)
 
     def add_classes(self, probabilities, labels, weights):
         """Add rows that count, of probabilities (n, C), to the bins of each class."""
@@ -189,8 +154,8 @@ def edges_of(n_bins):
 def bins_of(confidence, n_bins):
     """The bin of each confidence: (lo, hi] of `edges_of`, and 0 in the first."""
     edges = edges_of(n_bins)
-    at = np.clip((confidence * n_bins).astype(np.intp), 0, n_bins - 1)
-    at += np.subtract(confidence > edges[1:][at], confidence <= edges[at], dtype=np.intp)
+    at = np.clip((confidence * n_bins).astype(np.int64), 0, n_bins - 1)
+    at += np.subtract(confidence > edges[1:][at], confidence <= edges[at], dtype=np.int64)
     return np.clip(at, 0, n_bins - 1)
 
 
@@ -225,26 +190,6 @@ def cell_ends():
     return np.concatenate([low.view(np.float64), high, [1.0]])
 
 
-def _add_to_bins(bins, index, confidence, hit, v, vv):
-    sums, counts = bins
-    n = len(counts)
-    here = np.bincount(index, minlength=n)
-    counts += here
-    spread = confidence * (1.0 - confidence)
-    parts = [
-        sum_by(index, _times(v, confidence), n),
-        sum_by(index, _times(vv, spread), n),
-    ]
-    if v is None:
-        hits = np.bincount(index[hit], minlength=n)
-        exact = [(here, 0), (here, 0), (hits, 0)]
-    else:
-        at, of = index[hit], v[hit]
-        exact = [sum_by(index, v, n), sum_by(index, vv, n), sum_by(at, of, n)]
-    for i, part in zip((0, 1, 3, 2, 4), (*exact, *parts), strict=True):
-        _accumulate(sums[:, i], *part)
-
-
 # Sums
 
 
@@ -257,18 +202,6 @@ def _accumulate(pair, hi, lo):
         # Beyond the range there is nothing to keep.
         pair[1] += np.where(np.isfinite(total), lost + lo, 0.0)
     pair[0] = total
-
-
-def _times(v, values):
-    return values if v is None else v * values
-
-
-def _count(v, n):
-    return (float(n), 0.0) if v is None else _sum(v)
-
-
-def _share(chosen, v):
-    return _count(None if v is None else v[chosen], int(chosen.sum()))
 
 
 def _parts(values):
@@ -300,37 +233,3 @@ def sum_by(index, values, n):
     """Σ of the values of each index below n, and what they lost."""
     hi, *lost = (np.bincount(index, part, n) for part in _parts(values))
     return hi, sum(lost, np.zeros(n))
-
-
-def _product(a, b):
-    """a b and its rounding error, by Veltkamp's splitting and Dekker's product."""
-    p = a * b
-    a_hi, a_lo = _halves(a)
-    b_hi, b_lo = _halves(b)
-    error = ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo
-    return p, np.where(np.isfinite(error), error, 0.0)
-
-
-def _halves(a):
-    c = a * 134217729.0
-    hi = c - (c - a)
-    return hi, a - hi
-
-
-def _moments(x, v, vv):
-    """Σ v x, Σ v² x and Σ v² x²; the last two as if products were not rounded.
-
-    The variance is what remains of them, where all x are nearly equal, after much cancellation.
-    """
-    if v is None:
-        once = _sum(x)
-        square, error = _product(x, x)
-        return once, once, _both(square, error)
-    once, lost = _product(vv, x)
-    square, error = _product(once, x)
-    return _sum(v * x), _both(once, lost), _both(square, error + lost * x)
-
-
-def _both(values, errors):
-    hi, lo = _sum(values)
-    return hi, lo + errors.sum()

@@ -323,15 +323,14 @@ class Evaluation:
         >>> bins.count, bins.confidence.round(6), bins.accuracy
         (array([1, 1]), array([0.5, 0.8]), array([0., 1.]))
         """
-        if _arguments.strategy(strategy) == "quantile":
-            count = self.n_bins if n_bins is None else _arguments.n_bins(n_bins)
-            return _reliability(*_equal_mass(self._state.cells, count))
-        count = self.n_bins
-        if n_bins is not None:
-            count = _arguments.uniform_bins(n_bins, self.n_bins)
-        group = np.arange(self.n_bins) // (self.n_bins // count)
-        edges = edges_of(count)
-        return _reliability(edges, *_grouped(self._state.bins, group, count))
+        uniform = _arguments.strategy(strategy) == "uniform"
+        count = self.n_bins if n_bins is None else _arguments.n_bins(n_bins)
+        with np.errstate(all="ignore"):
+            if not uniform:
+                return _reliability(*_equal_mass(self._state.cells, count))
+            width = self.n_bins // _arguments.uniform_bins(count, self.n_bins)
+            group = np.arange(self.n_bins) // width
+            return _reliability(edges_of(count), *_grouped(self._state.bins, group, count))
 
     def as_dict(self):
         """All attributes by name, with the keys of ``top_k`` as strings: ``json.dumps`` takes it.
@@ -598,7 +597,8 @@ class Evaluator:
         Evaluation
             It stays as it is when more rows are added.
         """
-        return _evaluation(copy.deepcopy(self._state), self._options)
+        with np.errstate(all="ignore"):
+            return _evaluation(copy.deepcopy(self._state), self._options)
 
 
 def evaluate(
@@ -772,15 +772,15 @@ def _evaluation(state, options):
 
     loss = known(math.inf if infinite else share(s["v loss"]))
     bins = _gaps(*state.bins)
+    off = np.abs(bins.gap) / bins.weight
     mass = _gaps(*_equal_mass(state.cells, options.n_bins)[1:])
-    with np.errstate(all="ignore"):
-        floor = math.sqrt(2 / math.pi) * float(np.sqrt(state.bins[0].sum(axis=0)[-1]).sum())
+    floor = math.sqrt(2 / math.pi) * float(np.sqrt(state.bins[0].sum(axis=0)[-1]).sum())
     classwise = None
     if options.classwise:
         classwise = math.nan
         if state.classes is not None and not has_bad:
             errors = np.abs(state.classes[0] + state.classes[1]).sum(axis=1)
-            classwise = _ratio(math.fsum(errors), weight * state.n_classes)
+            classwise = _ratio(float(errors.sum()) / state.n_classes, weight)
     return Evaluation(
         n=n,
         n_ignored=ignored,
@@ -803,11 +803,11 @@ def _evaluation(state, options):
         brier_stderr=known(_mean_stderr(v, vv, s["v brier"], s["vv brier"], s["vv brier²"], n)),
         entropy=known(share(s["v entropy"])),
         confidence=known(share(s["v confidence"])),
-        ece=known(_ratio(math.fsum(np.abs(bins.gap)), weight)),
-        mce=known(float(np.max(np.abs(bins.gap) / bins.weight)) if len(bins.gap) else math.nan),
-        rms_ce=known(math.sqrt(math.fsum(bins.gap**2 / bins.weight) / weight) if n else math.nan),
+        ece=known(_ratio(float(np.abs(bins.gap).sum()), weight)),
+        mce=known(float(off.max(initial=0.0)) if n else math.nan),
+        rms_ce=known(float(np.sqrt((off * off * (bins.weight / weight)).sum())) if n else math.nan),
         ece_floor=known(_ratio(floor, weight)),
-        ece_equal_mass=known(_ratio(math.fsum(np.abs(mass.gap)), weight)),
+        ece_equal_mass=known(_ratio(float(np.abs(mass.gap).sum()), weight)),
         classwise_ece=classwise,
         temperature_hint=_hint(options.temperature, s, n)
         if not has_bad and not infinite
@@ -861,20 +861,19 @@ def _equal_mass(cells, n):
     group = filled
     if len(filled):
         middle = (before - weight / 2) / before[-1]
-        group = np.minimum((middle * n).astype(np.intp), n - 1)
+        group = np.clip((middle * n).astype(np.int64), 0, n - 1)
         ends = np.concatenate([[0.0], cell_ends()[filled]])
         edges[1:-1] = ends[np.searchsorted(group, np.arange(1, n))]
     return edges, *_grouped((sums[:, :, filled], counts[filled]), group, n)
 
 
 def _reliability(edges, sums, counts):
-    with np.errstate(all="ignore"):
-        weight, squares, confidence, hits, _ = sums.sum(axis=0)
-        q = hits / weight
-        m = weight * weight / squares
-        z = _Z * _Z / m
-        middle = (q + z / 2) / (1 + z)
-        half = _Z * np.sqrt(q * (1 - q) / m + z / (4 * m)) / (1 + z)
-        lower = np.where(q == 0, 0.0, np.maximum(middle - half, 0.0))
-        upper = np.where(q == 1, 1.0, np.minimum(middle + half, 1.0))
-        return Reliability(edges, counts.copy(), confidence / weight, q, lower, upper)
+    weight, squares, confidence, hits, _ = sums.sum(axis=0)
+    q = hits / weight
+    m = weight * weight / squares
+    z = _Z * _Z / m
+    middle = (q + z / 2) / (1 + z)
+    half = _Z * np.sqrt(q * (1 - q) / m + z / (4 * m)) / (1 + z)
+    lower = np.where(q == 0, 0.0, np.maximum(middle - half, 0.0))
+    upper = np.where(q == 1, 1.0, np.minimum(middle + half, 1.0))
+    return Reliability(edges, counts.copy(), confidence / weight, q, lower, upper)

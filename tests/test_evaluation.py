@@ -468,6 +468,21 @@ def test_a_factor_of_all_weights_changes_only_their_sum():
     same(one, other, rel=1e-12)
 
 
+@pytest.mark.parametrize("weight", [1e308, 1e200, 1e-200, 5e-324])
+def test_weights_at_the_ends_of_their_range_do_no_harm(weight):
+    x, y = logits((50, 4), np.float64), labels(50, 4)
+    found = evaluate(x, y, sample_weight=np.full(50, weight), classwise=True)
+    expected = evaluate(x, y, classwise=True)
+    assert found.n == 50
+    if 50 * weight < INF and weight > 1e-300:
+        for name in ("loss", "accuracy", "brier", "ece", "mce", "rms_ce", "classwise_ece"):
+            value = pytest.approx(getattr(expected, name), rel=1e-12)
+            assert getattr(found, name) == value, name
+    for strategy in ("uniform", "quantile"):
+        assert found.reliability(strategy=strategy).count.sum() == 50
+    assert str(found)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_standard_error_of_nearly_equal_losses_keeps_its_digits(weighted):
     rng = generator(3)
