@@ -115,7 +115,9 @@ class PassSums:
 
     @property
     def curvature(self):
-        return self._sum(_CURVATURE)
+        """Σ v·Var, or 0 where logits are so large or small that their squares are no numbers."""
+        curvature = self._sum(_CURVATURE)
+        return curvature if math.isfinite(curvature) else 0.0
 
     @property
     def squares(self):
@@ -367,8 +369,10 @@ def fit(sums_at, *, nan_policy, row_error, start=None):
     beta, at = _least(look, first, start)
     if not beta:
         return result(math.inf, math.nan, at.mean_loss, "uninformative")
+    if math.isnan(at.slope):
+        return result(math.nan, math.nan, math.nan, "nonfinite")
     step = 0.0
-    if at.slope:
+    if at.slope and at.curvature:
         step = -at.slope / at.curvature
         if not abs(step) <= _SMALL_STEP * beta:
             step = 0.0
@@ -417,7 +421,7 @@ def _least(look, first, start):
                     zero = look(0.0)
                     if zero.slope >= 0:
                         return 0.0, zero
-                    new = -zero.slope / zero.curvature
+                    new = -zero.slope / zero.curvature if zero.curvature else 0.0
                     if not 0 < new < high:
                         new = high / _RISE
                 else:
@@ -447,7 +451,7 @@ def _interpolated(beta_0, at_0, beta_1, at_1, low, high):
     """
     h_0, h_1 = at_0.curvature, at_1.curvature
     rise = at_1.slope - at_0.slope
-    if not rise or not _LEAST_RATIO < h_0 / h_1 < 1 / _LEAST_RATIO:
+    if not rise or not h_0 > _LEAST_RATIO * h_1 or not h_1 > _LEAST_RATIO * h_0:
         return 0.0
     t = -at_0.slope / rise
     u = 1.0 - t

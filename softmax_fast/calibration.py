@@ -85,12 +85,14 @@ def fit_temperature(
     inside a bracket of points where the slope is negative and positive, with bisection where a step
     leaves it or gains too little; there are no bounds on T. A last step too small to matter is taken
     without another pass. Of many rows, an evenly spaced sample (one in 16 or fewer) is fitted first
-    to begin near the end; that is not counted as passes. Ordinary data takes 3 to 8 passes, no
-    more than one row's share of a block is copied, and T is within 1e-6 relative of the optimum for
-    float64 logits.
+    to begin near the end; that is not counted as passes. Ordinary data takes 3 to 8 passes, without
+    a copy but of the sample, and T is within 1e-6 relative of the optimum for float64 logits.
 
     The standard error is that of a misspecified model, the sandwich [3]_:
     se(β) = √(Σ v²g²) / Σ v·Var_p[x], and se(T) = T²·se(β).
+
+    Logits whose squares are beyond float64 (1e200, say) take some fifty passes, by bisection, and
+    have no standard error.
 
     The result has the same bits whatever the number of threads.
 

@@ -6,9 +6,15 @@ Needs Dask: ``pip install "softmax-fast[dask]"``.
 import copy
 import functools
 
-import dask
-import dask.array as da
 import numpy as np
+
+try:
+    import dask
+    import dask.array as da
+except ImportError as error:
+    raise ImportError(
+        f'softmax_fast.dask needs Dask ({error}): pip install "softmax-fast[dask]"'
+    ) from error
 
 from . import _arguments, _temperature
 from ._temperature import TemperatureFit

@@ -140,7 +140,16 @@ def test_the_temperature_scales_as_the_logits_do(scale, dtype):
         assert other.stderr == pytest.approx(one.stderr * scale, rel=1e-4)
 
 
-def test_a_power_of_two_and_an_offset_a_row_change_little():
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-100, 1e100, 1e200, 1e300])
+def test_logits_whose_squares_are_no_numbers(scale):
+    x, y = simulated(200, 5)
+    fit = sf.fit_temperature(x * scale, y)
+    assert fit.status == "converged"
+    assert fit.temperature == pytest.approx(sf.fit_temperature(x, y).temperature * scale, rel=1e-6)
+    assert math.isfinite(fit.stderr) == (1e-150 < scale < 1e150)
+
+
+def test_an_offset_of_each_row_changes_little():
     x, y = simulated(400, 6, 1.3)
     one = sf.fit_temperature(x, y)
     other = sf.fit_temperature(x + np.arange(400)[:, None], y)
