@@ -1,7 +1,7 @@
 """Arrays in .npy, .npz and .safetensors files: read safely, some rows at a time, and written whole.
 
-The format of .safetensors is that of https://huggingface.co/docs/safetensors: eight bytes that hold the
-length of a JSON header, the header, and the tensors one after the other, without holes.
+The format of .safetensors is that of https://huggingface.co/docs/safetensors: eight bytes that hold
+the length of a JSON header, the header, and the tensors one after the other, without holes.
 """
 
 import contextlib
@@ -154,8 +154,8 @@ def split_member(argument):
 def open_shards(argument, default_members):
     """The arrays that `argument` stands for: one, or those of the files of a pattern.
 
-    A pattern (``'logits-*.npy'``, ``'*.safetensors:NAME'``) stands for its files in natural order: part 10
-    comes after part 9.
+    A pattern (``'logits-*.npy'``, ``'*.safetensors:NAME'``) stands for its files in natural order:
+    part 10 comes after part 9.
     """
     path, member = split_member(argument)
     if os.path.exists(path) or not glob.has_magic(path):

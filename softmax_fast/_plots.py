@@ -55,8 +55,8 @@ def saved(axes, kind):
 def reliability_diagram(evaluation, ax=None, before=None):
     """Draw accuracy over confidence, bin by bin, and how many rows are in each bin.
 
-    Points lie at a bin's mean confidence and accuracy, with Wilson's 95 % interval; what lies between
-    them and the diagonal is red. Below, the share of the rows in each bin, and both means.
+    Points lie at a bin's mean confidence and accuracy, with Wilson's 95 % interval; what lies
+    between them and the diagonal is red. Below, the share of the rows in each bin, and both means.
 
     Parameters
     ----------
@@ -117,8 +117,8 @@ def _curve(ax, bins, color, marker, face, label):
     low = np.maximum(0, bins.accuracy - bins.lower)
     high = np.maximum(0, bins.upper - bins.accuracy)
     ax.errorbar(
-        bins.confidence, bins.accuracy, yerr=[low, high], color=color, marker=marker, markersize=3.5,
-        markerfacecolor=face, linewidth=0.9, elinewidth=0.8, capsize=1.8, label=label, zorder=3,
+        bins.confidence, bins.accuracy, yerr=[low, high], color=color, marker=marker,
+        markersize=3.5, markerfacecolor=face, linewidth=0.9, elinewidth=0.8, capsize=1.8, label=label, zorder=3,
     )  # fmt: skip
 
 

@@ -36,8 +36,7 @@ from softmax_fast._threads import resolve
 from softmax_fast._version import __version__
 from softmax_fast.evaluation import Evaluator, row_statistics
 
-# 16 MiB of float32: a chunk is mostly in the last-level cache when the second function reads it, and
-# has work for all threads.
+# 16 MiB of float32: work for all threads.
 CHUNK_ELEMENTS = 1 << 22
 # What an evaluator is given at a time: enough for its merges of sums not to count.
 EVALUATED_ELEMENTS = 1 << 24
@@ -646,7 +645,8 @@ def parser():
         metavar="LOGITS",
         help=".npy, .npz or .safetensors file (FILE.npz:NAME for one of its arrays, by default the "
         "only one or 'logits'): float16, bfloat16, float32 or float64, shape (rows, classes) or "
-        "(..., classes); a pattern in quotes, 'logits-*.npy', stands for its files in natural order",
+        "(..., classes); a pattern in quotes, 'logits-*.npy', stands for its files in natural "
+        "order",
     )
     labelled.add_argument(
         "targets",
@@ -673,11 +673,11 @@ def parser():
         parents=[shared, labelled],
         help="loss, perplexity, accuracy and calibration of logits against labels",
         description="Print the mean cross-entropy loss of logits against the true labels, accuracy "
-        "and top-k accuracy, with their standard errors, the perplexity exp(mean loss), Brier score, "
-        "entropy, expected calibration error beside what it would be for a calibrated model, and "
+        "and top-k accuracy, with their standard errors, the perplexity exp(mean loss), Brier "
+        "score, entropy, expected calibration error beside what it would be for a calibrated model, and "
         "the throughput. Of equal logits the one of the lower class counts as the greater, as in "
-        "argmax; a row that holds a NaN counts as wrong. Files are worked through in chunks and may "
-        "be larger than the memory.",
+        "argmax; a row that holds a NaN counts as wrong. Files are worked through in chunks and "
+        "may be larger than the memory.",
         epilog=f"example: {PROGRAM} evaluate val.npz:logits val.npz:labels --temperature 2 --json",
     )
     command.add_argument(
@@ -727,8 +727,8 @@ def parser():
         "calibrate",
         parents=[threads, labelled],
         help="the temperature that makes the loss smallest, with its standard error",
-        description="Fit the temperature T that makes the mean loss of logits/T smallest, and print "
-        "it with its standard error, and loss and calibration error before and after. On the rows "
+        description="Fit the temperature T that makes the mean loss of logits/T smallest, and "
+        "print it with its standard error, and loss and calibration error before and after. On the rows "
         "that T was fitted on these flatter: --apply judges on other rows, --cross-fit on parts of "
         "these that the fit has not seen.",
         epilog=f"example: {PROGRAM} calibrate val.npy val-labels.npy --apply test.npy "
@@ -764,8 +764,8 @@ def parser():
         command.add_argument(
             "input",
             metavar="IN",
-            help=".npy, .npz or .safetensors file (FILE.npz:NAME for one of its arrays) of float16, "
-            "bfloat16, float32 or float64",
+            help=".npy, .npz or .safetensors file (FILE.npz:NAME for one of its arrays) of "
+            "float16, bfloat16, float32 or float64",
         )
         command.add_argument(
             "-o", "--output", required=True, metavar="OUT", help="the .npy file to write"

@@ -1,4 +1,4 @@
-"""Files of logits: .safetensors, good and damaged, patterns of shards, and files larger than the memory."""
+"""Files of logits: .safetensors, good and damaged, shards, and files larger than the memory."""
 
 import json
 import os
@@ -337,7 +337,8 @@ def test_a_file_larger_than_the_address_space_allowed(tmp_path, run_python, comm
         cli.main(["evaluate", "none.npy", "none.npy"])
         used = int(re.search(r"VmSize:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**28,) * 2)
-        sys.exit(main([{command!r}, {str(path)!r}, {str(tmp_path / "y.npy")!r}, "--json", "--n-threads", "2"]))
+        files = {str(path)!r}, {str(tmp_path / "y.npy")!r}
+        sys.exit(main([{command!r}, *files, "--json", "--n-threads", "2"]))
     """
     results = json.loads(run_python(textwrap.dedent(program)).stdout)
     if command == "calibrate":

@@ -1,4 +1,4 @@
-"""Reliability diagrams: what is drawn, that nothing is cut or overlaps, and the files of the command line."""
+"""Reliability diagrams: what is drawn, that nothing is cut or overlaps, and their files."""
 
 import os
 import xml.etree.ElementTree as ET
