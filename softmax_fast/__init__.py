@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 from ._config import get_include, show_config
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
+from .calibration import TemperatureFit, fit_temperature
 from .evaluation import (
     Evaluation,
     Evaluator,
@@ -38,11 +39,13 @@ __all__ = [
     "LinearGrads",
     "Reliability",
     "RowStatistics",
+    "TemperatureFit",
     "__version__",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "evaluate",
+    "fit_temperature",
     "get_include",
     "get_num_threads",
     "linear_softmax_loss",

@@ -85,7 +85,12 @@ def _is_integer(dtype):
 
 
 def source(name, value):
-    """A real array of any dtype as a `Source`; integers and booleans become float64."""
+    """A real array of any dtype as a `Source`; integers and booleans become float64.
+
+    A `Source` is taken as it is: bfloat16 in files comes as one, where NumPy has no such dtype.
+    """
+    if type(value) is Source:
+        return value
     array = as_array(name, value)
     kind = _float_kind(array.dtype)
     if kind is None:
@@ -353,6 +358,22 @@ def labels(value, rows, ignored, name="targets"):
     return Labels(_codes(array, ignored), array)
 
 
+def nonfinite_row_error(at):
+    """The ValueError for a row at index ``at`` that has no loss, under ``nan_policy`` "raise"."""
+    at = tuple(map(int, at))
+    where = f"row {at[0] if len(at) == 1 else at}" if at else "the row"
+    return ValueError(
+        f"{where} of logits holds NaN or +inf, or nothing but -inf, or its label's logit is -inf: "
+        "nan_policy='omit' leaves such rows out"
+    )
+
+
+def no_rows_error():
+    return ValueError(
+        "no row is left to fit a temperature to: all are ignored, of weight 0 or omitted"
+    )
+
+
 def indices(value, rows, ignored):
     """Class indices for `selected_log_probs`: `Labels` with codes (R, K), int64."""
     array = _class_indices("indices", value, rows)
@@ -454,6 +475,49 @@ def binary_targets(value, shape):
         at = np.unravel_index(int(np.argmax((array < 0) | (array > 1))), shape)
         raise _target_error(array[at], at)
     return Source(array, array.dtype.name)
+
+
+# Arrays in blocks
+
+
+def dask_logits(value, array_type):
+    """Check that these are logits in blocks of known shapes."""
+    if not isinstance(value, array_type):
+        raise TypeError(
+            f"logits are of type {_type_name(value)}, expected a dask.array.Array: for others "
+            "there are the functions of softmax_fast itself"
+        )
+    if value.ndim == 0:
+        raise ValueError("logits is 0-dimensional, expected an array of at least one dimension")
+    if any(math.isnan(size) for sizes in value.chunks for size in sizes):
+        raise ValueError(
+            f"logits have chunks {value.chunks} of unknown size: call logits.compute_chunk_sizes()"
+        )
+
+
+def whole_rows(shape, chunks, axis):
+    """Check that a block holds whole rows, of consecutive numbers and after those of the block
+    before it.
+    """
+    some_classes("logits", shape, axis)
+    whole = set()
+    if len(chunks[axis]) > 1:
+        whole.add(axis)
+    rows = [dim for dim in range(len(shape)) if dim != axis]
+    for i, dim in enumerate(rows):
+        if max(chunks[dim], default=1) > 1:
+            whole.update(later for later in rows[i + 1 :] if len(chunks[later]) > 1)
+    if whole:
+        wanted = ", ".join(f"{dim}: -1" for dim in sorted(whole))
+        raise ValueError(
+            f"logits have chunks {chunks}, expected blocks of whole rows (axis {axis}), one block "
+            f"after the other: call logits.rechunk({{{wanted}}})"
+        )
+
+
+def one_per_row(name, shape, rows):
+    if shape != rows:
+        raise ValueError(f"{name} has shape {shape}, expected {rows}, one per row")
 
 
 # Evaluations

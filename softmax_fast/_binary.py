@@ -90,7 +90,8 @@ def _blocks(x, t, numbers, losses):
             rows,
             _layout.Source(block_x.reshape(1, 1, -1), x.kind),
             _layout.Source(
-                _layout.Source(block_t, t.kind).widened(dtype), "f64" if dtype == np.float64 else "f32"
+                _layout.Source(block_t, t.kind).widened(dtype),
+                "f64" if dtype == np.float64 else "f32",
             ),
             *block_numbers,
             next(parts, None),

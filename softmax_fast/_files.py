@@ -1,10 +1,18 @@
-"""Arrays in .npy and .npz files: read safely, cut into blocks, written as a whole or not at all."""
+"""Arrays in .npy, .npz and .safetensors files: read safely, some rows at a time, and written whole.
+
+The format of .safetensors is that of https://huggingface.co/docs/safetensors: eight bytes that hold
+the length of a JSON header, the header, and the tensors one after the other, without holes.
+"""
 
 import contextlib
 import errno
+import glob
 import io
+import json
 import math
+import mmap
 import os
+import re
 import secrets
 import stat
 import sys
@@ -14,7 +22,29 @@ import zipfile
 import numpy as np
 from numpy.lib import format as npy
 
+from ._layout import Source, rectangles
+
 LONGEST_HEADER = 10_000
+LONGEST_JSON_HEADER = 100_000_000  # that of the safetensors library
+MOST_NAMES_LISTED = 20
+
+# NumPy has no bfloat16. Its bits have this dtype here.
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+SAFETENSORS_DTYPES = {
+    "F16": np.dtype("<f2"),
+    "BF16": BFLOAT16,
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "I8": np.dtype("i1"),
+    "I16": np.dtype("<i2"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+    "U16": np.dtype("<u2"),
+    "U32": np.dtype("<u4"),
+    "U64": np.dtype("<u8"),
+    "BOOL": np.dtype("?"),
+}
 
 
 class InputError(Exception):
@@ -26,31 +56,139 @@ def reason(error):
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def read_array(argument, default_members):
-    """Open an array in a file, mapped into memory where it is a .npy file.
+class StoredArray:
+    """An array in a file, of which no more is mapped into memory than is asked for.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls it.
+    path : str
+        The file, in which its entries lie from byte `offset` on.
+    shape : tuple of int
+    dtype : dtype
+        Any but object, in any byte order; `BFLOAT16` for that.
+    fortran_order : bool
+    values : ndarray, optional
+        The array itself, if it is in memory already.
+    """
+
+    def __init__(self, name, path, shape, dtype, offset=0, fortran_order=False, values=None):
+        self.name = name
+        self.path = path
+        self.shape = shape
+        self.dtype = dtype
+        self.offset = offset
+        self.fortran_order = fortran_order and len(shape) > 1
+        self.values = values
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+    def whole(self):
+        """The array, mapped at a stretch: what is never looked at is never read."""
+        if self.values is None:
+            self.values = self.map(self.offset, self.shape)
+        return self.values
+
+    def rows(self, start, stop, row_ndim, *, all_at_once=True):
+        """Rows of the last `row_ndim` dimensions, numbered in C order over the others.
+
+        `all_at_once` where all of them will be looked at, so that the system need not find out page
+        by page.
+        """
+        outer, row = self.shape[: self.ndim - row_ndim], self.shape[self.ndim - row_ndim :]
+        if start == stop or (self.values is None and not self.fortran_order):
+            first = start * math.prod(row) * self.dtype.itemsize
+            return self.map(self.offset + first, (stop - start, *row), all_at_once)
+        array = self.whole()
+        if array.flags.c_contiguous:
+            return array.reshape(-1, *row)[start:stop]
+        pieces = [array[index].reshape(-1, *row) for index in rectangles(outer, start, stop)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def map(self, offset, shape, all_at_once=False):
+        if 0 in shape:
+            return np.empty(shape, self.dtype)
+        before = offset % mmap.ALLOCATIONGRANULARITY
+        length = before + math.prod(shape) * self.dtype.itemsize
+        options = {"access": mmap.ACCESS_READ}
+        if all_at_once and hasattr(mmap, "MAP_POPULATE"):
+            options = {"prot": mmap.PROT_READ, "flags": mmap.MAP_SHARED | mmap.MAP_POPULATE}
+        try:
+            with open(self.path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), length, offset=offset - before, **options)
+        except OSError as error:
+            raise InputError(f"{self.path}: {reason(error)}") from None
+        except ValueError:  # the file was cut off meanwhile
+            raise InputError(f"{self.path}: has become shorter since it was opened") from None
+        order = "F" if self.fortran_order else "C"
+        return np.ndarray(shape, self.dtype, mapped, before, order=order)
+
+
+def float_input(array):
+    """Floats of a file as the functions take them, bfloat16 too."""
+    if array.dtype != BFLOAT16:
+        return array
+    return Source(np.require(array["bfloat16"], np.uint16, "A"), "bf16")
+
+
+def dtype_name(dtype):
+    return "bfloat16" if dtype == BFLOAT16 else str(dtype)
+
+
+def split_member(argument):
+    """The path and, if one is named, the member of ``path:member``."""
+    if not os.path.exists(argument) and ":" in argument:
+        head, _, tail = argument.rpartition(":")
+        if os.path.exists(head) or glob.has_magic(head):
+            return head, tail
+    return argument, None
+
+
+def open_shards(argument, default_members):
+    """The arrays that `argument` stands for: one, or those of the files of a pattern.
+
+    A pattern (``'logits-*.npy'``, ``'*.safetensors:NAME'``) stands for its files in natural order:
+    part 10 comes after part 9.
+    """
+    path, member = split_member(argument)
+    if os.path.exists(path) or not glob.has_magic(path):
+        return [open_array(argument, default_members)]
+    paths = sorted(glob.glob(path), key=natural)
+    if not paths:
+        raise InputError(f"{path}: no file matches")
+    suffix = "" if member is None else f":{member}"
+    return [open_array(path + suffix, default_members) for path in paths]
+
+
+def natural(path):
+    """A sorting key by which numbers count as such."""
+    parts = re.split(r"([0-9]+)", path)
+    return [(int(p), len(p)) if i % 2 else p for i, p in enumerate(parts)], path
+
+
+def open_array(argument, default_members):
+    """Open an array in a file: a `StoredArray`, in memory already if it is in an .npz file.
 
     Parameters
     ----------
     argument : str
-        The path of a .npy or .npz file, or ``path.npz:member``.
+        The path of a file, or ``path.npz:member`` or ``path.safetensors:name``.
     default_members : tuple of str
-        The members looked for in an .npz file that holds several, in this order.
-
-    Returns
-    -------
-    ndarray
-        Read-only if mapped; any dtype but object, any byte order, any alignment.
+        The members looked for in a file that holds several, in this order.
 
     Raises
     ------
     InputError
         If there is no such file or member, or it is damaged, or it holds Python objects.
     """
-    path, member = argument, None
-    if not os.path.exists(path) and ":" in path:
-        head, _, tail = path.rpartition(":")
-        if os.path.exists(head):
-            path, member = head, tail
+    path, member = split_member(argument)
     try:
         # Opening a named pipe would wait for its writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -61,14 +199,96 @@ def read_array(argument, default_members):
             if magic == npy.MAGIC_PREFIX:
                 if member is not None:
                     raise InputError(f"{path}: is a .npy file, it has no member {member!r}")
-                return map_npy(file, path)
+                size = os.fstat(file.fileno()).st_size
+                shape, fortran_order, dtype, offset = read_npy_header(file, size, path)
+                check_dimensions(path, shape)
+                return StoredArray(argument, path, shape, dtype, offset, fortran_order)
             if magic[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-                return read_npz(file, path, member, default_members)
+                values = read_npz(file, path, member, default_members)
+                return StoredArray(argument, path, values.shape, values.dtype, values=values)
+            if magic and path.endswith(".safetensors"):
+                return open_safetensors(file, argument, path, member, default_members)
     except OSError as error:
         raise InputError(f"{path}: {reason(error)}") from None
     if not magic:
         raise InputError(f"{path}: is empty")
-    raise InputError(f"{path}: is neither a .npy nor an .npz file")
+    raise InputError(f"{path}: is neither a .npy nor an .npz nor a .safetensors file")
+
+
+def check_dimensions(path, shape):
+    """An array of NumPy has only so many dimensions."""
+    try:
+        np.empty((0,) * len(shape))
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def open_safetensors(file, argument, path, member, default_members):
+    """A tensor of an open .safetensors file."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise InputError(f"{path}: is truncated, it has {size} bytes with a header of {length}")
+    if length > LONGEST_JSON_HEADER:
+        raise InputError(f"{path}: has a header of {length} bytes, more than {LONGEST_JSON_HEADER}")
+    data_start = 8 + length
+    tensors = read_tensors(file.read(length), size - data_start, path)
+    member = choose_member(path, member, tensors, default_members)
+    code, shape, begin, end = tensors[member]
+    if code not in SAFETENSORS_DTYPES:
+        raise InputError(
+            f"{path}: {member} has dtype {code}, expected one of {', '.join(SAFETENSORS_DTYPES)}"
+        )
+    check_dimensions(path, shape)
+    dtype = SAFETENSORS_DTYPES[code]
+    if math.prod(shape) * dtype.itemsize != end - begin:
+        raise InputError(
+            f"{path}: {member} has {end - begin} bytes of data, expected"
+            f" {math.prod(shape) * dtype.itemsize} for {code} of shape {shape}"
+        )
+    return StoredArray(argument, path, shape, dtype, data_start + begin)
+
+
+def read_tensors(header, size, path):
+    """What a .safetensors header says: {name: (dtype, shape, begin, end)}, all of it in order."""
+
+    def unique(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError
+        return dict(pairs)
+
+    tensors = {}
+    try:
+        entries = json.loads(header, object_pairs_hook=unique)
+        entries.pop("__metadata__", None)
+        for name, entry in entries.items():
+            code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            if (
+                not isinstance(code, str)
+                or not isinstance(shape, list)
+                or any(type(n) is not int or n < 0 for n in (*shape, begin, end))
+                or math.prod(max(1, n) for n in shape) > sys.maxsize // 8
+            ):
+                raise ValueError
+            tensors[name] = code, tuple(shape), begin, end
+    except MemoryError:
+        raise
+    except Exception:  # of the JSON parser, or of what is not where it should be
+        raise InputError(f"{path}: has a damaged .safetensors header") from None
+    place, last = 0, "the header"
+    for name, (_, _, begin, end) in sorted(tensors.items(), key=lambda item: item[1][2:]):
+        if end > size:
+            raise InputError(f"{path}: is truncated, {name} ends at byte {end} of {size}")
+        if begin != place or end < begin:
+            fault = "overlaps" if begin < place else "does not follow"
+            raise InputError(
+                f"{path}: has a damaged .safetensors header: {name} ({begin} to {end}) {fault}"
+                f" {last}"
+            )
+        place, last = end, name
+    if place != size:
+        raise InputError(f"{path}: holds {size - place} bytes behind its last tensor")
+    return tensors
 
 
 def read_npy_header(stream, size, name):
@@ -108,20 +328,6 @@ def read_npy_header(stream, size, name):
     return shape, fortran_order, dtype, header.tell()
 
 
-def map_npy(file, path):
-    """The array of an open .npy file, mapped into memory."""
-    size = os.fstat(file.fileno()).st_size
-    shape, fortran_order, dtype, offset = read_npy_header(file, size, path)
-    order = "F" if fortran_order else "C"
-    try:
-        if 0 in shape:
-            return np.empty(shape, dtype)
-        mapped = np.memmap(file, mode="r", dtype=dtype, shape=shape, order=order, offset=offset)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    return mapped.view(np.ndarray)
-
-
 def read_npz(file, path, member, default_members):
     """A member of an open .npz file, loaded into memory."""
     try:
@@ -155,11 +361,15 @@ def choose_member(path, member, members, default_members):
         for default in default_members:
             if default in members:
                 return default
+    elif member in members:
+        return member
     elif member.removesuffix(".npy") in members:
         return member.removesuffix(".npy")
     if not members:
         raise InputError(f"{path}: holds no arrays")
-    listing = ", ".join(members)
+    listing = ", ".join(list(members)[:MOST_NAMES_LISTED])
+    if len(members) > MOST_NAMES_LISTED:
+        listing += f" and {len(members) - MOST_NAMES_LISTED} more"
     if member is None:
         raise InputError(f"{path}: holds several arrays ({listing}), name one as {path}:NAME")
     raise InputError(f"{path}: has no member {member!r}, only {listing}")
@@ -191,7 +401,7 @@ def index_blocks(shape, most):
 
 
 class OutputFile:
-    """A .npy file that appears under its name when it is complete, or not at all.
+    """A file that appears under its name when it is complete, or not at all.
 
     It is written without a name where the system can do that (Linux), so that even a killed process
     leaves nothing behind; elsewhere under a temporary name in the same folder. A context manager:
@@ -248,6 +458,9 @@ class OutputFile:
         self.named = True
         flags = os.O_CREAT | os.O_EXCL | binary
         return os.fdopen(os.open(self.temporary, flags, 0o666), "wb")
+
+    def write(self, data):
+        self.file.write(data)
 
     def write_array_header(self, shape, dtype):
         self.shape = shape

@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 standard output cannot be written, 2 the input or the argu
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import io
+import itertools
 import json
 import math
 import os
@@ -18,19 +20,36 @@ import time
 
 import numpy as np
 
-from softmax_fast import log_softmax, show_config, softmax
-from softmax_fast._evaluation import CALIBRATION_BINS, Evaluation
-from softmax_fast._files import InputError, OutputFile, index_blocks, read_array, reason
+from softmax_fast import _plots, log_softmax, show_config, softmax
+from softmax_fast._files import (
+    InputError,
+    OutputFile,
+    float_input,
+    index_blocks,
+    open_array,
+    reason,
+)
+from softmax_fast._layout import Source
+from softmax_fast._shards import Shards, check_shape, read_logits
+from softmax_fast._temperature import PassSums, fit, labelled_rows, start_of
+from softmax_fast._threads import resolve
 from softmax_fast._version import __version__
+from softmax_fast.evaluation import Evaluator, row_statistics
 
-# 16 MiB of float32: a chunk is mostly in the last-level cache when the second function reads it, and
-# has work for all threads.
+# 16 MiB of float32: work for all threads.
 CHUNK_ELEMENTS = 1 << 22
+# What an evaluator is given at a time: enough for its merges of sums not to count.
+EVALUATED_ELEMENTS = 1 << 24
 # A piece across the rows of an array takes at least this many neighbours, for whole cache lines and
 # few pages per entry.
 LEAST_NEIGHBOURS = 512
-LABELS_PER_BLOCK = 1 << 22
 PROGRAM = "softmax-fast"
+REASONS = {
+    "separable": ": every label is a maximum of its row, and the loss falls as long as T does",
+    "uninformative": ": the labels are no likelier than other classes, whatever T > 0",
+    "constant": ": the logits of every row are equal, and T changes nothing",
+}
+NO_PROBABILITIES = "NaN or +inf, or nothing but -inf"
 
 
 class Terminated(BaseException):
@@ -92,11 +111,17 @@ class Progress:
 
     WIDTH = 30
 
-    def __init__(self, total, patience=1.0):
-        self.total = total
-        self.start = time.monotonic()
+    def __init__(self, total=None, patience=1.0, unit="rows"):
+        self.unit = unit
+        self.begin(total)
         self.next_update = self.start + patience if sys.stderr.isatty() else math.inf
         self.shown = False
+
+    def begin(self, total, what=""):
+        """Begin the next part of the work."""
+        self.total = total
+        self.what = what
+        self.start = time.monotonic()
 
     def advance(self, done):
         """Say how much of the total is done."""
@@ -107,8 +132,10 @@ class Progress:
         self.shown = True
         share = done / self.total
         remaining = (now - self.start) * (1 - share) / share
+        rate = scaled(done / (now - self.start))
         bar = ("#" * int(share * self.WIDTH)).ljust(self.WIDTH, ".")
-        say(f"\r[{bar}] {share:4.0%}  {remaining:.0f} s left \x1b[K")
+        text = f"{self.what}{remaining:.0f} s left, {rate} {self.unit}/s"
+        say(f"\r[{bar}] {share:4.0%}  {text} \x1b[K")
 
     def __enter__(self):
         return self
@@ -118,100 +145,176 @@ class Progress:
             say("\r\x1b[K")
 
 
-def read_logits(argument):
-    logits = read_array(argument, ("logits",))
-    if logits.dtype.kind != "f" or logits.dtype.itemsize not in (2, 4, 8):
-        expected = "expected float16, float32 or float64"
-        raise InputError(f"{argument}: has dtype {logits.dtype}, {expected}")
-    return logits
+def rows_per_chunk(shards):
+    return EVALUATED_ELEMENTS // shards.n_classes
 
 
-def check_targets(argument, targets, logits, ignore_index):
-    if targets.dtype.kind not in "iu":
-        raise InputError(f"{argument}: has dtype {targets.dtype}, expected integer class labels")
-    if targets.shape != logits.shape[:-1]:
-        raise InputError(
-            f"{argument}: has shape {targets.shape}, expected {logits.shape[:-1]}"
-            f" for logits of shape {logits.shape}"
+def update(shards, evaluator, chunk):
+    try:
+        evaluator.update(chunk.logits, chunk.labels, sample_weight=chunk.weights)
+    except ValueError:  # of nan_policy="raise"
+        rows = row_statistics(chunk.logits, chunk.labels, ignore_index=shards.ignore_index)
+        bad = rows.prediction < 0
+        bad &= rows.rank >= 0  # not ignored
+        if chunk.weights is not None:
+            bad &= chunk.weights > 0
+        if not bad.any():
+            raise
+        name, row = shards.place(chunk.rows.start + int(bad.argmax()))
+        raise InputError(f"{name}: row {row} (the first is 0) holds {NO_PROBABILITIES}") from None
+
+
+def check_plot(path):
+    """Whether there can be a picture, before any work."""
+    if path is None:
+        return
+    if _plots.format_of(path) is None:
+        raise InputError(f"{path}: expected the name of a .png, .svg or .pdf file")
+    if not _plots.is_available():
+        raise InputError("--plot needs matplotlib: pip install 'softmax-fast[plot]'")
+
+
+@contextlib.contextmanager
+def written(path):
+    """An `OutputFile`, or None if there is no path; errors name it."""
+    if path is None:
+        yield None
+        return
+    try:
+        with OutputFile(path) as output:
+            yield output
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error)}") from None
+
+
+def draw(path, output, evaluation, before=None):
+    axes = _plots.new_axes(two_curves=before is not None)
+    _plots.reliability_diagram(evaluation, axes, before)
+    output.write(_plots.saved(axes, _plots.format_of(path)))
+
+
+class RowColumns:
+    """What ``--rows`` writes: an array a number, with an entry for each row."""
+
+    def __init__(self, shape):
+        self.shape = shape
+        self.columns = {}
+
+    def add(self, chunk, arguments):
+        statistics = row_statistics(
+            chunk.logits,
+            chunk.labels,
+            temperature=arguments.temperature,
+            ignore_index=arguments.ignore_index,
+            n_threads=arguments.n_threads,
         )
-    n_classes = logits.shape[-1]
-    row = 0
-    for index in index_blocks(targets.shape, LABELS_PER_BLOCK):
-        block = targets[index].ravel()
-        if block.min(initial=0) < 0 or block.max(initial=0) >= n_classes:
-            bad = (block < 0) | (block >= n_classes)
-            if ignore_index is not None:
-                bad &= block != ignore_index
-            if bad.any():
-                first = int(bad.argmax())
-                raise InputError(
-                    f"{argument}: row {row + first} (the first is 0) has label {block[first]},"
-                    f" expected 0 to {n_classes - 1}"
-                    + ("" if ignore_index is None else f" or {ignore_index} to ignore the row")
-                )
-        row += block.size
+        for name, values in statistics._asdict().items():
+            if name not in self.columns:
+                self.columns[name] = np.empty(math.prod(self.shape), values.dtype)
+            self.columns[name][chunk.rows] = values
 
-
-def native(array):
-    """The array as the NumPy functions are quickest with: native, aligned, C-contiguous."""
-    dtype = array.dtype.newbyteorder("=")
-    if dtype == np.float16:
-        dtype = np.dtype(np.float32)  # exact, and NumPy compares float16 slowly
-    return np.require(array, dtype, ["C", "A"])
+    def write(self, output):
+        np.savez(output.file, **{k: v.reshape(self.shape) for k, v in self.columns.items()})
 
 
 def evaluate(arguments):
     """Run ``softmax-fast evaluate``."""
-    logits = read_logits(arguments.logits)
-    targets = read_array(arguments.targets, ("targets", "labels"))
-    if logits.ndim < 2 or logits.shape[-1] == 0:
-        raise InputError(f"{arguments.logits}: has shape {logits.shape}, expected (rows, classes)")
-    if logits.size == 0:
-        raise InputError(f"{arguments.logits}: has no rows")
+    check_plot(arguments.plot)
+    if arguments.rows is not None and not arguments.rows.endswith(".npz"):
+        raise InputError(f"{arguments.rows}: the rows' numbers go to a .npz file")
     ignore_index = arguments.ignore_index
-    check_targets(arguments.targets, targets, logits, ignore_index)
-
-    evaluation = Evaluation(arguments.temperature, arguments.n_threads)
-    n_rows, n_classes = targets.size, logits.shape[-1]
-    row = 0
-    start = time.perf_counter()
-    with Progress(n_rows) as progress, np.errstate(all="ignore"):
-        for index in index_blocks(targets.shape, CHUNK_ELEMENTS // n_classes):
-            chunk = native(logits[index]).reshape(-1, n_classes)
-            labels = targets[index].ravel()
-            rows = np.arange(row, row + labels.size)
-            row += labels.size
-            if ignore_index is not None:
-                counted = labels != ignore_index
-                if not counted.all():
-                    chunk, labels, rows = chunk[counted], labels[counted], rows[counted]
-            evaluation.add(chunk, labels.astype(np.int64), rows)
-            progress.advance(row)
+    shards = Shards(arguments.logits, arguments.targets, arguments.sample_weight, ignore_index)
+    evaluator = Evaluator(
+        temperature=arguments.temperature,
+        top_k=tuple(sorted({*arguments.top_k, 1, 5})),
+        n_bins=arguments.bins,
+        classwise=arguments.classwise,
+        ignore_index=ignore_index,
+        nan_policy=arguments.nan_policy,
+        n_threads=arguments.n_threads,
+    )
+    columns = None if arguments.rows is None else RowColumns(shards.rows_shape)
+    with written(arguments.rows) as rows_file, written(arguments.plot) as plot_file:
+        start = time.perf_counter()
+        with Progress(shards.n_rows) as progress:
+            for chunk in shards.chunks(rows_per_chunk(shards)):
+                update(shards, evaluator, chunk)
+                if columns is not None:
+                    columns.add(chunk, arguments)
+                progress.advance(chunk.rows.stop)
         seconds = time.perf_counter() - start
-        if evaluation.rows == 0:
-            raise InputError(
-                f"{arguments.targets}: every label is {ignore_index}, which is ignored"
-            )
-        results = evaluation.results()
-    results |= {
-        "rows": evaluation.rows,
-        "ignored_rows": n_rows - evaluation.rows,
-        "not_finite_rows": evaluation.not_finite,
-        "first_not_finite_row": evaluation.first_not_finite,
-        "classes": n_classes,
-        "temperature": arguments.temperature,
+        evaluation = evaluator.result()
+        check_some_rows(arguments, evaluation)
+        if columns is not None:
+            columns.write(rows_file)
+        if plot_file is not None:
+            draw(arguments.plot, plot_file, evaluation)
+    speed = {
         "seconds": seconds,
-        "rows_per_second": n_rows / seconds,
-        "elements_per_second": n_rows * n_classes / seconds,
+        "rows_per_second": shards.n_rows / seconds,
+        "elements_per_second": shards.n_rows * shards.n_classes / seconds,
     }
+    per_byte = {}
+    if arguments.bytes is not None:
+        bits = evaluation.weight_sum / (math.log(2) * arguments.bytes)
+        per_byte = {
+            "bytes": arguments.bytes,
+            "bits_per_byte": evaluation.loss * bits,
+            "bits_per_byte_stderr": evaluation.loss_stderr * bits,
+        }
     if arguments.json:
-        print(json.dumps({key: json_number(value) for key, value in results.items()}, indent=2))
-    else:
-        print(evaluation_text(evaluation, results))
+        print_json(evaluation.as_dict() | older_names(evaluation) | per_byte | speed)
+        return
+    lines = []
+    if per_byte:
+        value, error = per_byte["bits_per_byte"], per_byte["bits_per_byte_stderr"]
+        lines.append(("bits per byte", f"{value:.6g} ± {error:.3g}"))
+    if evaluation.first_nonfinite is not None and len(shards.shards) > 1:
+        name, row = shards.place(evaluation.first_nonfinite)
+        lines.append(("the first is", f"row {row} of {name}"))
+    rates = scaled(speed["rows_per_second"]), scaled(speed["elements_per_second"])
+    lines.append(("throughput", f"{rates[0]} rows/s, {rates[1]} elements/s"))
+    print(evaluation)
+    print(table(lines))
 
 
-def json_number(value):
-    """The value, or None for NaN and infinity, which JSON does not have."""
+def check_some_rows(arguments, evaluation):
+    if evaluation.n:
+        return
+    if evaluation.n_nonfinite:
+        raise InputError(f"{arguments.logits}: no row is left, all hold NaN or infinity")
+    if arguments.sample_weight is not None:
+        raise InputError(f"{arguments.targets}: no row is left, all are ignored or have weight 0")
+    raise InputError(
+        f"{arguments.targets}: every label is {arguments.ignore_index}, which is ignored"
+    )
+
+
+def older_names(evaluation):
+    """The keys of ``--json`` that there were before those of `Evaluation`."""
+    return {
+        "mean_loss": evaluation.loss,
+        "standard_error": evaluation.loss_stderr,
+        "top5_accuracy": evaluation.top_k[5],
+        "expected_calibration_error": evaluation.ece,
+        "rows": evaluation.n,
+        "ignored_rows": evaluation.n_ignored,
+        "not_finite_rows": evaluation.n_nonfinite,
+        "first_not_finite_row": evaluation.first_nonfinite,
+        "classes": evaluation.n_classes,
+    }
+
+
+def print_json(values):
+    print(json.dumps(json_value(values), indent=2))
+
+
+def json_value(value):
+    """The value with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: json_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -223,35 +326,198 @@ def scaled(number):
     return f"{number:.3g}"
 
 
-def evaluation_text(evaluation, results):
-    r = results
-    rows = f"{r['rows']}"
-    if r["ignored_rows"]:
-        rows += f"  (and {r['ignored_rows']} ignored)"
-    lines = [
-        ("rows", rows),
-        ("classes", f"{r['classes']}"),
-        ("temperature", f"{r['temperature']:g}"),
-        ("mean loss", f"{r['mean_loss']:.6g}"),
-        ("standard error", f"{r['standard_error']:.3g}"),
-        ("perplexity", f"{r['perplexity']:.6g}"),
-        ("accuracy", f"{r['accuracy']:.6f}  ({evaluation.right} rows)"),
-        ("top-5 accuracy", f"{r['top5_accuracy']:.6f}  ({evaluation.right_top_k} rows)"),
-        ("calibration error", f"{r['expected_calibration_error']:.6f}"),
-        (
-            "throughput",
-            f"{scaled(r['rows_per_second'])} rows/s, {scaled(r['elements_per_second'])} elements/s",
-        ),
-    ]
-    if r["not_finite_rows"]:
-        text = f"{r['not_finite_rows']} rows, the first is row {r['first_not_finite_row']}"
-        lines.append(("loss not finite", text))
+def table(lines):
     return "\n".join(f"{label:<19}{value}" for label, value in lines)
+
+
+def fitted(shards, ranges, arguments, progress):
+    """The temperature fitted on these ranges of rows; bounds of a range are numbers of rows."""
+
+    def rows_of(chunk):
+        return labelled_rows(chunk.logits, chunk.labels, ignore_index=arguments.ignore_index)
+
+    def chunks(all_at_once=True):
+        for start, stop in ranges:
+            yield from shards.chunks(rows_per_chunk(shards), start, stop, all_at_once=all_at_once)
+
+    n_rows = sum(stop - start for start, stop in ranges)
+    n_threads = resolve(arguments.n_threads, n_rows * shards.n_classes)
+    passes = itertools.count(1)
+
+    def sums_at(beta):
+        progress.begin(n_rows, f"pass {next(passes)}, ")
+        total, done = PassSums(), 0
+        for chunk in chunks():
+            total += rows_of(chunk).sums_at(beta, n_threads)
+            done += len(chunk.labels)
+            progress.advance(done)
+        return total
+
+    def row_error(row):
+        for start, stop in ranges:
+            if row < stop - start:
+                name, row = shards.place(start + row)
+                return InputError(
+                    f"{name}: row {row} (the first is 0) holds {NO_PROBABILITIES}, or -inf at the"
+                    " label: there is no temperature for it"
+                )
+            row -= stop - start
+        raise IndexError(row)
+
+    start = first_guess(chunks(False), n_rows, shards.n_classes, arguments.ignore_index)
+    try:
+        return fit(sums_at, nan_policy="raise", row_error=row_error, start=start)
+    except ValueError:
+        message = f"no row is left, every label is {arguments.ignore_index}, which is ignored"
+        raise InputError(f"{arguments.targets}: {message}") from None
+
+
+def judge(shards, evaluators, ranges, progress):
+    """Give these ranges of rows to each of the evaluators."""
+    progress.begin(sum(stop - start for start, stop in ranges))
+    done = 0
+    for start, stop in ranges:
+        for chunk in shards.chunks(rows_per_chunk(shards), start, stop):
+            for evaluator in evaluators:
+                update(shards, evaluator, chunk)
+            done += len(chunk.labels)
+            progress.advance(done)
+
+
+def is_proper(temperature):
+    return 0 < temperature < math.inf
+
+
+def calibrate(arguments):
+    """Run ``softmax-fast calibrate``."""
+    check_plot(arguments.plot)
+    shards = Shards(arguments.logits, arguments.targets, None, arguments.ignore_index)
+    other = None
+    if arguments.apply is not None:
+        other = Shards(*arguments.apply, None, arguments.ignore_index)
+        check_shape(shards.shards[0].logits, other.shards[0].logits)
+    n_rows, folds = shards.n_rows, []
+    if arguments.cross_fit is not None:
+        if arguments.cross_fit > n_rows:
+            raise InputError(
+                f"{arguments.logits}: has {n_rows} rows, too few for {arguments.cross_fit} folds"
+            )
+        edges = [i * n_rows // arguments.cross_fit for i in range(arguments.cross_fit + 1)]
+        folds = list(itertools.pairwise(edges))
+
+    def evaluator(temperature):
+        return Evaluator(
+            temperature=temperature,
+            ignore_index=arguments.ignore_index,
+            n_threads=arguments.n_threads,
+        )
+
+    with written(arguments.plot) as plot_file, Progress() as progress:
+        whole = fitted(shards, [(0, n_rows)], arguments, progress)
+        judgements = {"fitted_rows": judged(shards, whole.temperature, evaluator, progress)}
+        if other is not None:
+            judgements["applied"] = judged(other, whole.temperature, evaluator, progress)
+        temperatures = []
+        for fold in folds:
+            rest = [(0, fold[0]), (fold[1], n_rows)]
+            temperatures.append(fitted(shards, rest, arguments, progress).temperature)
+        if folds:
+            judgements["cross_fit"] = cross_judged(shards, folds, temperatures, evaluator, progress)
+        if plot_file is not None:
+            before, after = list(judgements.values())[-1]
+            if folds and after:
+                after = dataclasses.replace(after, temperature=whole.temperature)
+            draw(arguments.plot, plot_file, after or before, after and before)
+
+    if arguments.json:
+        results = {
+            "temperature": whole.temperature,
+            "temperature_stderr": whole.stderr,
+            "status": whole.status,
+            "passes": whole.n_passes,
+            "classes": shards.n_classes,
+        }
+        for name, (before, after) in judgements.items():
+            results[name] = {
+                "rows": before.n,
+                "loss_before": before.loss,
+                "loss": after and after.loss,
+                "ece_before": before.ece,
+                "ece": after and after.ece,
+                "ece_floor": after and after.ece_floor,
+            }
+        if folds:
+            results["cross_fit"]["temperatures"] = temperatures
+        print_json(results)
+        return
+    passes = "pass" if whole.n_passes == 1 else "passes"
+    error = "" if math.isnan(whole.stderr) else f" ± {whole.stderr:.2g}"
+    lines = [
+        ("temperature", f"{whole.temperature:.6g}{error}"),
+        ("status", f"{whole.status}, {whole.n_passes} {passes}{REASONS.get(whole.status, '')}"),
+    ]
+    titles = {
+        "fitted_rows": "on the rows that T was fitted on, which flatters",
+        "applied": f"on {arguments.apply and arguments.apply[0]}, which the fit has not seen",
+        "cross_fit": f"each of {len(folds)} folds at the T of the others: "
+        + ", ".join(f"{t:.4g}" for t in temperatures),
+    }
+    for name, (before, after) in judgements.items():
+        lines.append(("", ""))
+        lines.append((titles[name], ""))
+        lines.append(("rows", f"{before.n}"))
+        if after is None:
+            lines.append(("mean loss", f"{before.loss:.6g} at T = 1"))
+            lines.append(("calibration error", f"{before.ece:.6f} at T = 1"))
+            continue
+        lines.append(("mean loss", f"{before.loss:.6g} → {after.loss:.6g}"))
+        floor = f"  (a calibrated model: {after.ece_floor:.6f})"
+        lines.append(("calibration error", f"{before.ece:.6f} → {after.ece:.6f}{floor}"))
+    print("\n".join(line.rstrip() for line in table(lines).splitlines()))
+
+
+def judged(shards, temperature, evaluator, progress):
+    """`Evaluation` of all rows at T = 1 and at this one, or None where it is 0 or infinite."""
+    evaluators = [evaluator(1.0)]
+    if is_proper(temperature):
+        evaluators.append(evaluator(temperature))
+    judge(shards, evaluators, [(0, shards.n_rows)], progress)
+    return *(e.result() for e in evaluators), *([None] * (2 - len(evaluators)))
+
+
+def cross_judged(shards, folds, temperatures, evaluator, progress):
+    """`Evaluation` of all rows at T = 1, and of each fold at its temperature, as one."""
+    if not all(map(is_proper, temperatures)):
+        return judged(shards, math.nan, evaluator, progress)
+    before, parts = evaluator(1.0), [evaluator(t) for t in temperatures]
+    for fold, part in zip(folds, parts, strict=True):
+        judge(shards, [before, part], [fold], progress)
+        if part is not parts[0]:
+            # Evaluators of different temperatures do not merge; the sums over their rows do.
+            parts[0]._state.merge(part._state)
+    return before.result(), parts[0].result()
+
+
+def first_guess(chunks, n_rows, n_classes, ignore_index):
+    """Where to begin a fit: 1/T of a sample of the rows, or None."""
+    n = min(n_rows // 16, 8192, (1 << 22) // n_classes)
+    if n < 64:
+        return None
+    chosen = (2 * np.arange(n) + 1) * n_rows // (2 * n)
+    samples, done = [], 0
+    for chunk in chunks:
+        some = chosen[slice(*np.searchsorted(chosen, [done, done + len(chunk.labels)]))] - done
+        done += len(chunk.labels)
+        if len(some):
+            x = chunk.logits
+            x = x._replace(array=x.array[some]) if isinstance(x, Source) else x[some]
+            samples.append(labelled_rows(x, chunk.labels[some], ignore_index=ignore_index))
+    return start_of(lambda beta: sum((s.sums_at(beta, 1) for s in samples), PassSums()))
 
 
 def transform(function, arguments):
     """Run ``softmax-fast softmax`` or ``log-softmax``: `function` of the rows of a file."""
-    logits = read_logits(arguments.input)
+    logits = read_logits(open_array(arguments.input, ("logits",)))
     axis, shape = arguments.axis, logits.shape
     if not -logits.ndim <= axis < logits.ndim:
         raise InputError(
@@ -260,6 +526,7 @@ def transform(function, arguments):
     axis %= logits.ndim
     if arguments.output.endswith(".npz"):
         raise InputError(f"{arguments.output}: the output is a .npy file")
+    logits = logits.whole()
     dtype = np.dtype(np.float64 if logits.dtype.itemsize == 8 else np.float32)
     rows = CHUNK_ELEMENTS // max(1, shape[axis])
     rows = max(rows, min(LEAST_NEIGHBOURS, math.prod(shape[axis + 1 :])))
@@ -267,7 +534,10 @@ def transform(function, arguments):
     buffer = np.empty(0, dtype)
     done = 0
     try:
-        with OutputFile(arguments.output) as output, Progress(max(1, logits.size)) as progress:
+        with (
+            OutputFile(arguments.output) as output,
+            Progress(max(1, logits.size), unit="elements") as progress,
+        ):
             output.write_array_header(shape, dtype)
             for outer in index_blocks(outer_shape, rows) if logits.size else ():
                 index = (*outer[:axis], slice(0, shape[axis]), *outer[axis:])
@@ -276,7 +546,7 @@ def transform(function, arguments):
                     buffer = np.empty(block.size, dtype)
                 result = buffer[: block.size].reshape(block.shape)
                 function(
-                    block,
+                    float_input(block),
                     axis=axis,
                     temperature=arguments.temperature,
                     out=result,
@@ -311,14 +581,29 @@ def temperature(text):
     return value
 
 
-def thread_count(text):
+def at_least(least):
+    """The type of an argument that is an integer from `least` on."""
+
+    def integer(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text!r}")
+        return value
+
+    return integer
+
+
+def several_integers(text):
     try:
-        value = int(text)
+        values = [int(part) for part in text.split(",")]
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
-    return value
+        values = []
+    if not values or min(values) < 1:
+        raise argparse.ArgumentTypeError(f"expected integers >= 1 like 1,5, got {text!r}")
+    return values
 
 
 def optional_label(text):
@@ -333,13 +618,20 @@ def optional_label(text):
 def parser():
     top = Parser(
         prog=PROGRAM,
-        description="Softmax and cross-entropy loss of the logits in NumPy files.",
+        description="Softmax, cross-entropy loss and calibration of the logits in files.",
         epilog=f"example: {PROGRAM} evaluate logits.npy labels.npy --temperature 2",
     )
     top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
-    shared = argparse.ArgumentParser(add_help=False)
+    threads = argparse.ArgumentParser(add_help=False)
+    threads.add_argument(
+        "--n-threads",
+        type=at_least(1),
+        metavar="N",
+        help="use at most N threads (default: what the machine allows and the work deserves)",
+    )
+    shared = argparse.ArgumentParser(add_help=False, parents=[threads])
     shared.add_argument(
         "--temperature",
         type=temperature,
@@ -347,46 +639,115 @@ def parser():
         metavar="T",
         help="divide the logits by T > 0 first (default: 1)",
     )
-    shared.add_argument(
-        "--n-threads",
-        type=thread_count,
-        metavar="N",
-        help="use at most N threads (default: what the machine allows and the work deserves)",
-    )
-
-    command = commands.add_parser(
-        "evaluate",
-        parents=[shared],
-        help="loss, perplexity, accuracy and calibration of logits against labels",
-        description="Print the mean cross-entropy loss of logits against the true labels, its "
-        "standard error, the perplexity exp(mean loss), accuracy, top-5 accuracy, the expected "
-        f"calibration error ({CALIBRATION_BINS} equal bins of confidence) and the throughput. Of "
-        "equal logits the one of the lower class counts as the greater, as in argmax; a row that "
-        "holds a NaN counts as wrong. A .npy file is worked through in chunks and may be larger "
-        "than the memory.",
-        epilog=f"example: {PROGRAM} evaluate val.npz:logits val.npz:labels --temperature 2 --json",
-    )
-    command.add_argument(
+    labelled = argparse.ArgumentParser(add_help=False)
+    labelled.add_argument(
         "logits",
         metavar="LOGITS",
-        help=".npy or .npz file (FILE.npz:NAME for one of its arrays, by default the only one or "
-        "'logits'): float16, float32 or float64, shape (rows, classes) or (..., classes)",
+        help=".npy, .npz or .safetensors file (FILE.npz:NAME for one of its arrays, by default the "
+        "only one or 'logits'): float16, bfloat16, float32 or float64, shape (rows, classes) or "
+        "(..., classes); a pattern in quotes, 'logits-*.npy', stands for its files in natural "
+        "order",
     )
-    command.add_argument(
+    labelled.add_argument(
         "targets",
         metavar="TARGETS",
-        help=".npy or .npz file (in the latter by default the only array, 'targets' or 'labels'): "
-        "class labels of any integer dtype, shape (rows,) or (...)",
+        help="such a file (by default the only array, 'targets' or 'labels') or a pattern for as "
+        "many: class labels of any integer dtype, shape (rows,) or (...)",
     )
-    command.add_argument(
+    labelled.add_argument(
         "--ignore-index",
         type=optional_label,
         default=-100,
         metavar="I",
         help="leave out the rows with this label; none for no such label (default: -100)",
     )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
+    labelled.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw a reliability diagram to this .png, .svg or .pdf file (needs matplotlib)",
+    )
+    labelled.add_argument("--json", action="store_true", help="print one JSON object")
+
+    command = commands.add_parser(
+        "evaluate",
+        parents=[shared, labelled],
+        help="loss, perplexity, accuracy and calibration of logits against labels",
+        description="Print the mean cross-entropy loss of logits against the true labels, accuracy "
+        "and top-k accuracy, with their standard errors, the perplexity exp(mean loss), Brier "
+        "score, entropy, expected calibration error beside what it would be for a calibrated model, and "
+        "the throughput. Of equal logits the one of the lower class counts as the greater, as in "
+        "argmax; a row that holds a NaN counts as wrong. Files are worked through in chunks and "
+        "may be larger than the memory.",
+        epilog=f"example: {PROGRAM} evaluate val.npz:logits val.npz:labels --temperature 2 --json",
+    )
+    command.add_argument(
+        "--top-k",
+        type=several_integers,
+        default=[1, 5],
+        metavar="K,...",
+        help="count the rows whose label is among the first K (default: 1,5)",
+    )
+    command.add_argument(
+        "--bins",
+        type=at_least(1),
+        default=15,
+        metavar="B",
+        help="equal bins of confidence for the calibration error (default: 15)",
+    )
+    command.add_argument(
+        "--classwise", action="store_true", help="the calibration error of every class too"
+    )
+    command.add_argument(
+        "--sample-weight",
+        metavar="FILE",
+        help="a weight >= 0 for each row, in such a file or a pattern for as many",
+    )
+    command.add_argument(
+        "--bytes",
+        type=at_least(1),
+        metavar="N",
+        help="the text has N bytes: print the loss in bits per byte too",
+    )
+    command.add_argument(
+        "--nan-policy",
+        choices=("propagate", "omit", "raise"),
+        default="propagate",
+        help="of rows that hold NaN or +inf, or -inf alone: make the means NaN, leave them out, or "
+        "stop (default: propagate)",
+    )
+    command.add_argument(
+        "--rows",
+        metavar="OUT.npz",
+        help="write the numbers of each row: logsumexp, prediction, confidence, entropy, loss, "
+        "rank and brier",
+    )
     command.set_defaults(run=evaluate)
+
+    command = commands.add_parser(
+        "calibrate",
+        parents=[threads, labelled],
+        help="the temperature that makes the loss smallest, with its standard error",
+        description="Fit the temperature T that makes the mean loss of logits/T smallest, and "
+        "print it with its standard error, and loss and calibration error before and after. On the rows "
+        "that T was fitted on these flatter: --apply judges on other rows, --cross-fit on parts of "
+        "these that the fit has not seen.",
+        epilog=f"example: {PROGRAM} calibrate val.npy val-labels.npy --apply test.npy "
+        "test-labels.npy",
+    )
+    other = command.add_mutually_exclusive_group()
+    other.add_argument(
+        "--apply",
+        nargs=2,
+        metavar=("LOGITS2", "TARGETS2"),
+        help="judge on these files, which are given like LOGITS and TARGETS",
+    )
+    other.add_argument(
+        "--cross-fit",
+        type=at_least(2),
+        metavar="K",
+        help="cut the rows into K consecutive folds, judge each at the T of the others",
+    )
+    command.set_defaults(run=calibrate)
 
     for function, name, formula in (
         (softmax, "softmax", "exp(x/T) / sum(exp(x/T))"),
@@ -403,8 +764,8 @@ def parser():
         command.add_argument(
             "input",
             metavar="IN",
-            help=".npy or .npz file (FILE.npz:NAME for one of its arrays) of float16, float32 or "
-            "float64",
+            help=".npy, .npz or .safetensors file (FILE.npz:NAME for one of its arrays) of "
+            "float16, bfloat16, float32 or float64",
         )
         command.add_argument(
             "-o", "--output", required=True, metavar="OUT", help="the .npy file to write"
@@ -450,6 +811,11 @@ class TerminationSignals:
             signal.signal(number, handler)
 
 
+def printable(text):
+    """The text without what would steer a terminal, as names in a file may."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def run(argv):
     """Do what the arguments say."""
     try:
@@ -476,7 +842,7 @@ def main(argv=None):
                 sys.stdout.flush()
             return 0
         except InputError as error:
-            code, message = 2, " ".join(str(error).split())
+            code, message = 2, printable(" ".join(str(error).split()))
         except MemoryError:
             code, message = 2, "out of memory"
         except OSError as error:

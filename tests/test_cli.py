@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy
 
 import softmax_fast
-from softmax_fast import cli
+from softmax_fast import _shards, cli
 from softmax_fast._files import InputError, index_blocks
 
 DATA = Path(__file__).parent / "data"
@@ -183,7 +183,7 @@ def test_digits_agree_with_float64(evaluate, temperature):
 def test_digits_table(run):
     code, out, err = run("evaluate", *DIGITS)
     assert (code, err) == (0, "")
-    table = {line[:19].strip(): line[19:].split() for line in out.splitlines()}
+    table = {line[:19].rstrip(): line[19:].split() for line in out.splitlines()}
     expected = reference(np.load(DIGITS[0]), np.load(DIGITS[1]))
     for label, key, digits in (
         ("mean loss", "mean_loss", 6),
@@ -228,13 +228,14 @@ def test_chunks_do_not_change_the_numbers(evaluate, save, classifier, monkeypatc
     logits, labels = classifier
     files = save("x.npy", logits.astype(np.float64)), save("y.npy", labels)
     whole = evaluate(*files)
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", elements)
-    monkeypatch.setattr(cli, "LABELS_PER_BLOCK", elements)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", elements)
+    monkeypatch.setattr(_shards, "ROWS_PER_CHECK", elements)
     assert_agrees(evaluate(*files), {key: whole[key] for key in reference(logits, labels)}, 1e-13)
 
 
-def test_more_rows_than_a_chunk_holds(evaluate, save):
-    n = cli.CHUNK_ELEMENTS // 100 + 1000
+def test_more_rows_than_a_chunk_holds(evaluate, save, monkeypatch):
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 1 << 20)
+    n = cli.EVALUATED_ELEMENTS // 100 + 1000
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 100, n)
     logits = rng.standard_normal(size=(n, 100), dtype=np.float32)
@@ -248,7 +249,7 @@ def test_more_rows_than_a_chunk_holds(evaluate, save):
 def test_the_standard_error_keeps_its_digits_beside_a_large_mean(evaluate, save, monkeypatch):
     logits = np.zeros((400, 3))
     logits[:, 1] = 1e8 + np.arange(400) % 5  # losses 1e8 … 1e8 + 4
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 30)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 30)
     results = evaluate(save("x.npy", logits), save("y.npy", np.zeros(400, int)))
     expected = np.std(np.arange(400) % 5, ddof=1) / 20
     assert results["standard_error"] == pytest.approx(expected, rel=1e-9)
@@ -287,7 +288,7 @@ def test_no_ignore_index(run, save, classifier):
 @pytest.mark.parametrize("elements", [12, 40, 1 << 20])
 def test_more_dimensions_than_two(evaluate, save, classifier, monkeypatch, order, elements):
     logits, labels = classifier
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", elements)
     results = evaluate(
         save("x.npy", np.asarray(logits.reshape(5, 4, 25, 12), order=order)),
         save("y.npy", np.asarray(labels.reshape(5, 4, 25), order=order)),
@@ -317,22 +318,6 @@ def test_equal_logits_are_ranked_as_argmax_does(evaluate, save):
     results = evaluate(save("x.npy", np.zeros((60, 20))), save("y.npy", labels))
     assert results["accuracy"] == 1 / 20
     assert results["top5_accuracy"] == 5 / 20
-
-
-@given(
-    values=st.lists(st.lists(st.integers(-3, 3), min_size=8, max_size=8), min_size=1, max_size=20),
-    seed=st.integers(0, 99),
-)
-@settings(max_examples=50, deadline=None)
-def test_within_top_is_a_stable_sort(values, seed):
-    from softmax_fast._evaluation import within_top
-
-    logits = np.array(values, dtype=np.float32)
-    labels = np.random.default_rng(seed).integers(0, 8, len(values))
-    order = np.argsort(-logits, axis=1, kind="stable")
-    for k in (1, 3, 5, 8, 9):
-        expected = (order[:, :k] == labels[:, np.newaxis]).any(axis=1)
-        np.testing.assert_array_equal(within_top(k, logits, labels), expected)
 
 
 def test_a_row_with_nan_is_wrong_and_said(run, evaluate, save, classifier):
@@ -479,7 +464,10 @@ def test_missing_and_special_files(run, tmp_path):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 4), np.int32), "has dtype int32, expected float16, float32 or float64"),
+        (
+            np.zeros((3, 4), np.int32),
+            "has dtype int32, expected float16, bfloat16, float32 or float64",
+        ),
         (np.zeros((3, 4), np.complex64), "has dtype complex64"),
         (np.zeros((3, 4), bool), "has dtype bool"),
         (np.zeros((3, 4), "U3"), "has dtype <U3"),
@@ -524,8 +512,8 @@ def test_wrong_labels(run, save, array, message):
 
 
 def test_the_bad_label_is_counted_over_the_whole_file(run, save, monkeypatch):
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 100)
-    monkeypatch.setattr(cli, "LABELS_PER_BLOCK", 64)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 100)
+    monkeypatch.setattr(_shards, "ROWS_PER_CHECK", 64)
     labels = np.zeros((50, 20), np.int16)
     labels[37, 11] = 10
     labels[45, 3] = -7
@@ -564,9 +552,12 @@ def damaged_npy_files():
     np.save(pickled, np.array([Grenade()]), allow_pickle=True)
     return {
         "empty": (b"", "is empty"),
-        "one byte": (b"\x93", "is neither a .npy nor an .npz file"),
-        "text": (b"0.1 0.2 0.7\n", "is neither a .npy nor an .npz file"),
-        "pickle": (pickle.dumps(Grenade()), "is neither a .npy nor an .npz file"),
+        "one byte": (b"\x93", "is neither a .npy nor an .npz nor a .safetensors file"),
+        "text": (b"0.1 0.2 0.7\n", "is neither a .npy nor an .npz nor a .safetensors file"),
+        "pickle": (
+            pickle.dumps(Grenade()),
+            "is neither a .npy nor an .npz nor a .safetensors file",
+        ),
         "objects": (pickled.getvalue(), "holds Python objects, which are never loaded"),
         "magic alone": (whole[:6], "has a damaged .npy header"),
         "version alone": (whole[:8], "has a damaged .npy header"),
@@ -675,6 +666,302 @@ def test_every_truncation_is_noticed(run, tmp_path):
         code, _, err = run("evaluate", path, labels)
         assert code == 2
         assert_one_line(err)
+
+
+# ---- evaluate's further options
+
+
+@pytest.fixture
+def saved(save, classifier):
+    logits, labels = classifier
+    return save("x.npy", logits), save("y.npy", labels)
+
+
+def test_json_has_what_an_evaluation_has(evaluate, saved, classifier):
+    results = evaluate(*saved, "--top-k", "2,3", "--bins", "7", "--classwise")
+    expected = softmax_fast.evaluate(*classifier, top_k=(1, 2, 3, 5), n_bins=7, classwise=True)
+    for key, value in expected.as_dict().items():
+        assert results[key] == (value if value is None else pytest.approx(value, rel=1e-12)), key
+    assert results["classwise_ece"] > 0 and results["n_bins"] == 7
+
+
+def test_the_table_is_that_of_an_evaluation(run, saved, classifier):
+    code, out, err = run("evaluate", *saved, "--temperature", "1.5")
+    assert (code, err) == (0, "")
+    shown = out.splitlines()
+    assert shown[:-1] == str(softmax_fast.evaluate(*classifier, temperature=1.5)).splitlines()
+    assert shown[-1].startswith("throughput         ")
+
+
+def test_sample_weights(run, evaluate, save, saved, classifier):
+    weights = np.random.default_rng(3).integers(0, 4, 500) / 2
+    path = save("w.npy", weights)
+    results = evaluate(*saved, "--sample-weight", path)
+    expected = softmax_fast.evaluate(*classifier, sample_weight=weights)
+    assert results["loss"] == pytest.approx(expected.loss, rel=1e-13)
+    assert results["loss_stderr"] == pytest.approx(expected.loss_stderr, rel=1e-12)
+    assert results["ignored_rows"] == np.count_nonzero(weights == 0)
+    assert results["weight_sum"] == weights.sum()
+    for bad, message in (
+        (np.where(np.arange(500) == 17, -1.0, 1.0), "row 17 (the first is 0) has weight -1.0"),
+        (np.where(np.arange(500) == 18, np.nan, 1.0), "row 18 (the first is 0) has weight nan"),
+        (np.ones(499), "has shape (499,), expected (500,)"),
+        (np.ones(500, "U1"), "expected numbers"),
+    ):
+        code, out, err = run("evaluate", *saved, "--sample-weight", save("w.npy", bad))
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert "w.npy: " in err and message in err
+    code, _, err = run("evaluate", *saved, "--sample-weight", save("w.npy", np.zeros(500)))
+    assert code == 2 and "no row is left" in err
+
+
+def test_bits_per_byte(run, evaluate, saved, classifier):
+    results = evaluate(*saved, "--bytes", 1700)
+    losses = -reference_log_softmax(classifier[0])[np.arange(500), classifier[1]]
+    assert results["bits_per_byte"] == pytest.approx(losses.sum() / math.log(2) / 1700, rel=1e-6)
+    stderr = losses.std(ddof=1) * 500**0.5 / math.log(2) / 1700
+    assert results["bits_per_byte_stderr"] == pytest.approx(stderr, rel=1e-6)
+    assert results["bytes"] == 1700
+    line = f"bits per byte      {results['bits_per_byte']:.6g} ± {stderr:.3g}\n"
+    assert line in run("evaluate", *saved, "--bytes", 1700)[1]
+
+
+def test_nan_policies(run, evaluate, save, classifier):
+    logits, labels = classifier
+    logits[[60, 70], 3] = np.nan
+    labels[60] = -100
+    logits[71] = -np.inf
+    files = save("x.npy", logits), save("y.npy", labels)
+    good = np.setdiff1d(np.arange(500), [60, 70, 71])
+    results = evaluate(*files, "--nan-policy", "omit")
+    assert_agrees(results, reference(logits[good], labels[good]))
+    assert (results["not_finite_rows"], results["first_not_finite_row"]) == (2, 70)
+    code, out, err = run("evaluate", *files, "--nan-policy", "raise")
+    assert (code, out) == (2, "")
+    assert_one_line(err)
+    assert "x.npy: row 70 (the first is 0) holds NaN or +inf, or nothing but -inf\n" in err
+    logits[:] = np.nan
+    code, out, err = run("evaluate", save("x.npy", logits), files[1], "--nan-policy", "omit")
+    assert (code, out) == (2, "") and "no row is left" in err
+
+
+def test_numbers_of_each_row(run, save, tmp_path, classifier, monkeypatch):
+    logits, labels = classifier
+    labels[7] = -100
+    files = save("x.npy", logits.reshape(5, 100, 12)), save("y.npy", labels.reshape(5, 100))
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 900)
+    out = tmp_path / "rows.npz"
+    code, _, err = run("evaluate", *files, "--rows", out, "--temperature", 2)
+    assert (code, err) == (0, "")
+    expected = softmax_fast.row_statistics(logits, labels, temperature=2.0)
+    with np.load(out) as rows:
+        assert tuple(rows) == expected._fields
+        for name, values in expected._asdict().items():
+            assert rows[name].shape == (5, 100) and rows[name].dtype == values.dtype
+            assert rows[name].tobytes() == values.tobytes(), name
+
+
+def test_bad_places_for_rows(run, tmp_path):
+    for name, message in (
+        ("rows.npy", "rows.npy: the rows' numbers go to a .npz file"),
+        ("none/rows.npz", "none/rows.npz: No such file or directory"),
+    ):
+        code, out, err = run("evaluate", *DIGITS, "--rows", tmp_path / name)
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert message in err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not POSIX, reason="limits of POSIX")
+@pytest.mark.parametrize("option", ["--rows", "--plot"])
+def test_a_full_disk_for_rows_and_plots(run_fresh, tmp_path, option):
+    if option == "--plot":
+        pytest.importorskip("matplotlib")
+    out = tmp_path / {"--rows": "out.npz", "--plot": "out.png"}[option]
+    program = f"""
+        import resource, sys
+        from softmax_fast import cli
+        cli.main(["evaluate", *{DIGITS!r}, {option!r}, {str(out)!r}])
+        import os; os.unlink({str(out)!r})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+        sys.stdout.flush()
+        sys.exit(cli.main(["evaluate", *{DIGITS!r}, {option!r}, {str(out)!r}]))
+    """
+    done = run_fresh(program)
+    assert done.returncode == 2
+    assert done.stderr == f"softmax-fast: error: {out}: File too large\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupt_leaves_no_rows(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "row_statistics", lambda *a, **k: raising(KeyboardInterrupt())())
+    assert run("evaluate", *DIGITS, "--rows", tmp_path / "rows.npz") == (130, "", "")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_plot_without_matplotlib_is_an_error_before_any_work(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("softmax_fast._plots.is_available", lambda: False)
+    monkeypatch.setattr(cli, "Shards", raising(AssertionError("work")))
+    for command in ("evaluate", "calibrate"):
+        code, out, err = run(command, *DIGITS, "--plot", tmp_path / "x.png")
+        assert (code, out) == (2, "")
+        assert err == (
+            "softmax-fast: error: --plot needs matplotlib: pip install 'softmax-fast[plot]'\n"
+        )
+
+
+def test_bad_options_of_evaluate_and_calibrate(run):
+    for arguments, message in (
+        (["evaluate", *DIGITS, "--top-k", "1,x"], "expected integers >= 1 like 1,5, got '1,x'"),
+        (["evaluate", *DIGITS, "--top-k", "0"], "expected integers >= 1 like 1,5, got '0'"),
+        (["evaluate", *DIGITS, "--bins", "0"], "expected an integer >= 1, got '0'"),
+        (["evaluate", *DIGITS, "--bytes", "1.5"], "expected an integer >= 1, got '1.5'"),
+        (["evaluate", *DIGITS, "--nan-policy", "x"], "invalid choice: 'x'"),
+        (["calibrate", *DIGITS, "--cross-fit", "1"], "expected an integer >= 2, got '1'"),
+        (["calibrate", *DIGITS, "--cross-fit", "900"], "has 899 rows, too few for 900 folds"),
+        (["calibrate", *DIGITS, "--cross-fit", "2", "--apply", *DIGITS], "not allowed with"),
+        (["calibrate", *DIGITS, "--apply", DIGITS[0]], "expected 2 arguments"),
+        (["calibrate", *DIGITS, "--temperature", "2"], "unrecognized arguments"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert message in err
+
+
+# ---- calibrate
+
+
+@pytest.fixture
+def calibrate(run):
+    def call(*arguments):
+        code, out, err = run("calibrate", *arguments, "--json")
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    return call
+
+
+def assert_judged(part, logits, labels, temperature):
+    before = softmax_fast.evaluate(logits, labels)
+    after = softmax_fast.evaluate(logits, labels, temperature=temperature)
+    expected = {
+        "rows": before.n,
+        "loss_before": before.loss,
+        "loss": after.loss,
+        "ece_before": before.ece,
+        "ece": after.ece,
+        "ece_floor": after.ece_floor,
+    }
+    assert_agrees(part, expected, 1e-12)
+
+
+@pytest.mark.parametrize("elements", [1 << 22, 600])
+def test_calibrate_is_fit_temperature(calibrate, saved, classifier, monkeypatch, elements):
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", elements)
+    results = calibrate(*saved)
+    fit = softmax_fast.fit_temperature(*classifier)
+    assert results["temperature"] == pytest.approx(fit.temperature, rel=1e-6)
+    assert results["temperature_stderr"] == pytest.approx(fit.stderr, rel=1e-5)
+    assert results["status"] == "converged" and results["classes"] == 12
+    assert_judged(results["fitted_rows"], *classifier, results["temperature"])
+    assert results["fitted_rows"]["loss"] == pytest.approx(fit.loss, rel=1e-6)
+
+
+def test_calibrate_applied_to_other_rows(calibrate, save, saved, classifier):
+    logits, labels = classifier
+    fitted = calibrate(save("a.npy", logits[:300]), save("b.npy", labels[:300]))
+    other = save("c.npy", logits[300:]), save("d.npy", labels[300:])
+    results = calibrate(save("a.npy", logits[:300]), save("b.npy", labels[:300]), "--apply", *other)
+    assert results["temperature"] == fitted["temperature"]
+    assert results["fitted_rows"] == fitted["fitted_rows"]
+    assert_judged(results["applied"], logits[300:], labels[300:], fitted["temperature"])
+
+
+def test_calibrate_on_folds(calibrate, saved, classifier, monkeypatch):
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 700)
+    logits, labels = classifier
+    results = calibrate(*saved, "--cross-fit", 3)
+    edges, losses = [0, 166, 333, 500], []
+    for i, t in enumerate(results["cross_fit"]["temperatures"]):
+        fold = np.zeros(500, bool)
+        fold[edges[i] : edges[i + 1]] = True
+        fit = softmax_fast.fit_temperature(logits[~fold], labels[~fold])
+        assert t == pytest.approx(fit.temperature, rel=1e-6)
+        log_p = reference_log_softmax(logits[fold], t)
+        losses.extend(-log_p[np.arange(fold.sum()), labels[fold]])
+    assert results["cross_fit"]["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+    assert results["cross_fit"]["rows"] == 500
+    assert results["cross_fit"]["loss"] > results["fitted_rows"]["loss"]
+
+
+def test_calibrate_says_which_rows_flatter(run):
+    out = run("calibrate", *DIGITS)[1]
+    assert out.splitlines()[:4] == [
+        "temperature        2.40575 ± 0.19",
+        "status             converged, 8 passes",
+        "",
+        "on the rows that T was fitted on, which flatters",
+    ]
+    assert "mean loss          0.233643 → 0.14945\n" in out
+    out = run("calibrate", *DIGITS, "--apply", *DIGITS)[1]
+    assert f"\non {DIGITS[0]}, which the fit has not seen\n" in out
+    assert (
+        "each of 3 folds at the T of the others: " in run("calibrate", *DIGITS, "--cross-fit", 3)[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("logits", "status", "temperature"),
+    [
+        ([[2.0, 0.0], [0.0, 1.0]], "separable", 0),
+        ([[0.0, 2.0], [1.0, 0.0]], "uninformative", None),
+        ([[1.0, 1.0], [2.0, 2.0]], "constant", 1),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--cross-fit", "2"]])
+def test_fits_without_a_temperature(run, calibrate, save, logits, status, temperature, more):
+    files = save("x.npy", np.array(logits)), save("y.npy", np.array([0, 1]))
+    results = calibrate(*files, *more)
+    assert (results["status"], results["temperature"]) == (status, temperature)
+    assert results["fitted_rows"]["loss_before"] > 0
+    assert (results["fitted_rows"]["loss"] is None) == (status != "constant")
+    code, out, err = run("calibrate", *files, *more)
+    assert (code, err) == (0, "") and f"\nstatus             {status}, " in out
+    assert cli.REASONS[status] in out and "nan" not in out
+
+
+def test_rows_that_no_temperature_fits(run, save, classifier):
+    logits, labels = classifier
+    labels[:50] = -100
+    logits[40] = np.nan
+    logits[410, 2] = np.inf
+    files = save("x.npy", logits), save("y.npy", labels)
+    message = "x.npy: row 410 (the first is 0) holds NaN or +inf, or nothing but -inf"
+    for more in ([], ["--cross-fit", "3"]):
+        code, out, err = run("calibrate", *files, *more)
+        assert (code, out) == (2, "")
+        assert_one_line(err)
+        assert message in err
+    code, out, err = run("calibrate", files[0], save("y.npy", np.full(500, -100)))
+    assert (code, out) == (2, "") and "y.npy: no row is left" in err
+    narrow = save("n.npy", np.zeros((2, 5))), save("m.npy", np.zeros(2, int))
+    code, out, err = run("calibrate", *DIGITS, "--apply", *narrow)
+    assert (code, out) == (2, "") and "n.npy: has 5 classes, and" in err
+
+
+def test_progress_of_a_fit(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock) * 0.6)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 1000)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert cli.main(["calibrate", *DIGITS]) == 0
+    assert "pass 1, 4 s left, 167 rows/s" in terminal.getvalue()
+    assert "pass 3, " in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
 
 
 # ---- softmax, log-softmax
@@ -897,7 +1184,7 @@ def test_the_longest_names(run, tmp_path, temporary_kind):
 def test_a_killed_process_leaves_no_trace(run_fresh, tmp_path):
     program = f"""
         import os, signal
-        from softmax_fast import cli
+        from softmax_fast import _shards, cli
         cli.softmax = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         cli.main(["softmax", {DIGITS[0]!r}, "-o", {str(tmp_path / "out.npy")!r}])
     """
@@ -910,7 +1197,7 @@ def test_a_full_disk(run_fresh, tmp_path):
     """The limit on a file's size stands in for the end of the disk."""
     program = f"""
         import resource, sys
-        from softmax_fast import cli
+        from softmax_fast import _shards, cli
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         sys.exit(cli.main(["softmax", {DIGITS[0]!r}, "-o", {str(tmp_path / "out.npy")!r}]))
     """
@@ -922,9 +1209,10 @@ def test_a_full_disk(run_fresh, tmp_path):
 
 def test_interrupted_evaluation_is_quiet(run, monkeypatch):
     monkeypatch.setattr(
-        "softmax_fast._evaluation.softmax_loss", lambda *a, **k: raising(KeyboardInterrupt())()
+        "softmax_fast.evaluation.row_columns", lambda *a, **k: raising(KeyboardInterrupt())()
     )
-    assert run("evaluate", *DIGITS) == (130, "", "")
+    for command in ("evaluate", "calibrate"):
+        assert run(command, *DIGITS) == (130, "", "")
 
 
 # ---- the rest
@@ -939,7 +1227,7 @@ class Terminal(io.StringIO):
 def test_progress_bar(monkeypatch, seconds_a_chunk):
     clock = itertools.count()
     monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock) * seconds_a_chunk)
-    monkeypatch.setattr(cli, "CHUNK_ELEMENTS", 1000)
+    monkeypatch.setattr(cli, "EVALUATED_ELEMENTS", 1000)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert cli.main(["evaluate", *DIGITS]) == 0
@@ -947,7 +1235,7 @@ def test_progress_bar(monkeypatch, seconds_a_chunk):
     if seconds_a_chunk < 0.1:
         assert text == ""
     else:
-        assert "\r[######........................]  22%  4 s left" in text
+        assert "\r[######........................]  22%  4 s left, 167 rows/s" in text
         assert text.endswith("\r\x1b[K")  # the line is wiped
 
 
@@ -981,6 +1269,7 @@ def test_help_and_version(run):
         (["--version"], f"softmax-fast {softmax_fast.__version__}\n"),
         (["--help"], "example: softmax-fast evaluate logits.npy labels.npy"),
         (["evaluate", "--help"], "example: softmax-fast evaluate"),
+        (["calibrate", "--help"], "example: softmax-fast calibrate"),
         (["softmax", "--help"], "example: softmax-fast softmax"),
         (["log-softmax", "--help"], "example: softmax-fast log-softmax"),
         (["info", "--help"], "show_config()"),
@@ -1010,7 +1299,7 @@ def test_the_installed_command_is_this_one():
 def test_a_reader_that_goes_away(run_fresh):
     program = f"""
         import os, sys
-        from softmax_fast import cli
+        from softmax_fast import _shards, cli
         reader, writer = os.pipe()
         os.close(reader)
         os.dup2(writer, 1)

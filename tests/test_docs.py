@@ -7,11 +7,14 @@ rest of their code.
 import doctest
 import functools
 import importlib
+import importlib.util
 import inspect
+import json
 import pathlib
 import pkgutil
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -29,7 +32,15 @@ of_a_clone = pytest.mark.skipif(
     not (PROJECT / ".ci" / "run").exists(), reason="not all files are beside the tests"
 )
 
-PUBLIC_MODULES = ["functional", "losses", "linear", "evaluation", "_threads", "_config"]
+PUBLIC_MODULES = [
+    "functional",
+    "losses",
+    "linear",
+    "evaluation",
+    "calibration",
+    "_threads",
+    "_config",
+]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -59,6 +70,7 @@ def test_the_public_names_are_those_of_the_contract():
         "selected_log_probs",
         "row_statistics",
         "evaluate",
+        "fit_temperature",
         "get_include",
         "get_num_threads",
         "set_num_threads",
@@ -70,6 +82,7 @@ def test_the_public_names_are_those_of_the_contract():
         "LinearGrads",
         "Reliability",
         "RowStatistics",
+        "TemperatureFit",
         "__version__",
     }
 
@@ -85,7 +98,10 @@ def test_every_public_function_documents_its_parameters_and_has_an_example(name)
 
 def test_every_module_imports_and_says_what_it_is():
     for module in pkgutil.iter_modules(sf.__path__, "softmax_fast."):
-        if module.name.rpartition(".")[2] not in ("__main__", "_version"):
+        name = module.name.rpartition(".")[2]
+        if name == "dask" and importlib.util.find_spec("dask") is None:
+            continue
+        if name not in ("__main__", "_version"):
             assert inspect.getdoc(importlib.import_module(module.name)), module.name
 
 
@@ -132,24 +148,69 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_commands_of_the_documents_run(line, tmp_path, run_python):
+@pytest.fixture
+def run_line(tmp_path, run_python):
+    """Run a command line of the documents beside files of the names they use."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((20, 10)).astype(np.float32)
     y = rng.integers(0, 10, 20)
-    np.save(tmp_path / "logits.npy", x)
-    np.save(tmp_path / "labels.npy", y)
+    for prefix in ("", "test-"):
+        np.save(tmp_path / f"{prefix}logits.npy", x)
+        np.save(tmp_path / f"{prefix}labels.npy", y)
+    for i in range(2):
+        np.save(tmp_path / f"logits-{i}.npy", x)
+        np.save(tmp_path / f"labels-{i}.npy", y)
     np.savez(tmp_path / "validation.npz", logits=x, labels=y)
-    words, env = shlex.split(line), {}
-    while "=" in words[0]:
-        name, value = words.pop(0).split("=", 1)
-        env[name] = value
-    code = f"import os; os.chdir({str(tmp_path)!r}); from softmax_fast.cli import main"
-    shown = run_python(f"{code}; raise SystemExit(main({words[1:]!r}))", env=env).stdout
+    header = {
+        "logits": {"dtype": "F32", "shape": [20, 10], "data_offsets": [0, 800]},
+        "labels": {"dtype": "I64", "shape": [20], "data_offsets": [800, 960]},
+    }
+    text = json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + x.tobytes() + y.tobytes()
+    (tmp_path / "model.safetensors").write_bytes(content)
+    shutil.copytree(PROJECT / "tests" / "data", tmp_path / "tests" / "data")
+
+    def run(line):
+        words, env = shlex.split(line), {}
+        while "=" in words[0]:
+            name, value = words.pop(0).split("=", 1)
+            env[name] = value
+        if "--plot" in words:
+            pytest.importorskip("matplotlib")
+        code = f"import os; os.chdir({str(tmp_path)!r}); from softmax_fast.cli import main"
+        return run_python(f"{code}; raise SystemExit(main({words[1:]!r}))", env=env).stdout
+
+    return run
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_documents_run(line, tmp_path, run_line):
+    shown, words = run_line(line), shlex.split(line)
     if "-o" in words:
-        assert np.load(tmp_path / words[words.index("-o") + 1]).shape == x.shape
+        assert np.load(tmp_path / words[words.index("-o") + 1]).shape == (20, 10)
     else:
         assert shown
+    if "--plot" in words:
+        assert (tmp_path / words[words.index("--plot") + 1]).stat().st_size > 1000
+
+
+OUTPUTS = [
+    pytest.param(line, output, id=f"{document}: {line}")
+    for document in DOCUMENTS
+    for line, output in re.findall(
+        r"^```sh\n(softmax-fast [^\n]*)\n```\n\n```text\n(.*?)^```",
+        text_of(document),
+        re.DOTALL | re.MULTILINE,
+    )
+]
+
+
+@pytest.mark.parametrize(("line", "output"), OUTPUTS)
+def test_commands_print_what_the_documents_show(line, output, run_line):
+    def comparable(text):
+        return [row for row in text.splitlines() if not row.startswith("throughput")]
+
+    assert comparable(run_line(line)) == comparable(output)
 
 
 @functools.cache

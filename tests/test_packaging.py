@@ -80,3 +80,16 @@ def test_the_benchmarks_imports_are_in_their_extra():
                 imported.add(node.module.partition(".")[0])
     own = {path.stem for path in folder.glob("*.py")} | {"softmax_fast", "numpy"}
     assert imported - own - sys.stdlib_module_names <= declared
+
+
+def test_the_module_for_dask_says_what_it_needs(run_python):
+    code = """
+        import sys
+        sys.modules["dask"] = None
+        import softmax_fast
+        try:
+            import softmax_fast.dask
+        except ImportError as error:
+            print(error)
+    """
+    assert 'pip install "softmax-fast[dask]"' in run_python(code).stdout

@@ -95,6 +95,22 @@ def test_dask(rows, scheduler, data, dtype):
     oracle.assert_same_bits(row_losses, sf.softmax_loss(x, y, reduction="none"))
 
 
+def test_dask_evaluation(data):
+    da = pytest.importorskip("dask.array")
+    x, y = data
+    y[::2] = x[::2].argmax(axis=1)
+    found = run_recipe(
+        "dask-evaluation",
+        logits=da.from_array(x, chunks=(100, -1)),
+        labels=da.from_array(y, chunks=100),
+    )
+    fit = sf.fit_temperature(x, y)
+    assert found["fit"].temperature == pytest.approx(fit.temperature, rel=1e-6)
+    assert found["evaluation"].loss == pytest.approx(fit.loss, rel=1e-6)
+    whole = sf.evaluate(x, y, temperature=found["fit"].temperature)
+    assert found["evaluation"].ece == pytest.approx(whole.ece, rel=1e-12)
+
+
 def test_dask_arrays_split_across_the_classes(data, dtype):
     da = pytest.importorskip("dask.array")
     x, y = data

@@ -140,9 +140,10 @@ def test_the_methods_of_the_stubs_have_the_signatures_of_the_modules():
 def test_every_function_that_computes_is_in_the_table_of_the_tests():
     """An entry in cases.py gets a function the tests that apply to all.
 
-    What gives several numbers a row, or none, has tests of its own, in test_evaluation.py.
+    What gives several numbers a row, or none, has tests of its own, in test_evaluation.py and
+    test_calibration.py.
     """
-    others = {sf.row_statistics, sf.evaluate}
+    others = {sf.row_statistics, sf.evaluate, sf.fit_temperature}
     computing = {
         function
         for name in sf.__all__
