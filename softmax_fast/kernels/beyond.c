@@ -204,7 +204,9 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
             call->row_max[row] = m;
     } else if (call->indices) {
         for (ptrdiff_t k = 0; k < call->n_indices; k++)
-            put_entry(call, out.data, k, chosen[k]);
+            if ((own.indices[k] >= 0 && own.indices[k] < n)
+                || (targets.has_ignore_index && own.indices[k] == targets.ignore_index))
+                put_entry(call, out.data, k, chosen[k]);
     } else if (out.data) {
         const double factor = operation == SF_SOFTMAX_LOSS_GRAD && replaced ? given : 1.0;
         for (ptrdiff_t c = 0; c < n; c++)
