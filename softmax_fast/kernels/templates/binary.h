@@ -137,6 +137,19 @@ static SF_NOINLINE ptrdiff_t load_targets(const sf_input *in, ptrdiff_t first, p
     return bad;
 }
 
+/* Losses whose x/T is beyond the largest double, and their weights make less of it. */
+static SF_NOINLINE void mend_overflow(const sf_call *call, ptrdiff_t first, ptrdiff_t n,
+                                      const real *values, const double *t, double *losses)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double x = values[i];
+        double weight = x > 0 ? 1.0 - t[i] : t[i] * pos_weight_of(call->targets, first + i);
+        weight *= sf_sample_weight(call->targets, first + i);
+        if (isinf(losses[i]) && isfinite(x))
+            losses[i] = weight * fabs(x) / sf_temperature_of(call, first + i);
+    }
+}
+
 SF_INLINE void binary_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_result *result,
                               const int of_logits)
 {
@@ -165,13 +178,18 @@ SF_INLINE void binary_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t co
             binary_losses_in_double(call, first, n, values, t, of_logits, losses);
         for (ptrdiff_t i = 0; v && i < n; i++)
             losses[i] = weighted(v[i], losses[i]);
+        sf_sum sum = sum_of_doubles(losses, n);
+        if (of_logits && !isfinite(sum.sum)) {
+            mend_overflow(call, first, n, values, t, losses);
+            sum = sum_of_doubles(losses, n);
+        }
         if (call->out.data) {
             real *out = (real *)call->out.data + first;
             for (ptrdiff_t i = 0; i < n; i++)
                 out[i] = (real)losses[i];
         }
         sf_sum weight = {(double)n, 0.0};
-        sf_sum_merge(&result->loss, sum_of_doubles(losses, n));
+        sf_sum_merge(&result->loss, sum);
         sf_sum_merge(&result->weight, v ? sum_of_doubles(v, n) : weight);
     }
 }
