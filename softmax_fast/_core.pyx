@@ -14,6 +14,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 from libc.float cimport DBL_MAX
 from libc.stdint cimport int32_t, int64_t, uint16_t
+from libc.string cimport memcpy
 
 from softmax_fast._api cimport *
 from softmax_fast._kernels cimport *
@@ -344,7 +345,6 @@ def row_statistics(block, options, double[:, ::1] numbers, int64_t[:, ::1] place
     call.run(SF_ROW_STATISTICS, sums)
 
 
-
 def exponentials(block, double[::1] shift, double[::1] scale, int n_threads):
     call = Call(block, n_threads)
     call.call.row_max = &shift[0]
@@ -397,85 +397,221 @@ cdef inline void put_moments(double *hi, double *lo, double x, double v, double 
     lo[2] += rounding(once, x, twice) + lost * x
 
 
-cdef inline void put_in_bin(double *hi, double *lo, Py_ssize_t n_bins, double c, bint hit, double v,
-                            double vv) noexcept nogil:
-    put(hi, lo, v)
-    put(hi + n_bins, lo + n_bins, vv)
-    put(hi + 2 * n_bins, lo + 2 * n_bins, v * c)
-    if hit:
-        put(hi + 3 * n_bins, lo + 3 * n_bins, v)
-    put(hi + 4 * n_bins, lo + 4 * n_bins, vv * (c * (1.0 - c)))
+cdef inline void put_sum(double *hi, double *lo, const double *part) noexcept nogil:
+    """Add a sum and what it has lost."""
+    put(hi, lo, part[0])
+    lo[0] += part[1]
 
 
-def add_rows(const double[::1] confidence, const double[::1] entropy, const double[::1] loss,
-             const double[::1] brier, const double[::1] slope, const double[::1] curvature,
-             const int64_t[::1] prediction, const int64_t[::1] rank, const double[::1] weights,
-             const int64_t[::1] bins, const int64_t[::1] cells, const int64_t[::1] top_k,
-             int64_t[::1] counts, double[:, ::1] sums,
-             double[:, :, ::1] bin_sums, int64_t[::1] bin_counts,
-             double[:, :, ::1] cell_sums, int64_t[::1] cell_counts):
-    """Add rows to what `_evaluation_state.State` keeps, in its order.
+cdef struct rows_to_add:
+    Py_ssize_t n
+    const double *confidence
+    const double *entropy
+    const double *loss
+    const double *brier
+    const double *slope
+    const double *curvature
+    const int64_t *prediction
+    const int64_t *rank
+    const double *weights  # NULL: 1 each
 
-    Returns the first row without probabilities and the first of infinite loss, or -1.
+
+cdef inline bint is_good(const rows_to_add *rows, Py_ssize_t i) noexcept nogil:
+    """A row that counts and has probabilities."""
+    return rows.rank[i] >= 0 and rows.prediction[i] >= 0 and (
+        rows.weights is NULL or rows.weights[i] > 0)
+
+
+cdef void add_to_sums(const rows_to_add *rows, const int64_t *top_k, Py_ssize_t n_top, int64_t *counts,
+                      double *hi, double *lo, Py_ssize_t *first) noexcept nogil:
+    """In the order of `_evaluation_state.SUMS` and `COUNTS`.  first: the first row without
+    probabilities and the first of infinite loss.
     """
-    cdef Py_ssize_t i, j, n_sums = sums.shape[1], first_bad = -1, first_infinite = -1
+    cdef Py_ssize_t i, j
     cdef double v = 1.0, vv = 1.0
-    cdef double *hi = &sums[0, 0]
-    cdef double *lo = &sums[1, 0]
-    cdef double *bin_hi = &bin_sums[0, 0, 0]
-    cdef double *bin_lo = &bin_sums[1, 0, 0]
-    cdef double *cell_hi = &cell_sums[0, 0, 0]
-    cdef double *cell_lo = &cell_sums[1, 0, 0]
-    cdef Py_ssize_t n_bins = bin_sums.shape[2], n_cells = cell_sums.shape[2]
-    cdef bint hit
-    with nogil:
-        for i in range(rank.shape[0]):
-            if weights is not None:
-                v = weights[i]
-                vv = v * v
-            if rank[i] < 0 or not v > 0:
-                counts[1] += 1
-                continue
-            if prediction[i] < 0:
-                counts[2] += 1
-                put(hi + 2, lo + 2, v)
-                put(hi + 3, lo + 3, vv)
-                if first_bad < 0:
-                    first_bad = i
-                continue
-            counts[0] += 1
+    cdef bint weighted = rows.weights is not NULL
+    # Without weights "v x" and "vv x" are one, and Σ v are counts.
+    cdef double loss[4]
+    cdef double brier[4]
+    cdef int64_t good = counts[0], hits = counts[4]
+    cdef int64_t *in_top = counts + 5
+    for j in range(4):
+        loss[j] = brier[j] = 0.0
+    for i in range(rows.n):
+        if weighted:
+            v = rows.weights[i]
+            vv = v * v
+        if rows.rank[i] < 0 or not v > 0:
+            counts[1] += 1
+            continue
+        if rows.prediction[i] < 0:
+            counts[2] += 1
+            put(hi + 2, lo + 2, v)
+            put(hi + 3, lo + 3, vv)
+            if first[0] < 0:
+                first[0] = i
+            continue
+        counts[0] += 1
+        if rows.loss[i] - rows.loss[i] == 0:
+            if weighted:
+                put_moments(hi + 4, lo + 4, rows.loss[i], v, vv)
+            else:
+                put_square(loss, rows.loss[i])
+            put(hi + 15, lo + 15, v * rows.slope[i])
+            put(hi + 16, lo + 16, v * rows.curvature[i])
+        else:
+            counts[3] += 1
+            if first[1] < 0:
+                first[1] = i
+        if weighted:
             put(hi, lo, v)
             put(hi + 1, lo + 1, vv)
-            if loss[i] - loss[i] == 0:
-                put_moments(hi + 4, lo + 4, loss[i], v, vv)
-                put(hi + 15, lo + 15, v * slope[i])
-                put(hi + 16, lo + 16, v * curvature[i])
-            else:
-                counts[3] += 1
-                if first_infinite < 0:
-                    first_infinite = i
-            put_moments(hi + 7, lo + 7, brier[i], v, vv)
-            hit = rank[i] == 0
-            if hit:
-                counts[4] += 1
+            put_moments(hi + 7, lo + 7, rows.brier[i], v, vv)
+            if rows.rank[i] == 0:
                 put(hi + 10, lo + 10, v)
                 put(hi + 11, lo + 11, vv)
-            put(hi + 12, lo + 12, v / (rank[i] + 1.0))
-            put(hi + 13, lo + 13, v * entropy[i])
-            put(hi + 14, lo + 14, v * confidence[i])
-            for j in range(top_k.shape[0]):
-                if rank[i] < top_k[j]:
-                    counts[5 + j] += 1
-                    put(hi + 17 + j, lo + 17 + j, v)
-            bin_counts[bins[i]] += 1
-            cell_counts[cells[i]] += 1
-            put_in_bin(bin_hi + bins[i], bin_lo + bins[i], n_bins, confidence[i], hit, v, vv)
-            put_in_bin(cell_hi + cells[i], cell_lo + cells[i], n_cells, confidence[i], hit, v, vv)
-        # Beyond the range there is nothing to keep.
-        for j in range(n_sums):
-            if not hi[j] - hi[j] == 0:
-                lo[j] = 0.0
-    return first_bad, first_infinite
+        else:
+            put_square(brier, rows.brier[i])
+        counts[4] += rows.rank[i] == 0
+        put(hi + 12, lo + 12, v / (rows.rank[i] + 1.0))
+        put(hi + 13, lo + 13, v * rows.entropy[i])
+        put(hi + 14, lo + 14, v * rows.confidence[i])
+        for j in range(n_top):
+            if rows.rank[i] < top_k[j]:
+                in_top[j] += 1
+                put(hi + 17 + j, lo + 17 + j, v)
+    if not weighted:
+        for j in range(2):
+            put(hi + j, lo + j, <double>(counts[0] - good))
+            put(hi + 10 + j, lo + 10 + j, <double>(counts[4] - hits))
+            put_sum(hi + 4 + j, lo + 4 + j, loss)
+            put_sum(hi + 7 + j, lo + 7 + j, brier)
+        put_sum(hi + 6, lo + 6, loss + 2)
+        put_sum(hi + 9, lo + 9, brier + 2)
+
+
+cdef inline void put_square(double *sums, double x) noexcept nogil:
+    """Add x and x², the latter as if it were not rounded, to two sums with what they have lost."""
+    cdef double square = x * x
+    put(sums, sums + 1, x)
+    put(sums + 2, sums + 3, square)
+    sums[3] += rounding(x, x, square)
+
+
+cdef inline void put_in_bin(const rows_to_add *rows, Py_ssize_t i, Py_ssize_t at, Py_ssize_t n,
+                            double *hi, double *lo, int64_t *counts) noexcept nogil:
+    """In the order of `_evaluation_state.OF_BINS`."""
+    cdef double c = rows.confidence[i], v = 1.0, vv = 1.0
+    if rows.weights is not NULL:
+        v = rows.weights[i]
+        vv = v * v
+    counts[at] += 1
+    put(hi + at, lo + at, v)
+    put(hi + n + at, lo + n + at, vv)
+    put(hi + 2 * n + at, lo + 2 * n + at, v * c)
+    if rows.rank[i] == 0:
+        put(hi + 3 * n + at, lo + 3 * n + at, v)
+    put(hi + 4 * n + at, lo + 4 * n + at, vv * (c * (1.0 - c)))
+
+
+def bins_of(const double[::1] confidence, const double[::1] edges):
+    """The bin of each confidence: (lo, hi] of the edges, and 0 in the first."""
+    cdef Py_ssize_t i
+    cdef int64_t[::1] result = np.empty(confidence.shape[0], np.int64)
+    for i in range(confidence.shape[0]):
+        result[i] = bin_of(confidence[i], &edges[0], edges.shape[0] - 1)
+    return np.asarray(result)
+
+
+cdef inline Py_ssize_t bin_of(double c, const double *edges, Py_ssize_t n_bins) noexcept nogil:
+    cdef Py_ssize_t at
+    if not c > 0:
+        return 0
+    at = min(<Py_ssize_t>(c * n_bins), n_bins - 1)
+    if c <= edges[at]:
+        return max(at - 1, 0)
+    return min(at + 1, n_bins - 1) if c > edges[at + 1] else at
+
+
+# Cells are 32 to the octave of the confidence below 1/2, down to 2^-32, and of 1 - confidence above,
+# down to 2^-53; the last holds confidence 1.  They are (lo, hi], in ascending order of confidence.
+cdef enum:
+    CELL_SHIFT = 52 - 5
+    CELLS_LOWEST = (1023 - 32) << 5   # the first bits of 2^-32, ...
+    CELLS_NEAREST = (1023 - 53) << 5  # ... of 2^-53, ...
+    CELLS_HALF = (1023 - 1) << 5      # ... and of 1/2
+    CELLS = 2 * CELLS_HALF - CELLS_LOWEST - CELLS_NEAREST + 1
+
+cell_bits = (CELL_SHIFT, CELLS_LOWEST, CELLS_NEAREST, CELLS_HALF)
+
+
+cdef inline Py_ssize_t cell_of(double c) noexcept nogil:
+    cdef double doubt = 1.0 - c  # exact above 1/2
+    cdef int64_t bits
+    if c <= 0.5:
+        memcpy(&bits, &c, sizeof(bits))
+        bits = ((bits - 1) >> CELL_SHIFT) - CELLS_LOWEST
+        return <Py_ssize_t>min(max(bits, 0), CELLS_HALF - CELLS_LOWEST - 1)
+    memcpy(&bits, &doubt, sizeof(bits))
+    bits = max((bits >> CELL_SHIFT) - CELLS_NEAREST, -1)
+    return <Py_ssize_t>max(CELLS - 2 - bits, CELLS_HALF - CELLS_LOWEST)
+
+
+def cells_of(const double[::1] confidence):
+    """The cell of each confidence, in [0, 1]."""
+    cdef Py_ssize_t i
+    cdef int64_t[::1] result = np.empty(confidence.shape[0], np.int64)
+    for i in range(confidence.shape[0]):
+        result[i] = cell_of(confidence[i])
+    return np.asarray(result)
+
+
+def add_rows(columns, const double[::1] weights, const int64_t[::1] top_k, const double[::1] edges,
+             int64_t[::1] counts, double[:, ::1] sums,
+             double[:, :, ::1] bin_sums, int64_t[::1] bin_counts,
+             double[:, :, ::1] cell_sums, int64_t[::1] cell_counts, int n_threads):
+    """Add the rows of `_row_statistics.Columns` to what `_evaluation_state.State` keeps.
+
+    Returns the first row without probabilities and the first of infinite loss, or -1.  Sums and bins
+    are two pieces of work, whose orders do not depend on each other.
+    """
+    cdef const double[::1] confidence = columns.confidence, entropy = columns.entropy
+    cdef const double[::1] loss = columns.loss, brier = columns.brier
+    cdef const double[::1] slope = columns.slope, curvature = columns.curvature
+    cdef const int64_t[::1] prediction = columns.prediction, rank = columns.rank
+    cdef rows_to_add rows
+    cdef Py_ssize_t first[2]
+    cdef Py_ssize_t i, n_bins = bin_sums.shape[2], n_cells = cell_sums.shape[2], n_top = top_k.shape[0]
+    cdef const int64_t *tops = &top_k[0] if n_top else NULL
+    cdef int piece, workers = 1 if serial or rank.shape[0] < 2048 else min(n_threads, 2)
+    first[0] = first[1] = -1
+    if not rank.shape[0]:
+        return -1, -1
+    rows.n = rank.shape[0]
+    rows.confidence = &confidence[0]
+    rows.entropy = &entropy[0]
+    rows.loss = &loss[0]
+    rows.brier = &brier[0]
+    rows.slope = &slope[0]
+    rows.curvature = &curvature[0]
+    rows.prediction = &prediction[0]
+    rows.rank = &rank[0]
+    rows.weights = NULL if weights is None else &weights[0]
+    for piece in prange(2, num_threads=workers, nogil=True):
+        if piece == 0:
+            add_to_sums(&rows, tops, n_top, &counts[0], &sums[0, 0], &sums[1, 0], first)
+        else:
+            for i in range(rows.n):
+                if is_good(&rows, i):
+                    put_in_bin(&rows, i, bin_of(rows.confidence[i], &edges[0], n_bins), n_bins,
+                               &bin_sums[0, 0, 0], &bin_sums[1, 0, 0], &bin_counts[0])
+                    put_in_bin(&rows, i, cell_of(rows.confidence[i]), n_cells,
+                               &cell_sums[0, 0, 0], &cell_sums[1, 0, 0], &cell_counts[0])
+    # Beyond the range there is nothing to keep.
+    for i in range(sums.shape[1]):
+        if not sums[0, i] - sums[0, i] == 0:
+            sums[1, i] = 0.0
+    return first[0], first[1]
 
 
 # ---- binary losses ------------------------------------------------------------------------------------

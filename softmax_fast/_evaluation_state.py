@@ -44,7 +44,7 @@ class State:
 
     ``counts`` and ``sums`` are in the order of `COUNTS` and `SUMS`, each with an entry for every k
     of ``top_k`` after them; ``bins`` and ``cells`` are (sums, counts) of bins of equal width and of
-    the cells of `cells_of`; ``classes`` are None or the Σ v (y - p) of each class and bin.
+    the cells of `_core.cells_of`; ``classes`` are None or the Σ v (y - p) of each class and bin.
     """
 
     def __init__(self, top_k, n_bins):
@@ -59,29 +59,20 @@ class State:
         self.cells = _no_bins(N_CELLS)
         self.classes = None
 
-    def add(self, columns, weights):
+    def add(self, columns, weights, n_threads):
         """Add the rows of `Columns` with their weights, or None for 1 each."""
-        with np.errstate(all="ignore"):
-            bins, cells = bins_of(columns.confidence, self.n_bins), cells_of(columns.confidence)
         first_bad, first_infinite = (
             None if row < 0 else self.n_rows + row
             for row in _core.add_rows(
-                columns.confidence,
-                columns.entropy,
-                columns.loss,
-                columns.brier,
-                columns.slope,
-                columns.curvature,
-                columns.prediction,
-                columns.rank,
+                columns,
                 weights,
-                bins,
-                cells,
                 np.array([min(k, self.n_classes) for k in self.top_k], np.int64),
+                edges_of(self.n_bins),
                 self.counts,
                 self.sums,
                 *self.bins,
                 *self.cells,
+                n_threads,
             )
         )
         self.first_bad = _first(self.first_bad, first_bad)
@@ -153,41 +144,20 @@ def edges_of(n_bins):
 
 def bins_of(confidence, n_bins):
     """The bin of each confidence: (lo, hi] of `edges_of`, and 0 in the first."""
-    edges = edges_of(n_bins)
-    at = np.clip((confidence * n_bins).astype(np.int64), 0, n_bins - 1)
-    at += np.subtract(confidence > edges[1:][at], confidence <= edges[at], dtype=np.int64)
-    return np.clip(at, 0, n_bins - 1)
-
-
-# Cells are 32 to the octave of the confidence below 1/2, down to 2^-32, and of 1 - confidence above,
-# down to 2^-53; the last holds confidence 1. They are (lo, hi], in ascending order of confidence.
-_SHIFT = 52 - 5
-
-
-def _prefix(number):
-    return int(np.float64(number).view(np.int64)) >> _SHIFT
-
-
-_LOWEST, _NEAREST = _prefix(2.0**-32), _prefix(2.0**-53)
-_N_LOW, _N_HIGH = _prefix(0.5) - _LOWEST, _prefix(0.5) - _NEAREST
-N_CELLS = _N_LOW + _N_HIGH + 1
-
-
-def cells_of(confidence):
-    """The cell of each confidence, a float64 in [0, 1]."""
-    doubt = 1.0 - confidence  # exact above 1/2
-    low = ((confidence.view(np.int64) - 1) >> _SHIFT) - _LOWEST
-    high = N_CELLS - 2 - np.maximum((doubt.view(np.int64) >> _SHIFT) - _NEAREST, -1)
-    return np.where(confidence <= 0.5, np.clip(low, 0, _N_LOW - 1), np.maximum(high, _N_LOW))
+    return _core.bins_of(np.ascontiguousarray(confidence), edges_of(n_bins))
 
 
 def cell_ends():
-    """The upper end of each cell: no confidence of a later cell is as small."""
-    low = (np.arange(1, _N_LOW + 1) + _LOWEST) << _SHIFT
-    doubt = ((np.arange(_N_HIGH)[::-1] + _NEAREST) << _SHIFT).view(np.float64)
+    """The upper end of each cell of `_core.cells_of`: no confidence of a later cell is as small."""
+    shift, lowest, nearest, half = _core.cell_bits
+    low = (np.arange(lowest + 1, half + 1) << shift).view(np.float64)
+    doubt = (np.arange(nearest, half)[::-1] << shift).view(np.float64)
     high = 1.0 - doubt
     high = np.where(1.0 - high < doubt, np.nextafter(high, 0), high)
-    return np.concatenate([low.view(np.float64), high, [1.0]])
+    return np.concatenate([low, high, [1.0]])
+
+
+N_CELLS = len(cell_ends())
 
 
 # Sums

@@ -531,7 +531,7 @@ class Evaluator:
                 x, axis, codes, options.temperature, options.ignore_index, n_threads
             ):
                 of_rows = _layout.of_rows(weights, columns.rows)
-                added.add(columns, of_rows)
+                added.add(columns, of_rows, n_threads)
                 if options.nan_policy == "raise" and added.first_bad is not None:
                     raise _arguments.no_probabilities_error(shape, axis, added.first_bad)
                 if options.classwise:
