@@ -74,7 +74,7 @@ static SF_NOINLINE void binary_losses_of_logits(const sf_call *call, ptrdiff_t f
     }
     const vec zero = vset1(0.0f), one = vset1(1.0f), unbias = vset1((float)EXP_UNBIAS);
     vrate rate = {vset1(hi[0]), vset1(lo[0]), vset1(floor[0])};
-    vec factor = vset1(inverse[0]), w = vset1(weight[0]);
+    vec factor = vset1(inverse[0]), w = vset1(weight[0]), zeros = zero;
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         int whole = i + LANES <= n;
         if (varied) { /* behind the last entry anything goes: the arrays have room */
@@ -94,13 +94,13 @@ static SF_NOINLINE void binary_losses_of_logits(const sf_call *call, ptrdiff_t f
         vec share = vmul(target, w);
         positive = vzero_where_zero(share, vmul(share, positive));
         negative = vzero_where_zero(rest, vmul(rest, negative));
-        vstore(l + i, vadd(vadd(positive, negative), vsub(x, x))); /* NaN whatever the weights */
+        vec loss = vadd(vadd(positive, negative), vsub(x, x)); /* NaN whatever the weights */
+        vstore(l + i, loss);
+        zeros = vadd(zeros, vsub(loss, loss));
     }
-    int finite = 1;
+    const int finite = vequal_mask(zeros, zero) == (1u << LANES) - 1;
     for (ptrdiff_t i = 0; i < n; i++)
         losses[i] = l[i];
-    for (ptrdiff_t i = 0; i < n; i++)
-        finite &= l[i] - l[i] == 0;
     for (ptrdiff_t i = 0; (varied || !within[0] || !finite) && i < n; i++)
         if (!isfinite(l[i]) || !within[varied ? i : 0]) {
             double target = t[i];
@@ -119,28 +119,35 @@ static SF_NOINLINE ptrdiff_t first_that_matters(const real *p, ptrdiff_t n, cons
     return i;
 }
 
-/* n targets as doubles; returns the first outside [0, 1], or n.  Beside float entries they may be
- * doubles. */
-static SF_NOINLINE ptrdiff_t load_targets(const sf_input *in, ptrdiff_t first, ptrdiff_t n, double *t)
+/* n targets as doubles.  Beside float entries they may be doubles. */
+static SF_NOINLINE void load_targets(const sf_input *in, ptrdiff_t first, ptrdiff_t n, double *t)
+{
+    const real *own = (const real *)in->data + first;
+    if (!is_native(in))
+        memcpy(t, (const double *)in->data + first, (size_t)n * sizeof *t);
+    for (ptrdiff_t i = 0; is_native(in) && i < n; i++)
+        t[i] = own[i];
+}
+
+/* The first of n targets outside [0, 1], or n. */
+static SF_NOINLINE ptrdiff_t first_bad_target(const sf_input *in, ptrdiff_t first, ptrdiff_t n)
 {
     const real *own = (const real *)in->data + first;
     const double *wider = (const double *)in->data + first;
     ptrdiff_t bad = 0;
-    if (is_native(in)) {
-        for (ptrdiff_t i = 0; i < n; i++)
-            t[i] = own[i];
+    if (is_native(in))
         return interval_flags(own, n) & 1 ? first_outside(own, n) : n;
-    }
-    memcpy(t, wider, (size_t)n * sizeof *t);
-    while (bad < n && !(t[bad] < 0 || t[bad] > 1))
+    while (bad < n && !(wider[bad] < 0 || wider[bad] > 1))
         bad++;
     return bad;
 }
 
 /* Losses whose x/T is beyond the largest double, and their weights make less of it. */
 static SF_NOINLINE void mend_overflow(const sf_call *call, ptrdiff_t first, ptrdiff_t n,
-                                      const real *values, const double *t, double *losses)
+                                      const real *values, double *losses)
 {
+    double t[CHUNK];
+    load_targets(&call->targets->probabilities, first, n, t);
     for (ptrdiff_t i = 0; i < n; i++) {
         const double x = values[i];
         double weight = x > 0 ? 1.0 - t[i] : t[i] * pos_weight_of(call->targets, first + i);
@@ -158,11 +165,12 @@ SF_INLINE void binary_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t co
     for (ptrdiff_t end = first + count; first < end; first += CHUNK) {
         SF_ALIGNED(64) real x_buffer[CHUNK];
         SF_ALIGNED(64) double losses[CHUNK], t[CHUNK];
+        const int in_float = !SF_DOUBLE && of_logits && is_native(target);
         const ptrdiff_t n = SF_MIN(CHUNK, end - first);
         SF_ASSUME(n > 0);
         const double *v = targets->sample_weight ? targets->sample_weight + first : NULL;
         const real *values = fetch(&call->x, first, n, x_buffer);
-        ptrdiff_t bad = load_targets(target, first, n, t);
+        ptrdiff_t bad = first_bad_target(target, first, n);
         if (bad < n && result->bad_label_row < 0)
             result->bad_label_row = first + bad;
         if (!of_logits && (interval_flags(values, n) & 1) && result->bad_value_row < 0) {
@@ -170,17 +178,19 @@ SF_INLINE void binary_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t co
             if (bad < n)
                 result->bad_value_row = first + bad;
         }
-#if !SF_DOUBLE
-        if (of_logits && is_native(target))
-            binary_losses_of_logits(call, first, n, values, (const float *)target->data + first, losses);
-        else
-#endif
+        if (!in_float) {
+            load_targets(target, first, n, t);
             binary_losses_in_double(call, first, n, values, t, of_logits, losses);
+        }
+#if !SF_DOUBLE
+        if (in_float)
+            binary_losses_of_logits(call, first, n, values, (const float *)target->data + first, losses);
+#endif
         for (ptrdiff_t i = 0; v && i < n; i++)
             losses[i] = weighted(v[i], losses[i]);
         sf_sum sum = sum_of_doubles(losses, n);
         if (of_logits && !isfinite(sum.sum)) {
-            mend_overflow(call, first, n, values, t, losses);
+            mend_overflow(call, first, n, values, losses);
             sum = sum_of_doubles(losses, n);
         }
         if (call->out.data) {

@@ -219,8 +219,10 @@ sf_sum sum_of_doubles(const double *x, ptrdiff_t n)
     if (n >= 4 * LANES) {
         vec sum = vset1(0.0), lost = sum;
         double sums[LANES], losts[LANES];
-        for (; i + LANES <= n; i += LANES) {
-            vec a = vload(x + i), total = vadd(sum, a), added = vsub(total, sum);
+        for (; i + 4 * LANES <= n; i += 4 * LANES) {
+            vec a = vadd(vadd(vload(x + i), vload(x + i + LANES)),
+                         vadd(vload(x + i + 2 * LANES), vload(x + i + 3 * LANES)));
+            vec total = vadd(sum, a), added = vsub(total, sum);
             lost = vadd(lost, vadd(vsub(sum, vsub(total, added)), vsub(a, added)));
             sum = total;
         }

@@ -24,5 +24,6 @@ void log1p_doubles(const double *x, double *out, ptrdiff_t n);
 /* -log(p) as log1p((1 - p)/p), which keeps the digits next to p = 1; where the quotient would
  * overflow, p is scaled by 2**200.  p and out are different arrays. */
 void minus_logs(const double *p, double *out, ptrdiff_t n);
-/* The compensated sum, in an order that n alone decides. */
+/* The sum in an order that n alone decides: four by four, and those compensated.  Of addends >= 0 it is
+ * off by its epsilon at most. */
 sf_sum sum_of_doubles(const double *x, ptrdiff_t n);

@@ -27,7 +27,7 @@ static SF_NOINLINE void walk_short_rows(const sf_call *call, const sf_operation 
                                         ptrdiff_t first, ptrdiff_t count, sf_sink sink)
 {
     sf_tile tile;
-    sf_batch batch;
+    SF_ALIGNED(64) sf_batch batch;
     const ptrdiff_t n = call->n_classes, end = first + count;
     if (!call->temperature_step && !one_by_one(n, count))
         tile_temperatures(&tile, call, first, count);
@@ -101,7 +101,7 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
                                        ptrdiff_t first, ptrdiff_t count, sf_sink sink, void *scratch,
                                        sf_parallel_for *loop, int n_threads)
 {
-    sf_batch batch;
+    SF_ALIGNED(64) sf_batch batch;
     const ptrdiff_t n = call->n_classes, n_blocks = (n + BLOCK - 1) / BLOCK, end = first + count;
     const int reads_targets = operation->flags & SF_READS_TARGETS;
     const int waits = operation->flags & SF_WAITS_IN_OUT;
