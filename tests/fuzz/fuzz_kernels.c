@@ -202,7 +202,7 @@ static void decode(void)
     if (options & 2)
         p.class_weight = numbers(p.n, 2);
     p.has_ignore_index = options >> 2 & 1;
-    p.of_labels = options >> 3 & 1;
+    p.of_labels = (options >> 3 & 1) || p.operation == SF_ROW_STATISTICS;
     p.smoothing = more & 1 ? (more >> 1 & 7) / 7.0 : 0.0;
     p.gradient_scale = more & 0x10 ? 1.0 / 3 : 1.0;
     p.pos_weight_step = more >> 5 & 1;
@@ -264,6 +264,7 @@ typedef struct { /* results of rows, contiguous, in the type of the result */
     unsigned char *out, *losses;
     double *row_max, *row_rest;
     sf_result result;
+    statistics statistics;
 } results;
 
 static ptrdiff_t width(void)
@@ -277,7 +278,8 @@ static results new_results(void)
     size_t item = item_size(p.result_kind), r = (size_t)p.rows;
     results o = {allocated(r * (size_t)width() * item),
                  allocated(r * (is_binary(p.operation) ? (size_t)p.n : 1) * item),
-                 allocated(r * sizeof(double)), allocated(r * sizeof(double)), sf_no_result()};
+                 allocated(r * sizeof(double)), allocated(r * sizeof(double)), sf_no_result(),
+                 new_statistics(r)};
     return o;
 }
 
@@ -287,6 +289,7 @@ static void free_results(results *o)
     free(o->losses);
     free(o->row_max);
     free(o->row_rest);
+    free_statistics(&o->statistics);
 }
 
 static int has_losses(void)
@@ -321,11 +324,12 @@ static sf_call new_call(const view *x, results *o, const sf_targets *t, int n_th
     call.temperature = p.temperature;
     call.temperature_step = p.temperature_step;
     call.targets = t;
+    call.columns = &o->statistics.columns;
     if (p.operation == SF_SELECTED_LOG_PROBS) {
         call.indices = p.indices;
         call.n_indices = N_INDICES;
     }
-    if (p.operation == SF_ROW_STATS || p.operation == SF_EXPONENTIALS) {
+    if (p.operation == SF_MAXIMUM_AND_REST || p.operation == SF_EXPONENTIALS) {
         call.row_max = o->row_max;
         call.row_rest = o->row_rest;
         memcpy(o->row_max, p.shift, (size_t)p.rows * sizeof *o->row_max);
@@ -461,11 +465,13 @@ static void run_laid_out(int way, unsigned out_layout, const results *alone, sf_
         if (has_losses())
             compare(what, o.losses + (size_t)row * item, alone->losses + (size_t)row * item, row,
                     -1);
-        if (p.operation == SF_ROW_STATS && (!same_number(o.row_max[row], alone->row_max[row])
+        if (p.operation == SF_MAXIMUM_AND_REST && (!same_number(o.row_max[row], alone->row_max[row])
                                     || !same_number(o.row_rest[row], alone->row_rest[row])))
             fail("%s: row %ld: statistics %a and %a, alone %a and %a", what, (long)row,
                  o.row_max[row], o.row_rest[row], alone->row_max[row], alone->row_rest[row]);
     }
+    if (p.operation == SF_ROW_STATISTICS && !same_statistics(&o.statistics, &alone->statistics))
+        fail("%s: other statistics than alone", what);
     if (outer_rows && memcmp(out.region, untouched, out.size))
         fail("%s: wrote between the rows", what);
     if (outer_rows)
@@ -595,7 +601,7 @@ static void check_rows(const results *o, sf_result sums)
             check_loss(o, row, &r, &sum, &sum_bound);
             continue;
         }
-        if (p.operation == SF_ROW_STATS) {
+        if (p.operation == SF_MAXIMUM_AND_REST) {
             double got = o->row_max[row] / t;
             if (isfinite(o->row_max[row]))
                 got += log1p(o->row_rest[row]);
@@ -732,7 +738,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         run_alone(&alone);
         for (int way = 0; way < N_WAYS; way++)
             run_laid_out(way, out_layout, &alone, &sums);
-        check_rows(&alone, sums);
+        if (p.operation != SF_ROW_STATISTICS) /* the digits of which test_evaluation.py looks at */
+            check_rows(&alone, sums);
         free_results(&alone);
     }
     forget();

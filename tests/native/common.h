@@ -81,7 +81,8 @@ static const char *const operation_names[SF_N_OPERATIONS] = {
     [SF_SOFTMAX] = "softmax", [SF_LOG_SOFTMAX] = "log_softmax", [SF_LOGSUMEXP] = "logsumexp",
     [SF_SOFTMAX_LOSS] = "softmax_loss", [SF_SOFTMAX_LOSS_GRAD] = "softmax_loss_grad",
     [SF_CROSS_ENTROPY] = "cross_entropy", [SF_SELECTED_LOG_PROBS] = "selected_log_probs",
-    [SF_ROW_STATS] = "row_stats", [SF_EXPONENTIALS] = "exponentials",
+    [SF_MAXIMUM_AND_REST] = "maximum and rest",
+    [SF_ROW_STATISTICS] = "row_statistics", [SF_EXPONENTIALS] = "exponentials",
     [SF_BINARY_CROSS_ENTROPY] = "binary_cross_entropy",
     [SF_BINARY_CROSS_ENTROPY_WITH_LOGITS] = "binary_cross_entropy_with_logits"};
 
@@ -119,6 +120,38 @@ static inline void *allocated(size_t size)
     if (size)
         memset(memory, FILL, size);
     return memory;
+}
+
+/* What SF_ROW_STATISTICS writes. */
+typedef struct {
+    sf_columns columns;
+    double *numbers;
+    int64_t *places;
+    size_t rows;
+} statistics;
+
+static inline statistics new_statistics(size_t rows)
+{
+    double *d = allocated(8 * rows * sizeof *d);
+    int64_t *i = allocated(2 * rows * sizeof *i);
+    statistics s = {{d, d + rows, d + 2 * rows, d + 3 * rows, i, d + 4 * rows, d + 5 * rows,
+                     d + 6 * rows, d + 7 * rows, i + rows}, d, i, rows};
+    return s;
+}
+
+static inline void free_statistics(statistics *s)
+{
+    free(s->numbers);
+    free(s->places);
+}
+
+static inline int same_statistics(const statistics *a, const statistics *b)
+{
+    for (size_t i = 0; i < 8 * a->rows; i++)
+        if (a->numbers[i] != b->numbers[i]
+            && (a->numbers[i] == a->numbers[i] || b->numbers[i] == b->numbers[i]))
+            return 0;
+    return !memcmp(a->places, b->places, 2 * a->rows * sizeof *a->places);
 }
 
 static uint64_t random_state = 1;

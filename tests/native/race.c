@@ -38,6 +38,7 @@ typedef struct {
 typedef struct { /* what one caller writes */
     void *out, *losses;
     double *row_max, *row_rest;
+    statistics statistics;
 } results;
 
 static problem new_problem(int kind, ptrdiff_t rows, ptrdiff_t n, int layout, int stream)
@@ -87,6 +88,7 @@ static results new_results(const problem *p)
     o.losses = allocated((entries + r) * result_size(p->kind));
     o.row_max = allocated(r * sizeof(double));
     o.row_rest = allocated(r * sizeof(double));
+    o.statistics = new_statistics(r);
     return o;
 }
 
@@ -96,6 +98,7 @@ static void free_results(results *o)
     free(o->losses);
     free(o->row_max);
     free(o->row_rest);
+    free_statistics(&o->statistics);
 }
 
 /* ---- the calls ------------------------------------------------------------------------------- */
@@ -147,7 +150,7 @@ static sf_result run(const problem *p, results *o, task which, int n_threads, in
         call.indices = p->indices;
         call.n_indices = N_INDICES;
     }
-    if (operation == SF_ROW_STATS || operation == SF_EXPONENTIALS) {
+    if (operation == SF_MAXIMUM_AND_REST || operation == SF_EXPONENTIALS) {
         call.row_max = o->row_max;
         call.row_rest = o->row_rest;
         for (ptrdiff_t r = 0; r < rows; r++) {
@@ -155,6 +158,7 @@ static sf_result run(const problem *p, results *o, task which, int n_threads, in
             o->row_rest[r] = 1;
         }
     }
+    call.columns = &o->statistics.columns;
     t.has_ignore_index = 1;
     t.ignore_index = -100;
     if (is_binary(operation)) {
@@ -192,7 +196,8 @@ static int same(const problem *p, const results *a, const results *b)
     return !memcmp(a->out, b->out, (entries + r * N_INDICES) * size)
         && !memcmp(a->losses, b->losses, (entries + r) * size)
         && !memcmp(a->row_max, b->row_max, r * sizeof(double))
-        && !memcmp(a->row_rest, b->row_rest, r * sizeof(double));
+        && !memcmp(a->row_rest, b->row_rest, r * sizeof(double))
+        && same_statistics(&a->statistics, &b->statistics);
 }
 
 static void *call_and_compare(void *argument)
