@@ -549,8 +549,8 @@ def top_k(value):
 
 def n_bins(value):
     count = _integer("n_bins", value, "an int >= 1")
-    if count < 1:
-        raise ValueError(f"n_bins must be an int >= 1, got {value!r}")
+    if not 1 <= count <= 1_000_000:
+        raise ValueError(f"n_bins must be an int from 1 to 1000000, got {value!r}")
     return count
 
 

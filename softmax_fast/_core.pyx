@@ -557,6 +557,17 @@ cdef inline Py_ssize_t cell_of(double c) noexcept nogil:
     return <Py_ssize_t>max(CELLS - 2 - bits, CELLS_HALF - CELLS_LOWEST)
 
 
+cdef void add_to_bins(const rows_to_add *rows, const double *edges, Py_ssize_t n_bins, double *bin_hi,
+                      double *bin_lo, int64_t *bin_counts, Py_ssize_t n_cells, double *cell_hi,
+                      double *cell_lo, int64_t *cell_counts) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(rows.n):
+        if is_good(rows, i):
+            put_in_bin(rows, i, bin_of(rows.confidence[i], edges, n_bins), n_bins, bin_hi, bin_lo,
+                       bin_counts)
+            put_in_bin(rows, i, cell_of(rows.confidence[i]), n_cells, cell_hi, cell_lo, cell_counts)
+
+
 def cells_of(const double[::1] confidence):
     """The cell of each confidence, in [0, 1]."""
     cdef Py_ssize_t i
@@ -597,16 +608,20 @@ def add_rows(columns, const double[::1] weights, const int64_t[::1] top_k, const
     rows.prediction = &prediction[0]
     rows.rank = &rank[0]
     rows.weights = NULL if weights is None else &weights[0]
-    for piece in prange(2, num_threads=workers, nogil=True):
-        if piece == 0:
+    if workers == 1:
+        with nogil:
             add_to_sums(&rows, tops, n_top, &counts[0], &sums[0, 0], &sums[1, 0], first)
-        else:
-            for i in range(rows.n):
-                if is_good(&rows, i):
-                    put_in_bin(&rows, i, bin_of(rows.confidence[i], &edges[0], n_bins), n_bins,
-                               &bin_sums[0, 0, 0], &bin_sums[1, 0, 0], &bin_counts[0])
-                    put_in_bin(&rows, i, cell_of(rows.confidence[i]), n_cells,
-                               &cell_sums[0, 0, 0], &cell_sums[1, 0, 0], &cell_counts[0])
+            add_to_bins(&rows, &edges[0], n_bins, &bin_sums[0, 0, 0], &bin_sums[1, 0, 0],
+                        &bin_counts[0], n_cells, &cell_sums[0, 0, 0], &cell_sums[1, 0, 0],
+                        &cell_counts[0])
+    else:
+        for piece in prange(2, num_threads=workers, nogil=True):
+            if piece == 0:
+                add_to_sums(&rows, tops, n_top, &counts[0], &sums[0, 0], &sums[1, 0], first)
+            else:
+                add_to_bins(&rows, &edges[0], n_bins, &bin_sums[0, 0, 0], &bin_sums[1, 0, 0],
+                            &bin_counts[0], n_cells, &cell_sums[0, 0, 0], &cell_sums[1, 0, 0],
+                            &cell_counts[0])
     # Beyond the range there is nothing to keep.
     for i in range(sums.shape[1]):
         if not sums[0, i] - sums[0, i] == 0:

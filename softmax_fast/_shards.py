@@ -162,7 +162,9 @@ def check_weights(weights, logits):
         raise InputError(f"{weights.name}: has dtype {name}, expected numbers")
     check_rows(weights, logits)
     for start in range(0, weights.size, ROWS_PER_CHECK):
-        block = weights.rows(start, min(start + ROWS_PER_CHECK, weights.size), 0)
+        with np.errstate(over="ignore"):
+            block = weights.rows(start, min(start + ROWS_PER_CHECK, weights.size), 0)
+            block = block.astype(np.float64)
         good = np.isfinite(block) & (block >= 0)
         if not good.all():
             first = int(good.argmin())

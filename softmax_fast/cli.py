@@ -83,6 +83,10 @@ def standard_streams():
             stack.enter_context(contextlib.redirect_stdout(ClosedStream()))
         if sys.stderr is None:
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        for stream in (sys.stdout, sys.stderr):  # what their encoding lacks is replaced
+            if isinstance(stream, io.TextIOWrapper):
+                stack.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors="replace")
         stack.callback(say, "")  # with which warnings go that could not be written
         yield
 
@@ -271,7 +275,7 @@ def evaluate(arguments):
         lines.append(("bits per byte", f"{value:.6g} ± {error:.3g}"))
     if evaluation.first_nonfinite is not None and len(shards.shards) > 1:
         name, row = shards.place(evaluation.first_nonfinite)
-        lines.append(("the first is", f"row {row} of {name}"))
+        lines.append(("the first is", f"row {row} of {printable(name)}"))
     rates = scaled(speed["rows_per_second"]), scaled(speed["elements_per_second"])
     lines.append(("throughput", f"{rates[0]} rows/s, {rates[1]} elements/s"))
     print(evaluation)
@@ -458,7 +462,7 @@ def calibrate(arguments):
     ]
     titles = {
         "fitted_rows": "on the rows that T was fitted on, which flatters",
-        "applied": f"on {arguments.apply and arguments.apply[0]}, which the fit has not seen",
+        "applied": f"on {arguments.apply and printable(arguments.apply[0])}, which the fit has not seen",
         "cross_fit": f"each of {len(folds)} folds at the T of the others: "
         + ", ".join(f"{t:.4g}" for t in temperatures),
     }
@@ -581,8 +585,8 @@ def temperature(text):
     return value
 
 
-def at_least(least):
-    """The type of an argument that is an integer from `least` on."""
+def at_least(least, most=2**63 - 1):
+    """The type of an argument that is an integer from `least` to `most`."""
 
     def integer(text):
         try:
@@ -591,6 +595,8 @@ def at_least(least):
             value = least - 1
         if value < least:
             raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text!r}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"expected an integer <= {most}")
         return value
 
     return integer
@@ -610,9 +616,11 @@ def optional_label(text):
     if text == "none":
         return None
     try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected an integer or none, got {text!r}") from None
+        return int(np.int64(int(text)))
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"expected an integer of 64 bits or none, got {text!r}"
+        ) from None
 
 
 def parser():
@@ -689,7 +697,7 @@ def parser():
     )
     command.add_argument(
         "--bins",
-        type=at_least(1),
+        type=at_least(1, 1_000_000),
         default=15,
         metavar="B",
         help="equal bins of confidence for the calibration error (default: 15)",

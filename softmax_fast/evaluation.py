@@ -406,8 +406,8 @@ class Evaluation:
 
         Returns
         -------
-        matplotlib.axes.Axes or matplotlib.figure.Figure
-            ``ax``, or the new figure.
+        matplotlib.axes.Axes
+            ``ax``, or that of the new figure.
 
         Raises
         ------

@@ -568,11 +568,11 @@ def untouched(call):
     return reply
 
 
-def sample_call(function, dtype=np.float32, **arguments):
-    x = logits((4, 6), dtype)
-    out = np.zeros(4 if function == "logsumexp" else (4, 6), dtype)
-    losses = np.zeros(4, dtype) if function.startswith("softmax_loss") else None
-    return Call(function, x, out, labels(4, 6), row_losses=losses, options={}, **arguments)
+def sample_call(function, dtype=np.float32, shape=(4, 6), **arguments):
+    x = logits(shape, dtype)
+    out = np.zeros(shape[:1] if function == "logsumexp" else shape, dtype)
+    losses = np.zeros(shape[0], dtype) if function.startswith("softmax_loss") else None
+    return Call(function, x, out, labels(*shape), row_losses=losses, options={}, **arguments)
 
 
 BAD_FOR_ALL = [
@@ -925,3 +925,14 @@ def test_the_example_of_numba():
     x = logits((40, 10), np.float32)
     assert (given["probabilities"](x) == sf.softmax(x)).all()
     assert (given["probabilities"](x[::2]) == sf.softmax(x[::2])).all()
+
+
+# Was a crash: results that nobody asked for were looked for behind a NULL pointer.
+@pytest.mark.parametrize("shape", [(4, 4096), (32, 2048), (100, 100)])
+@pytest.mark.parametrize("temperature", [1e300, 1e31, 1e-31, 5e-324])
+def test_long_rows_beyond_the_reach_of_their_kernels(shape, temperature, dtype):
+    calls = [
+        sample_call(function, dtype, shape, temperature=temperature)
+        for function in ("softmax", "log_softmax", "logsumexp")
+    ]
+    check(calls, ctypes_consumer, None)

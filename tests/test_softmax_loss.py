@@ -286,3 +286,32 @@ def test_weights_and_targets_beyond_the_range_of_float32(n_classes, size, isa):
             got, grad = sf.softmax_loss_and_grad(x, targets, reduction=reduction, **options)
             oracle.check_loss(got, expected, reduction, np.float32, context)
             oracle.check_grad(grad, expected, reduction, np.float32, context)
+
+
+# Was wrong: sums of float32 targets or weights that overflow or vanish in float32 were NaN or 0.
+@pytest.mark.parametrize("n_classes", [2, 192, 1000, 5000])
+@pytest.mark.parametrize("size", [1e38, 1e36, 1e-40])
+def test_sums_of_targets_beyond_the_range_of_float32(n_classes, size, isa):
+    x = logits((3, n_classes), np.float32)
+    t = np.full(x.shape, size, np.float32)
+    expected = float(t[0, 0]) * -log_softmax_of(x).sum(axis=1)
+    got = sf.softmax_loss(x, t, reduction="sum")
+    np.testing.assert_allclose(got, expected.sum(), rtol=1e-5)
+    loss, grad = sf.softmax_loss_and_grad(x, t, reduction="sum")
+    assert loss == got
+    p = np.exp(log_softmax_of(x))
+    with np.errstate(over="ignore"):
+        exact = (float(t[0, 0]) * (n_classes * p - 1)).astype(np.float32)
+    np.testing.assert_allclose(grad, exact, rtol=1e-4, atol=size * n_classes * 1e-6)
+
+
+def log_softmax_of(x):
+    x = x.astype(np.float64)
+    x = x - x.max(axis=1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+
+# Was wrong: a smoothing below the range of float32 left nothing of a masked class.
+def test_the_smallest_smoothing_sees_a_masked_class(isa, dtype):
+    x = np.array([[0, -np.inf]], dtype)
+    assert sf.softmax_loss(x, [0], label_smoothing=1e-60) == np.inf

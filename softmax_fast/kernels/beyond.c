@@ -5,14 +5,19 @@ enum { BY_TEMPERATURE = 1, BY_CLASS_WEIGHTS = 2, BY_PROBABILITIES = 4, BY_SCALE 
 
 static int is_double_call(const sf_call *call) { return call->kernels == call->doubles; }
 
+static int is_far_for_double(double temperature)
+{
+    return temperature < SF_DOUBLE_TEMPERATURE_MIN || temperature > SF_DOUBLE_TEMPERATURE_MAX;
+}
+
 static int is_far(const sf_call *call, double temperature)
 {
     return is_double_call(call)
-        ? temperature < SF_DOUBLE_TEMPERATURE_MIN || temperature > SF_DOUBLE_TEMPERATURE_MAX
+        ? is_far_for_double(temperature)
         : temperature < SF_FLOAT_TEMPERATURE_MIN || temperature > SF_FLOAT_TEMPERATURE_MAX;
 }
 
-/* A weight, target or scale with which products in float neither vanish nor overflow. */
+/* A weight, target or scale of whose products with others alike float keeps the digits. */
 static int is_within(double a) { return fabs(a) >= 0x1p-64 && fabs(a) <= 0x1p64; }
 static int is_tame(double a) { return a == 0.0 || !isfinite(a) || is_within(a); }
 
@@ -48,7 +53,8 @@ int sf_reach(const sf_call *call, int operation)
         return reach;
     extent w = extent_of(targets->class_weight, call->n_classes);
     if (!sf_is_hard_label(targets)) {
-        if (!is_tame(w.least) || !is_tame(w.most))
+        if (!is_tame(w.least) || !is_tame(w.most)
+            || !is_tame(targets->label_smoothing / (double)call->n_classes))
             reach |= BY_CLASS_WEIGHTS;
         if (!sf_has_labels(targets) && targets->probabilities.kind == SF_F64)
             reach |= BY_PROBABILITIES;
@@ -72,7 +78,7 @@ static int has_wild_probability(const sf_call *call, ptrdiff_t row)
     return 0;
 }
 
-int sf_is_beyond(const sf_call *call, int operation, int reach, ptrdiff_t row)
+int sf_is_beyond(const sf_call *call, int reach, ptrdiff_t row)
 {
     const sf_targets *targets = call->targets;
     const double temperature = sf_temperature_of(call, row);
@@ -83,7 +89,6 @@ int sf_is_beyond(const sf_call *call, int operation, int reach, ptrdiff_t row)
         return 0;
     if ((reach & BY_CLASS_WEIGHTS) || ((reach & BY_PROBABILITIES) && has_wild_probability(call, row)))
         return 1;
-    (void)operation;
     return (reach & BY_SCALE)
         && !is_tame(targets->gradient_scale * sf_sample_weight(targets, row)
                     * sf_label_weight(targets, row) / temperature);
@@ -114,25 +119,23 @@ static void put_entry(const sf_call *call, void *data, ptrdiff_t i, double value
         ((float *)data)[i] = (float)value;
 }
 
-/* E_p[x] - x_y and Var_p[x] of a row whose z = (x - m)/T underflow when they are squared. */
-static void put_moments(const sf_call *call, ptrdiff_t row, double m, const double *z)
+void sf_put_moments(const sf_call *call, ptrdiff_t row, double m)
 {
     const ptrdiff_t offset = sf_input_offset(call, &call->x, row), step = call->x.class_stride;
-    const ptrdiff_t at = call->first_row + row;
+    const ptrdiff_t at = call->first_row + row, y = (ptrdiff_t)sf_label(call->targets, row);
+    const double temperature = sf_temperature_of(call, row);
     double sum = 0.0, mean = 0.0, variance = 0.0;
-    if (call->columns->rank[at] < 0 || !isfinite(m))
-        return;
     for (ptrdiff_t c = 0; c < call->n_classes; c++)
-        sum += exp(z[c]);
-    for (ptrdiff_t c = 0; c < call->n_classes; c++)
-        if (exp(z[c]) > 0.0)
-            mean += exp(z[c]) / sum * (entry_of(&call->x, offset + c * step) - m);
-    for (ptrdiff_t c = 0; c < call->n_classes; c++)
-        if (exp(z[c]) > 0.0) {
-            double d = entry_of(&call->x, offset + c * step) - m - mean;
-            variance += exp(z[c]) / sum * d * d;
+        sum += exp(sf_quotient(entry_of(&call->x, offset + c * step), m, temperature));
+    for (int second = 0; second < 2; second++)
+        for (ptrdiff_t c = 0; c < call->n_classes; c++) {
+            double x = entry_of(&call->x, offset + c * step), d = x - m - mean;
+            double p = exp(sf_quotient(x, m, temperature)) / sum;
+            if (p > 0.0 && second)
+                variance += p * d * d;
+            else if (p > 0.0)
+                mean += p * (x - m);
         }
-    ptrdiff_t y = (ptrdiff_t)sf_label(call->targets, row);
     call->columns->slope[at] = mean - (entry_of(&call->x, offset + y * step) - m);
     call->columns->curvature[at] = variance;
 }
@@ -147,7 +150,7 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
                - SF_BLOCK_SCRATCH(n, (ptrdiff_t)sizeof(double));
     const double given = sf_temperature_of(call, row), one = 1.0;
     const double shift = operation == SF_EXPONENTIALS ? call->row_max[row] : 0.0, no_shift = 0.0;
-    const int replaced = given < SF_DOUBLE_TEMPERATURE_MIN || given > SF_DOUBLE_TEMPERATURE_MAX;
+    const int replaced = is_far_for_double(given);
     double m = operation == SF_EXPONENTIALS ? shift : -INFINITY, lse = 0.0, loss = 0.0;
     sf_targets targets;
     sf_result found = sf_no_result();
@@ -195,8 +198,8 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
     if (operation == SF_ROW_STATISTICS) {
         if (shifted)
             call->columns->logsumexp[call->first_row + row] += m / given;
-        if (replaced && call->columns->loss)
-            put_moments(call, row, m, x);
+        if (shifted && call->columns->loss && call->columns->rank[call->first_row + row] >= 0)
+            sf_put_moments(call, row, m);
     } else if (operation == SF_LOGSUMEXP) {
         put_entry(call, out.data, 0, shifted ? m / given + lse : lse);
     } else if (operation == SF_MAXIMUM_AND_REST) {

@@ -7,7 +7,7 @@
 
 /* What of a call has to be looked at row by row; 0: nothing, all rows are within reach. */
 int sf_reach(const sf_call *call, int operation);
-int sf_is_beyond(const sf_call *call, int operation, int reach, ptrdiff_t row);
+int sf_is_beyond(const sf_call *call, int reach, ptrdiff_t row);
 
 /* scratch has sf_beyond_bytes. */
 size_t sf_beyond_bytes(const sf_call *call);

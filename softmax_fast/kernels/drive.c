@@ -134,18 +134,18 @@ static void run_rows(const work *w, ptrdiff_t first, ptrdiff_t count, sf_sink si
     const ptrdiff_t end = first + count;
     while (first < end) {
         ptrdiff_t within = first;
-        while (within < end && !(w->reach && sf_is_beyond(call, w->operation, w->reach, within)))
+        while (within < end && !(w->reach && sf_is_beyond(call, w->reach, within)))
             within = w->reach ? within + 1 : end;
         if (within > first)
             call->kernels->walk(call, operation, first, within - first, sink, scratch, loop, n_threads);
         if (within < end) {
             sf_result *result = sink.results;
-            if (sink.each_row)
+            if (result && sink.each_row)
                 result += within - sink.first;
             sf_run_beyond(call, w->operation, within, result, scratch);
             within++;
         }
-        if (sink.each_row)
+        if (sink.results && sink.each_row)
             sink.results += within - first;
         sink.first += within - first;
         first = within;

@@ -148,9 +148,8 @@ typedef void sf_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t count, s
 enum {
     SF_TAKES_LOGS = 1,    /* finish wants log_sum */
     SF_READS_TARGETS = 2, /* rows that do not count are left out */
-    SF_HAS_RESULT = 4,    /* finish wants a result */
-    SF_STREAMS = 8,       /* may write past the caches */
-    SF_WAITS_IN_OUT = 16  /* between reading and writing a row nothing else may come: exponentials wait
+    SF_STREAMS = 4,       /* may write past the caches */
+    SF_WAITS_IN_OUT = 8   /* between reading and writing a row nothing else may come: exponentials wait
                            * where they will be written, and the numbers of its blocks with them */
 };
 
@@ -184,7 +183,6 @@ struct sf_kernels {
     const char *isa;
     ptrdiff_t item_size;
     ptrdiff_t block;     /* entries of a long row that are reduced together */
-    ptrdiff_t tile_rows; /* rows in flight together when rows are short */
     sf_walk *walk;
     sf_operation operations[SF_N_OPERATIONS];
 
@@ -194,6 +192,10 @@ struct sf_kernels {
 };
 
 size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size);
+
+/* Slope and curvature of a row whose (x - m)/T underflow when they are squared, one entry after another
+ * in double. */
+void sf_put_moments(const sf_call *call, ptrdiff_t row, double m);
 
 /* The rows from first on, as a call of their own: they lie in one outer step, with what is given for
  * each; *targets becomes theirs. */

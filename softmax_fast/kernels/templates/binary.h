@@ -72,12 +72,16 @@ static SF_NOINLINE void binary_losses_of_logits(const sf_call *call, ptrdiff_t f
         inverse[i] = (float)rate.inverse;
         weight[i] = within[i] ? (float)q : 1.0f;
     }
+    for (ptrdiff_t i = n; varied && i % LANES; i++) { /* lanes without an entry */
+        hi[i] = lo[i] = floor[i] = inverse[i] = 0.0f;
+        weight[i] = 1.0f;
+    }
     const vec zero = vset1(0.0f), one = vset1(1.0f), unbias = vset1((float)EXP_UNBIAS);
     vrate rate = {vset1(hi[0]), vset1(lo[0]), vset1(floor[0])};
     vec factor = vset1(inverse[0]), w = vset1(weight[0]), zeros = zero;
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         int whole = i + LANES <= n;
-        if (varied) { /* behind the last entry anything goes: the arrays have room */
+        if (varied) {
             rate.hi = vload(hi + i);
             rate.lo = vload(lo + i);
             rate.floor = vload(floor + i);
@@ -142,7 +146,14 @@ static SF_NOINLINE ptrdiff_t first_bad_target(const sf_input *in, ptrdiff_t firs
     return bad;
 }
 
-/* Losses whose x/T is beyond the largest double, and their weights make less of it. */
+/* weight * (z + log(1 + exp(-z))), z = x/T. */
+static double mended_loss(double weight, double x, double temperature)
+{
+    double z = x / temperature;
+    return isfinite(z) ? weight * (z + log1p(exp(-z))) : weight * x / temperature;
+}
+
+/* Losses of which x/T or a weight makes more than the largest double, and another weight less again. */
 static SF_NOINLINE void mend_overflow(const sf_call *call, ptrdiff_t first, ptrdiff_t n,
                                       const real *values, double *losses)
 {
@@ -153,7 +164,7 @@ static SF_NOINLINE void mend_overflow(const sf_call *call, ptrdiff_t first, ptrd
         double weight = x > 0 ? 1.0 - t[i] : t[i] * pos_weight_of(call->targets, first + i);
         weight *= sf_sample_weight(call->targets, first + i);
         if (isinf(losses[i]) && isfinite(x))
-            losses[i] = weight * fabs(x) / sf_temperature_of(call, first + i);
+            losses[i] = mended_loss(weight, fabs(x), sf_temperature_of(call, first + i));
     }
 }
 

@@ -3,28 +3,34 @@
  * a_c = ((1 - smoothing) t_c + smoothing/C) weight_c. */
 
 /* a of classes [begin, begin + n). */
-static SF_NOINLINE void weighted_target(const sf_call *call, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n,
-                                        real *a)
-{
-    const sf_targets *targets = call->targets;
-    const double uniform = targets->label_smoothing / (double)call->n_classes;
-    const double kept = 1.0 - targets->label_smoothing;
-    const double *weight = targets->class_weight ? targets->class_weight + begin : NULL;
-    if (sf_has_labels(targets)) {
-        ptrdiff_t y = (ptrdiff_t)sf_label(targets, row) - begin;
-        for (ptrdiff_t c = 0; c < n; c++)
-            a[c] = (real)(weight ? uniform * weight[c] : uniform);
-        if (y >= 0 && y < n)
-            a[y] = (real)((kept + uniform) * (weight ? weight[y] : 1.0));
-        return;
+#define WEIGHTED_TARGET(name, type)                                                                 \
+    static SF_NOINLINE void name(const sf_call *call, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n,  \
+                                 type *a)                                                           \
+    {                                                                                               \
+        const sf_targets *targets = call->targets;                                                  \
+        const double uniform = targets->label_smoothing / (double)call->n_classes;                  \
+        const double kept = 1.0 - targets->label_smoothing;                                         \
+        const double *weight = targets->class_weight ? targets->class_weight + begin : NULL;        \
+        if (sf_has_labels(targets)) {                                                               \
+            ptrdiff_t y = (ptrdiff_t)sf_label(targets, row) - begin;                                \
+            for (ptrdiff_t c = 0; c < n; c++)                                                       \
+                a[c] = (type)(weight ? uniform * weight[c] : uniform);                              \
+            if (y >= 0 && y < n)                                                                    \
+                a[y] = (type)((kept + uniform) * (weight ? weight[y] : 1.0));                       \
+            return;                                                                                 \
+        }                                                                                           \
+        SF_ALIGNED(64) real buffer[BLOCK];                                                          \
+        const sf_input *in = &targets->probabilities;                                               \
+        const real *t = fetch(in, sf_input_offset(call, in, row) + begin * in->class_stride, n,     \
+                              buffer);                                                              \
+        for (ptrdiff_t c = 0; c < n; c++) {                                                         \
+            double target = targets->label_smoothing == 0.0 ? t[c] : kept * t[c] + uniform;         \
+            a[c] = (type)(weight ? target * weight[c] : target);                                    \
+        }                                                                                           \
     }
-    const sf_input *in = &targets->probabilities;
-    const real *t = fetch(in, sf_input_offset(call, in, row) + begin * in->class_stride, n, a);
-    for (ptrdiff_t c = 0; c < n; c++) {
-        double target = targets->label_smoothing == 0.0 ? t[c] : kept * t[c] + uniform;
-        a[c] = (real)(weight ? target * weight[c] : target);
-    }
-}
+WEIGHTED_TARGET(weighted_target, real)
+WEIGHTED_TARGET(weighted_target_in_double, double)
+#undef WEIGHTED_TARGET
 
 /* share: sum a_c, product: sum a_c (x_c - m).  A class with a_c = 0 adds nothing, whatever its logit. */
 static SF_NOINLINE void weighted_sums(const real *a, const real *x, ptrdiff_t n, real m, double *share,
@@ -53,19 +59,47 @@ static SF_NOINLINE void weighted_sums(const real *a, const real *x, ptrdiff_t n,
     }
 }
 
+/* Whether sums of a in this type keep its digits; they neither overflow nor vanish then. */
+SF_INLINE int is_fit(double share)
+{
+    return SF_DOUBLE || (fabs(share) >= 0x1p-64 && fabs(share) <= 0x1p64);
+}
+
+/* The two sums of classes [begin, begin + n <= BLOCK), x their logits; in double where float is unfit. */
+static SF_NOINLINE void weigh_entries(const sf_call *call, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n,
+                                      const real *x, double m, double *share, double *product)
+{
+    SF_ALIGNED(64) real a[BLOCK];
+    weighted_target(call, row, begin, n, a);
+    weighted_sums(a, x, n, (real)m, share, product);
+    if (is_fit(*share))
+        return;
+    SF_ALIGNED(64) double wide_a[BLOCK];
+    sf_sum shares = {0, 0}, products = {0, 0};
+    weighted_target_in_double(call, row, begin, n, wide_a);
+    for (ptrdiff_t c = 0; c < n; c++) {
+        sf_sum_add(&shares, wide_a[c]);
+        if (wide_a[c] != 0)
+            sf_sum_add(&products, wide_a[c] * ((double)x[c] - m));
+    }
+    *share = sf_sum_value(shares);
+    *product = sf_sum_value(products);
+}
+
 /* The same of a short row, the product divided by T also where x - m overflows. */
 static SF_NOINLINE void row_weighted_sums(const sf_call *call, ptrdiff_t row, double m, double *share,
                                           double *quotient)
 {
-    SF_ALIGNED(64) real a[SF_SHORT_ROW], x_buffer[SF_SHORT_ROW];
+    SF_ALIGNED(64) double a[SF_SHORT_ROW];
+    SF_ALIGNED(64) real x_buffer[SF_SHORT_ROW];
     ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row);
     const real *x = fetch(&call->x, offset, n, x_buffer);
     double temperature = sf_temperature_of(call, row);
-    weighted_target(call, row, 0, n, a);
-    weighted_sums(a, x, n, (real)m, share, quotient);
+    weigh_entries(call, row, 0, n, x, m, share, quotient);
     *quotient /= temperature;
     if (isinf(*quotient)) {
         sf_sum sum = {0, 0};
+        weighted_target_in_double(call, row, 0, n, a);
         for (ptrdiff_t c = 0; c < n; c++)
             if (a[c] != 0)
                 sf_sum_add(&sum, 2.0 * a[c] * ((0.5 * x[c] - 0.5 * m) / temperature));
@@ -77,7 +111,8 @@ static SF_NOINLINE void row_weighted_sums(const sf_call *call, ptrdiff_t row, do
  * wait in out with keep.  Of a hard label, its logit is the product. */
 SF_INLINE void loss_blocks_of(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count, const int keep)
 {
-    SF_ALIGNED(64) real x_buffer[BLOCK], e_buffer[BLOCK], a[BLOCK];
+    SF_ALIGNED(64) real x_buffer[BLOCK], e_buffer[BLOCK];
+    SF_ALIGNED(64) double a[BLOCK];
     const sf_call *call = r->call;
     const int hard = sf_is_hard_label(call->targets);
     const ptrdiff_t stride = call->out.class_stride;
@@ -98,11 +133,11 @@ SF_INLINE void loss_blocks_of(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
             summarize_block(x, n, r->temperature, next, max, rest);
         if (!hard) {
             double m = isfinite(*max) ? *max : 0.0, *product = &r->blocks.product[b];
-            weighted_target(call, r->row, begin, n, a);
-            weighted_sums(a, x, n, (real)m, &r->blocks.share[b], product);
+            weigh_entries(call, r->row, begin, n, x, m, &r->blocks.share[b], product);
             r->blocks.scaled[b] = 0x1p-128 * *product;
             if (isinf(*product)) {
                 sf_sum sum = {0, 0};
+                weighted_target_in_double(call, r->row, begin, n, a);
                 for (ptrdiff_t c = 0; c < n; c++)
                     if (a[c] != 0)
                         sf_sum_add(&sum, 0x1p-127 * (0.5 * x[c] - 0.5 * m) * a[c]);
@@ -362,6 +397,14 @@ SF_INLINE void soft_gradient(const sf_call *call, ptrdiff_t row, ptrdiff_t begin
     SF_ALIGNED(64) real a[BLOCK];
     const real probability = softmax_factor(batch->max[at], batch->rest[at]);
     const double scale = batch->scale[at], share = batch->share[at];
+    if (!is_fit(share)) {
+        SF_ALIGNED(64) double wide_a[BLOCK];
+        weighted_target_in_double(call, row, begin, n, wide_a);
+        for (ptrdiff_t c = 0; c < n; c++)
+            e[c * step] = (real)(scale * ((double)e[c * step] * block_factor * probability * share
+                                          - wide_a[c]));
+        return;
+    }
     weighted_target(call, row, begin, n, a);
     for (ptrdiff_t c = 0; c < n; c++) {
         real p = e[c * step] * block_factor;

@@ -35,8 +35,7 @@ static SF_NOINLINE double soft_cross_entropy(const sf_call *call, ptrdiff_t row,
                                              ptrdiff_t n, const real *x, ptrdiff_t step)
 {
     enum { chunk = 256 };
-    SF_ALIGNED(64) real a[chunk];
-    SF_ALIGNED(64) double p[chunk], logs[chunk];
+    SF_ALIGNED(64) double a[chunk], p[chunk], logs[chunk];
     sf_sum sum = {0, 0};
     for (ptrdiff_t start = 0; start < n; start += chunk) {
         ptrdiff_t length = SF_MIN(chunk, n - start);
@@ -44,7 +43,7 @@ static SF_NOINLINE double soft_cross_entropy(const sf_call *call, ptrdiff_t row,
         for (ptrdiff_t c = 0; c < length; c++)
             p[c] = x[(start + c) * step];
         minus_logs(p, logs, length);
-        weighted_target(call, row, begin + start, length, a);
+        weighted_target_in_double(call, row, begin + start, length, a);
         for (ptrdiff_t c = 0; c < length; c++)
             logs[c] = a[c] == 0 ? 0.0 : a[c] * logs[c];
         sf_sum_merge(&sum, sum_of_doubles(logs, length));

@@ -30,7 +30,7 @@ SF_INLINE void add_moments(moments *total, const vec *s, const vec *e, const int
 {
     const vec unbias = vset1((real)EXP_UNBIAS);
     for (int k = 0; k < count; k++) {
-        vec p = vmul(e[k], unbias), es = vmul(e[k], s[k]);
+        vec p = vmul(e[k], unbias), es = vzero_where_zero(p, vmul(e[k], s[k])); /* of -inf nothing */
         total->first = vadd(total->first, es);
         total->second = vfma(es, s[k], total->second);
         total->squares = vfma(p, p, total->squares);
@@ -39,8 +39,8 @@ SF_INLINE void add_moments(moments *total, const vec *s, const vec *e, const int
         flush_moments(total);
 }
 
-/* The sum of add_exponentials, in its order, and the moments.  d is not below the floor of exp, where
- * nothing is left of e s: so s is finite. */
+/* The sum of add_exponentials, in its order, and the moments.  d is not below the floor of exp, so
+ * that s is finite. */
 static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m,
                                        const sf_temperature *t, next_lines next, moments *total)
 {
@@ -347,6 +347,9 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
     }
     for (ptrdiff_t i = 0; to->loss && i < count; i++) {
         to->rank[put + i] = sum[i] == sum[i] ? (int64_t)batch->above[at + i] : call->n_classes;
+        if (temperature[i * step] > (SF_DOUBLE ? 0x1p400 : 0x1p40) && isfinite(row_max[i])
+            && rest[i] == rest[i] && batch->label[at + i] >= 0.0)
+            sf_put_moments(call, first + i, row_max[i]);
         if (batch->label[at + i] < 0.0) {
             sf_row_counts(call->targets, first + i, call->n_classes, result); /* notes a bad one */
             to->loss[put + i] = to->brier[put + i] = 0.0;

@@ -11,7 +11,6 @@ const sf_kernels SF_KERNELS = {
     .isa = SF_STRINGIFY(SF_ISA),
     .item_size = REAL_BYTES,
     .block = BLOCK,
-    .tile_rows = 2 * LANES,
     .walk = walk,
     .operations = {
         [SF_SOFTMAX] = {
@@ -34,7 +33,7 @@ const sf_kernels SF_KERNELS = {
         [SF_SOFTMAX_LOSS] = {
             .tile = loss_tile, .row = loss_row,
             .block = loss_blocks, .merge = merge_loss,
-            .finish = loss_finish, .flags = SF_TAKES_LOGS | SF_READS_TARGETS | SF_HAS_RESULT,
+            .finish = loss_finish, .flags = SF_TAKES_LOGS | SF_READS_TARGETS,
         },
         [SF_SOFTMAX_LOSS_GRAD] = {
             .tile = gradient_tile, .tile_out = gradient_tile_out,
@@ -42,17 +41,17 @@ const sf_kernels SF_KERNELS = {
             .block = gradient_blocks, .merge = merge_gradient, .block_out = gradient_blocks_out,
             /* Not streamed: the gradient at the label comes last, into a line just written. */
             .finish = gradient_finish,
-            .flags = SF_TAKES_LOGS | SF_READS_TARGETS | SF_HAS_RESULT | SF_WAITS_IN_OUT,
+            .flags = SF_TAKES_LOGS | SF_READS_TARGETS | SF_WAITS_IN_OUT,
         },
         [SF_CROSS_ENTROPY] = {
             .tile = cross_entropy_tile, .row = cross_entropy_row,
             .block = cross_entropy_blocks, .merge = merge_cross_entropy,
-            .finish = cross_entropy_finish, .flags = SF_READS_TARGETS | SF_HAS_RESULT,
+            .finish = cross_entropy_finish, .flags = SF_READS_TARGETS,
         },
         [SF_SELECTED_LOG_PROBS] = {
             .tile = summarize_tile, .row = summarize_row,
             .block = summarize_blocks, .merge = merge_statistics,
-            .finish = selected_finish, .flags = SF_TAKES_LOGS | SF_HAS_RESULT,
+            .finish = selected_finish, .flags = SF_TAKES_LOGS,
         },
         [SF_MAXIMUM_AND_REST] = {
             .tile = summarize_tile, .row = summarize_row,
@@ -62,17 +61,17 @@ const sf_kernels SF_KERNELS = {
         [SF_ROW_STATISTICS] = {
             .tile = statistics_tile, .row = statistics_row,
             .block = statistics_blocks, .merge = merge_moments,
-            .finish = statistics_finish, .flags = SF_TAKES_LOGS | SF_HAS_RESULT,
+            .finish = statistics_finish, .flags = SF_TAKES_LOGS,
         },
         [SF_EXPONENTIALS] = {
             .tile_out = exponentials_tile_out, .row_out = exponentials_row_out,
             .block_out = exponentials_blocks_out,
         },
         [SF_BINARY_CROSS_ENTROPY] = {
-            .entries = binary_cross_entropy_entries, .flags = SF_HAS_RESULT,
+            .entries = binary_cross_entropy_entries,
         },
         [SF_BINARY_CROSS_ENTROPY_WITH_LOGITS] = {
-            .entries = binary_cross_entropy_with_logits_entries, .flags = SF_HAS_RESULT,
+            .entries = binary_cross_entropy_with_logits_entries,
         },
     },
     .exp_array = exp_hook,

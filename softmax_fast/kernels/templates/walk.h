@@ -1,5 +1,5 @@
-/* The one walk through the rows, for all operations.  The way is chosen by the length of the rows
- * alone, so that a row's bits never depend on its surroundings:
+/* The one walk through the rows, for all operations.  Which arithmetic a row has is chosen by its
+ * length alone, so that its bits never depend on its surroundings:
  *   tile    rows of up to SF_SHORT_ROW entries side by side, or one by one where they are few
  *   blocks  longer rows, in blocks of BLOCK entries that are merged in order
  *   panel   longer rows that are not contiguous: some are copied together, then as above */
@@ -15,7 +15,7 @@ static void finish_rows(const sf_call *call, const sf_operation *operation, ptrd
     }
     if (!operation->finish)
         return;
-    if (!sink.each_row) {
+    if (!sink.each_row || !sink.results) {
         operation->finish(call, first, count, batch, 0, sink.results);
         return;
     }
@@ -155,7 +155,9 @@ static SF_NOINLINE void walk_panels(const sf_call *call, const sf_operation *ope
         const ptrdiff_t some = SF_MIN(panel_rows, end - first), n = call->n_classes;
         sf_targets targets;
         sf_call view = sf_rows_from(call, first, &targets);
-        sf_sink to = {sink.results + (sink.each_row ? first - sink.first : 0), 0, sink.each_row};
+        sf_sink to = {sink.results, 0, sink.each_row};
+        if (sink.results && sink.each_row)
+            to.results += first - sink.first;
         sf_result before = sink.each_row || !sink.results ? sf_no_result() : *sink.results;
         view.x.data = panel;
         view.x.kind = SF_DOUBLE ? SF_F64 : SF_F32;
