@@ -109,9 +109,11 @@ class PassSums:
 
     @property
     def slope(self):
-        """Σ v·g, or 0 where that is but rounding."""
-        slope = self._sum(_SLOPE)
-        return 0.0 if abs(slope) <= _ROUNDING * self._sum(_SIZE) else slope
+        """Σ v·g, or 0 where that is but rounding; NaN beyond the range."""
+        slope, size = self._sum(_SLOPE), self._sum(_SIZE)
+        if not math.isfinite(size):
+            return math.nan
+        return 0.0 if abs(slope) <= _ROUNDING * size else slope
 
     @property
     def curvature(self):

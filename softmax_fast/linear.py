@@ -367,8 +367,8 @@ class _Evaluation:
                 _subtract_outer(grad, parts.smoothing, self._class_weights(start, grad))
             inside = _inside(labels, start, grad)
             grad[inside, labels[inside] - start] = parts.label_grads[inside]
-            for row in parts.undivided:
-                grad[row] = grad[row] / np.broadcast_to(temperature, len(grad))[row]
+            for row in np.flatnonzero(parts.left != 1):
+                grad[row] = grad[row] / parts.left[row]
             self._add_gradients(d_features, grad, features, start, first)
 
     def _row_parts(self, features, problem, stats, label_logits):
@@ -391,18 +391,23 @@ class _Evaluation:
             below = weight_sum * stats.maximum - weighted_logits
             losses += _weighted(on_each, below) / temperature
             total = on_label + on_class * weight_sum
-        # The gradient is divided by T here, but for rows where the factors would overflow by it.
+        # The gradient is divided by T here, but for rows where the factors would overflow by it, or
+        # do without it: what is left to divide by comes at the end.
         factor = total * self.scale
         largest = np.finfo(self.layer.dtype).max
         undivided = (factor <= largest) & (factor / temperature > largest)
         divisor = np.where(undivided, 1.0, temperature)
+        too_large = np.isfinite(factor / divisor) & (factor / divisor > largest)
+        power = np.where(too_large, np.exp2(np.frexp(factor / divisor / largest)[1] + 1.0), 1.0)
+        left = np.where(undivided, temperature, 1.0) / power
+        divisor = divisor * power
         smoothing = np.broadcast_to(on_class * self.scale / divisor, log_p.shape) if alpha else None
         # d/dx = (total·p − target) / T, at the label without cancellation for p near 1.
         off_label = total - on_label - on_class * label_weight
         label_grads = (total * np.expm1(log_p) + off_label) * self.scale / divisor
         scale = factor / divisor / (1 + stats.rest)
         scale = np.where(np.isfinite(stats.maximum), scale, np.nan)
-        return _RowParts(losses, scale, label_grads, smoothing, np.flatnonzero(undivided))
+        return _RowParts(losses, scale, label_grads, smoothing, left)
 
     def _weighted_logits(self, features):
         """Σ w, and Σ w·logits of rows, where w > 0, as one product: F (Σ w W) + Σ w b."""
@@ -495,14 +500,14 @@ class _Evaluation:
 class _RowParts(NamedTuple):
     """Per row: the loss; factor of the exponentials; gradient at the label; share of each class.
 
-    ``undivided`` are the numbers of the rows whose gradient is still to be divided by T.
+    ``left`` is what the gradient of a row is still to be divided by.
     """
 
     losses: np.ndarray
     scale: np.ndarray
     label_grads: np.ndarray
     smoothing: np.ndarray | None
-    undivided: np.ndarray
+    left: np.ndarray
 
 
 class _RowStats:

@@ -359,3 +359,17 @@ def test_weights_beyond_the_range_of_float32(size, way, isa):
         (distributions((6, 300), np.float64) * size, {}),
     ):
         check((6, 2, 300), np.dtype(np.float32), targets, reductions=["mean"], **options)
+
+
+# Was wrong: in tiles of classes, factors beyond float32 made gradients inf and NaN that were neither.
+def test_a_row_of_huge_weight_in_tiles_of_classes(isa, monkeypatch):
+    features = np.array([[30, 0]] * 2, np.float32)
+    weights = np.zeros((4000, 2), np.float32)
+    weights[0, 0] = 1
+    options = {"sample_weight": [1e39, 1], "reduction": "sum", "bias": np.zeros(4000, np.float32)}
+    _, whole = linear.linear_softmax_loss_and_grad(features, weights, [0, 0], **options)
+    monkeypatch.setattr(linear, "BUFFER_BYTES", 1000)
+    _, tiled = linear.linear_softmax_loss_and_grad(features, weights, [0, 0], **options)
+    for a, b in zip(whole, tiled, strict=True):
+        assert np.isfinite(a).all()
+        np.testing.assert_allclose(a, b, rtol=1e-5)
