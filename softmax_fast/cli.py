@@ -83,10 +83,8 @@ def standard_streams():
             stack.enter_context(contextlib.redirect_stdout(ClosedStream()))
         if sys.stderr is None:
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        for stream in (sys.stdout, sys.stderr):  # what their encoding lacks is replaced
-            if isinstance(stream, io.TextIOWrapper):
-                stack.callback(stream.reconfigure, errors=stream.errors)
-                stream.reconfigure(errors="replace")
+        if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks is replaced
+            sys.stdout.reconfigure(errors="replace")
         stack.callback(say, "")  # with which warnings go that could not be written
         yield
 
@@ -373,6 +371,8 @@ def fitted(shards, ranges, arguments, progress):
         return fit(sums_at, nan_policy="raise", row_error=row_error, start=start)
     except ValueError:
         message = f"no row is left, every label is {arguments.ignore_index}, which is ignored"
+        if n_rows < shards.n_rows:
+            message = "no row is left to fit on beside one of the folds, all others are ignored"
         raise InputError(f"{arguments.targets}: {message}") from None
 
 
@@ -486,7 +486,14 @@ def judged(shards, temperature, evaluator, progress):
     if is_proper(temperature):
         evaluators.append(evaluator(temperature))
     judge(shards, evaluators, [(0, shards.n_rows)], progress)
-    return *(e.result() for e in evaluators), *([None] * (2 - len(evaluators)))
+    results = [e.result() for e in evaluators]
+    if not results[0].n:
+        name = shards.shards[0].labels.name
+        raise InputError(f"{name}: no row is left to judge a temperature on, all are ignored")
+    if math.isnan(results[0].loss):
+        name, row = shards.place(results[0].first_nonfinite)
+        raise InputError(f"{name}: row {row} (the first is 0) holds {NO_PROBABILITIES}")
+    return *results, *([None] * (2 - len(results)))
 
 
 def cross_judged(shards, folds, temperatures, evaluator, progress):
@@ -617,10 +624,10 @@ def optional_label(text):
         return None
     try:
         return int(np.int64(int(text)))
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(
-            f"expected an integer of 64 bits or none, got {text!r}"
-        ) from None
+    except OverflowError:
+        raise argparse.ArgumentTypeError("expected an integer of 64 bits") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an integer or none, got {text!r}") from None
 
 
 def parser():
