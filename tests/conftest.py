@@ -1,3 +1,4 @@
+import json
 import os
 import pathlib
 import subprocess
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import softmax_fast
-from softmax_fast import _core
+from softmax_fast import _core, cli
 
 PACKAGE_PARENT = str(pathlib.Path(softmax_fast.__file__).resolve().parent.parent)
 OWN_VARIABLES = (
@@ -80,3 +81,27 @@ def threads_setting():
     """Put the process-wide number of threads back after the test."""
     yield
     softmax_fast.set_num_threads(None)
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the command line in this process; returns exit code, standard output and error."""
+
+    def call(*arguments):
+        code = cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def evaluate(run):
+    """The numbers of ``evaluate --json``."""
+
+    def call(*arguments):
+        code, out, err = run("evaluate", *arguments, "--json")
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    return call

@@ -72,30 +72,6 @@ def reference(logits, labels, temperature=1.0):
 
 
 @pytest.fixture
-def run(capsys):
-    """Call the command line in this process; returns exit code, standard output and error."""
-
-    def call(*arguments):
-        code = cli.main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
-def evaluate(run):
-    """The numbers of ``evaluate --json``."""
-
-    def call(*arguments):
-        code, out, err = run("evaluate", *arguments, "--json")
-        assert (code, err) == (0, "")
-        return json.loads(out)
-
-    return call
-
-
-@pytest.fixture
 def run_process(tmp_path):
     """Run a command in a process of its own, which may die."""
 

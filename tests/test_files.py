@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import softmax_fast as sf
-from softmax_fast import cli
 from softmax_fast._files import BFLOAT16, InputError, float_input, natural, open_array, open_shards
 
 
@@ -39,26 +38,6 @@ def bfloat16_bits(x):
     bits = np.asarray(x, np.float32).view(np.uint32)
     assert (bits & 0xFFFF == 0).all()
     return (bits >> 16).astype(np.uint16)
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        code = cli.main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
-def evaluate(run):
-    def call(*arguments):
-        code, out, err = run("evaluate", *arguments, "--json")
-        assert (code, err) == (0, "")
-        return json.loads(out)
-
-    return call
 
 
 @pytest.fixture

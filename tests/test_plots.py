@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import softmax_fast as sf
-from softmax_fast import _plots, cli
+from softmax_fast import _plots
 
 DATA = Path(__file__).parent / "data"
 DIGITS = (str(DATA / "digits_logits.npy"), str(DATA / "digits_labels.npy"))
@@ -27,16 +27,6 @@ def agg():
     from matplotlib import pyplot
 
     pyplot.close("all")
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        code = cli.main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def digits(temperature=1.0, **options):
