@@ -1,4 +1,4 @@
-"""Build of the one compiled module; everything else is declared in pyproject.toml.
+"""Build of the compiled modules; everything else is declared in pyproject.toml.
 
 Environment:
 
@@ -127,24 +127,31 @@ class BuildExt(build_ext):
         return None
 
 
-core = Extension(
-    f"{PACKAGE}._core",
-    sources=[f"{PACKAGE}/_core.pyx", *sorted(glob(f"{KERNELS}/**/*.c", recursive=True))],
-    include_dirs=[KERNELS, numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-    depends=sorted(
-        glob(f"{KERNELS}/**/*.h", recursive=True)
-        + glob(f"{PACKAGE}/include/*.h")
-        + glob(f"{PACKAGE}/*.pxd")
-    ),
-)
-core.cython_directives = {
-    "language_level": 3,
-    "boundscheck": False,
-    "wraparound": False,
-    "cdivision": True,
-    "initializedcheck": False,
-    "freethreading_compatible": True,
-}
+DIRECTIVES = {"language_level": 3, "cdivision": True, "freethreading_compatible": True}
+NO_CHECKS = {"boundscheck": False, "wraparound": False, "initializedcheck": False}
 
-setup(ext_modules=[core], cmdclass={"build_ext": BuildExt})
+
+def extension(name, sources=(), **directives):
+    """A compiled module; all of them know the interface of the kernels, ``_core`` holds them."""
+    result = Extension(
+        f"{PACKAGE}.{name}",
+        sources=[f"{PACKAGE}/{name}.pyx", *sources],
+        include_dirs=[KERNELS, numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        depends=sorted(
+            glob(f"{KERNELS}/**/*.h", recursive=True)
+            + glob(f"{PACKAGE}/include/*.h")
+            + glob(f"{PACKAGE}/*.px[di]")
+        ),
+    )
+    result.cython_directives = DIRECTIVES | directives
+    return result
+
+
+MODULES = [
+    extension("_layout"),
+    extension("_arguments"),
+    extension("_core", sorted(glob(f"{KERNELS}/**/*.c", recursive=True)), **NO_CHECKS),
+]
+
+setup(ext_modules=MODULES, cmdclass={"build_ext": BuildExt})

@@ -1,23 +1,26 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, freethreading_compatible=True
-"""Typed entry points over the kernels, and the parallel loops over blocks of rows.
+"""The functions over the kernels, and the parallel loops over blocks of rows.
 
-Arguments have been checked by the facade.  Rows come as a `_layout.Block`, whose arrays with an entry
-for each class are (A, B, C) views, rows numbered a * B + b, classes last.  Below the entry points
-nothing touches a Python object.
+What a call computes on comes as a `_layout.Block`: addresses and strides of arrays that have been
+checked.  The public functions are in _calls.pxi: they check their arguments, have the rows cut into
+blocks, and run the kernels on each.
 """
 
 cimport cython
 cimport numpy as cnp
-from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
-from libc.float cimport DBL_MAX
-from libc.stdint cimport int32_t, int64_t, uint16_t
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy
 
+from softmax_fast cimport _arguments as arguments
+from softmax_fast cimport _layout as layout
 from softmax_fast._api cimport *
+from softmax_fast._arguments cimport Labels, Options
 from softmax_fast._kernels cimport *
+from softmax_fast._layout cimport Block, Source
 from softmax_fast._openmp cimport (
     SF_COMPILER, SF_OPENMP_LLVM, SF_OPENMP_VERSION, omp_get_max_threads, omp_get_thread_num,
 )
@@ -27,12 +30,13 @@ import warnings
 
 import numpy as np
 
+from ._arguments import binary_error, label_error, row_probability_error
+from ._layout import of_rows
+
 cnp.import_array()
 
-ctypedef fused element:
-    float
-    double
-    uint16_t
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_Scalar(void *data, cnp.dtype descr, object base)
 
 ctypedef fused real:
     float
@@ -44,51 +48,14 @@ ctypedef fused real:
 cdef enum:
     SERIAL_BELOW = 32768
     TINY = 2048
+    MOST_DIMENSIONS = 64
 
 serial_below = SERIAL_BELOW
 
 cdef bint serial = False
 
-cdef int kind_number(str kind) except -1:
-    return SF_F64 if kind == "f64" else SF_F32 if kind == "f32" else SF_F16 if kind == "f16" else SF_BF16
-
-
-# ---- views to strides ----------------------------------------------------------------------------
-
-cdef sf_input input_view(const element[:, :, :] view, int kind) noexcept:
-    cdef sf_input result
-    result.data = &view[0, 0, 0]
-    result.outer_stride = view.strides[0] // <Py_ssize_t>sizeof(element)
-    result.row_stride = view.strides[1] // <Py_ssize_t>sizeof(element)
-    result.class_stride = view.strides[2] // <Py_ssize_t>sizeof(element)
-    result.kind = kind
-    return result
-
-
-cdef sf_input input_of(object source) except *:
-    """Of a `_layout.Source`."""
-    cdef int kind = kind_number(source.kind)
-    if kind == SF_F64:
-        return input_view[double](source.array, kind)
-    if kind == SF_F32:
-        return input_view[float](source.array, kind)
-    return input_view[uint16_t](source.array, kind)
-
-
-cdef sf_output output_view(real[:, :, :] view) noexcept:
-    cdef sf_output result
-    result.data = &view[0, 0, 0]
-    result.outer_stride = view.strides[0] // <Py_ssize_t>sizeof(real)
-    result.row_stride = view.strides[1] // <Py_ssize_t>sizeof(real)
-    result.class_stride = view.strides[2] // <Py_ssize_t>sizeof(real)
-    return result
-
-
-cdef sf_output output_of(object out) except *:
-    if out.dtype.itemsize == 8:
-        return output_view[double](out)
-    return output_view[float](out)
-
+cdef cnp.dtype FLOAT64 = np.dtype(np.float64)
+cdef Options NO_OPTIONS = Options()
 
 # ---- the parallel loop --------------------------------------------------------------------------------
 
@@ -116,6 +83,8 @@ def cut(Py_ssize_t n_classes):
 
 # ---- blocks of rows -----------------------------------------------------------------------------------
 
+@cython.final
+@cython.freelist(8)
 cdef class Sums:
     """What the losses of one problem have added up to, block after block."""
 
@@ -150,8 +119,29 @@ cdef class Sums:
         return self.result.bad_value_row
 
 
-cdef int finish(int status, sf_result *result, Py_ssize_t first_row) except -1:
-    """Rows at fault, numbered within the call, become the caller's; the facade stops at the first."""
+cdef object resolve_threads = None
+
+
+def on_large_work(resolve):
+    """Who decides on the threads of a call: resolve(n_threads or None, size)."""
+    global resolve_threads
+    resolve_threads = resolve
+
+
+cdef int threads_for(n_threads, Py_ssize_t size) except -1:
+    """Checks the argument, and decides how many threads a call may use at most."""
+    n_threads = arguments.threads(n_threads)
+    return 1 if size < SERIAL_BELOW else resolve_threads(n_threads, size)
+
+
+cdef int run(const sf_call *call, int operation, sf_result *result, Py_ssize_t first_row) except -1:
+    """Rows at fault, numbered within the call, become the caller's; who calls stops at the first."""
+    cdef int status
+    if call.n_rows * call.n_classes <= TINY:
+        status = sf_run(call, operation, result)
+    else:
+        with nogil:
+            status = sf_run(call, operation, result)
     if result.bad_label_row >= 0:
         result.bad_label_row += first_row
     if result.bad_value_row >= 0:
@@ -161,171 +151,77 @@ cdef int finish(int status, sf_result *result, Py_ssize_t first_row) except -1:
     return 0
 
 
-cdef int run(const sf_call *call, int operation, sf_result *result, Py_ssize_t first_row) except -1:
-    cdef int status
-    with nogil:
-        status = sf_run(call, operation, result)
-    return finish(status, result, first_row)
+cdef inline void begin(sf_call *call, Block block, int n_threads) noexcept:
+    """Begins a call on the rows of a block, without an output."""
+    sf_begin(call, block.x, block.n_rows, block.inner, block.n_classes, 1 if serial else n_threads)
+    call.temperature = block.temperature
+    call.temperature_step = 1
+    if block.temperature is NULL:
+        call.temperature = &block.one_temperature
+        call.temperature_step = 0
 
 
-cdef class Targets:
-    """What a loss compares with, its options, and what must stay alive meanwhile.
+cdef inline int give_options(sf_targets *targets, Options options) except -1:
+    targets.label_smoothing = options.label_smoothing
+    if options.ignore_index is not None:
+        targets.has_ignore_index = True
+        targets.ignore_index = options.ignore_index
+    if options.weight is not None:
+        targets.class_weight = <const double *>cnp.PyArray_DATA(options.weight)
+    return 0
 
-    targets are labels, a `_layout.Source` of class probabilities, or None; options are those of
-    `_loss_problem.Options`.
+
+cdef int run_block(Block block, int operation, Options options, Sums sums, int n_threads) except -1:
+    """The way of all operations of the public functions.  Those that compare with targets come with
+    options and sums.
     """
-
-    cdef sf_targets targets
-    cdef const int32_t[::1] labels32
-    cdef const int64_t[::1] labels64
-    cdef const double[::1] class_weight
-    cdef const double[::1] sample_weight
-    cdef float[::1] losses32
-    cdef double[::1] losses64
-    cdef object probabilities
-
-    def __cinit__(self, targets, sample_weight, row_losses, options):
-        cdef sf_targets *t = &self.targets
-        self.targets = sf_no_targets()
-        t.label_smoothing = options.label_smoothing
-        if options.ignore_index is not None:
-            t.has_ignore_index = True
-            t.ignore_index = options.ignore_index
-        if options.weight is not None:
-            self.class_weight = options.weight
-            t.class_weight = &self.class_weight[0]
-        if targets is None:
-            pass
-        elif not cnp.PyArray_Check(targets):
-            self.probabilities = targets
-            t.probabilities = input_of(targets)
-        elif targets.dtype.itemsize == 4:
-            self.labels32 = targets
-            t.labels32 = &self.labels32[0]
-        else:
-            self.labels64 = targets
-            t.labels64 = &self.labels64[0]
-        if sample_weight is not None:
-            self.sample_weight = sample_weight
-            t.sample_weight = &self.sample_weight[0]
-        if row_losses is None:
-            pass
-        elif row_losses.dtype.itemsize == 8:
-            self.losses64 = row_losses
-            t.row_losses = &self.losses64[0]
-        else:
-            self.losses32 = row_losses
-            t.row_losses = &self.losses32[0]
-
-
-cdef class Call:
-    """One call on the rows of a block, and what must stay alive meanwhile."""
-
     cdef sf_call call
-    cdef const double[::1] temperatures
-    cdef double temperature
-    cdef Targets targets
-    cdef object block
-
-    def __cinit__(self, block, int n_threads):
-        cdef sf_call *call = &self.call
-        self.block = block
-        a, b, n_classes = block.x.array.shape
-        sf_begin(call, input_of(block.x), a * b, b, n_classes, 1 if serial else n_threads)
-        if isinstance(block.temperature, float):
-            self.temperature = block.temperature
-            call.temperature = &self.temperature
-        else:
-            self.temperatures = block.temperature
-            call.temperature = &self.temperatures[0]
-            call.temperature_step = 1
-
-    cdef int write_to(self, out) except -1:
-        """An array of the shape of the rows."""
-        sf_write_to(&self.call, output_of(out))
-        return 0
-
-    cdef int write_rows_to(self, out) except -1:
-        """Results of one entry, or some contiguous ones, a row."""
-        self.call.out = output_of(out)
-        self.call.out.class_stride = 1
-        return 0
-
-    cdef int compare(self, targets, row_losses, options) except -1:
-        self.targets = Targets(targets, self.block.sample_weight, row_losses, options)
-        self.call.targets = &self.targets.targets
-        return 0
-
-    cdef int run(self, int operation, Sums sums=None) except -1:
-        cdef sf_result unused = sf_no_result()
-        cdef sf_result *result = &unused if sums is None else &sums.result
-        return run(&self.call, operation, result, self.block.rows.start)
+    cdef sf_targets targets
+    cdef sf_result unused = sf_no_result()
+    begin(&call, block, n_threads)
+    if options is not None:
+        targets = block.targets
+        give_options(&targets, options)
+        if targets.pos_weight is NULL:
+            targets.pos_weight = &block.one_pos_weight
+        call.targets = &targets
+    if operation == SF_SELECTED_LOG_PROBS:
+        call.indices, call.n_indices = targets.labels64, block.per_row
+        call.out.data = targets.row_losses
+        call.out.outer_stride = call.out.row_stride = block.per_row
+        call.out.class_stride = 1
+        targets.labels64 = NULL
+        targets.row_losses = NULL
+    elif operation in (SF_SOFTMAX, SF_LOG_SOFTMAX, SF_SOFTMAX_LOSS_GRAD):
+        sf_write_to(&call, block.out)
+    else:
+        call.out = block.out
+    return run(&call, operation, &unused if sums is None else &sums.result, block.first_row)
 
 
 # ---- entry points -----------------------------------------------------------------------------------
 
-def softmax(block, int n_threads):
-    call = Call(block, n_threads)
-    call.write_to(block.out)
-    call.run(SF_SOFTMAX)
+SOFTMAX_LOSS, SOFTMAX_LOSS_GRAD = SF_SOFTMAX_LOSS, SF_SOFTMAX_LOSS_GRAD
 
 
-def log_softmax(block, int n_threads):
-    call = Call(block, n_threads)
-    call.write_to(block.out)
-    call.run(SF_LOG_SOFTMAX)
+def row_stats(Block block not None, double[::1] row_max, double[::1] row_rest, int n_threads):
+    cdef sf_call call
+    cdef sf_result unused = sf_no_result()
+    begin(&call, block, n_threads)
+    call.row_max = &row_max[0]
+    call.row_rest = &row_rest[0]
+    run(&call, SF_MAXIMUM_AND_REST, &unused, block.first_row)
 
 
-def logsumexp(block, int n_threads):
-    call = Call(block, n_threads)
-    call.write_rows_to(block.out)
-    call.run(SF_LOGSUMEXP)
-
-
-def softmax_loss(block, options, Sums sums, int n_threads):
-    call = Call(block, n_threads)
-    call.compare(block.targets, block.row_results, options)
-    call.run(SF_SOFTMAX_LOSS, sums)
-
-
-def softmax_loss_grad(block, options, double scale, Sums sums, int n_threads):
-    call = Call(block, n_threads)
-    call.compare(block.targets, block.row_results, options)
-    call.targets.targets.gradient_scale = scale
-    call.write_to(block.out)
-    call.run(SF_SOFTMAX_LOSS_GRAD, sums)
-
-
-def cross_entropy(block, options, Sums sums, int n_threads):
-    call = Call(block, n_threads)
-    call.compare(block.targets, block.row_results, options)
-    call.run(SF_CROSS_ENTROPY, sums)
-
-
-def selected_log_probs(block, options, Sums sums, int n_threads):
-    """targets: (R, K) indices, int64; row_results: their log-probabilities."""
-    cdef const int64_t[:, ::1] indices = block.targets
-    call = Call(block, n_threads)
-    call.compare(None, None, options)
-    call.call.indices = &indices[0, 0]
-    call.call.n_indices = indices.shape[1]
-    call.write_rows_to(block.row_results[None])
-    call.run(SF_SELECTED_LOG_PROBS, sums)
-
-
-def row_stats(block, double[::1] row_max, double[::1] row_rest, int n_threads):
-    call = Call(block, n_threads)
-    call.call.row_max = &row_max[0]
-    call.call.row_rest = &row_rest[0]
-    call.run(SF_MAXIMUM_AND_REST)
-
-
-def row_statistics(block, options, double[:, ::1] numbers, int64_t[:, ::1] places, Sums sums,
-                   int n_threads):
+def row_statistics(Block block not None, Options options not None, double[:, ::1] numbers,
+                   int64_t[:, ::1] places, Sums sums not None, int n_threads):
     """Columns of the rows of a block: numbers are logsumexp, confidence, uncertainty and entropy, and
     with targets loss, brier, slope and curvature; places prediction and, with targets, rank.
     """
+    cdef sf_call call
+    cdef sf_targets targets = block.targets
     cdef sf_columns columns
+    begin(&call, block, n_threads)
     columns.logsumexp = &numbers[0, 0]
     columns.confidence = &numbers[1, 0]
     columns.uncertainty = &numbers[2, 0]
@@ -333,34 +229,48 @@ def row_statistics(block, options, double[:, ::1] numbers, int64_t[:, ::1] place
     columns.prediction = &places[0, 0]
     columns.loss = columns.brier = columns.slope = columns.curvature = NULL
     columns.rank = NULL
-    call = Call(block, n_threads)
-    if block.targets is not None:
+    if targets.labels32 is not NULL or targets.labels64 is not NULL:
         columns.loss = &numbers[4, 0]
         columns.brier = &numbers[5, 0]
         columns.slope = &numbers[6, 0]
         columns.curvature = &numbers[7, 0]
         columns.rank = &places[1, 0]
-        call.compare(block.targets, None, options)
-    call.call.columns = &columns
-    call.run(SF_ROW_STATISTICS, sums)
+        give_options(&targets, options)
+        call.targets = &targets
+    call.columns = &columns
+    run(&call, SF_ROW_STATISTICS, &sums.result, block.first_row)
 
 
-def exponentials(block, double[::1] shift, double[::1] scale, int n_threads):
-    call = Call(block, n_threads)
-    call.call.row_max = &shift[0]
-    call.call.row_rest = &scale[0]
-    call.write_to(block.out)
-    call.run(SF_EXPONENTIALS)
+def exponentials(Block block not None, double[::1] shift, double[::1] scale, int n_threads):
+    cdef sf_call call
+    cdef sf_result unused = sf_no_result()
+    begin(&call, block, n_threads)
+    call.row_max = &shift[0]
+    call.row_rest = &scale[0]
+    sf_write_to(&call, block.out)
+    run(&call, SF_EXPONENTIALS, &unused, block.first_row)
 
 
-def add_target_weights(targets, Py_ssize_t n_rows, Py_ssize_t n_classes, sample_weight, options,
-                       Sums sums):
-    """What the rows add to sums.weight, and sums.bad_label_row, without a look at the logits."""
-    cdef Targets t
-    if n_rows:
-        t = Targets(targets, sample_weight, None, options)
+cpdef add_target_weights(cnp.ndarray labels, Py_ssize_t n_rows, Py_ssize_t n_classes,
+                         cnp.ndarray sample_weight, Options options, Sums sums):
+    """What the rows add to sums.weight, and sums.bad_label_row, without a look at the logits.  Without
+    labels, targets are class probabilities.
+    """
+    cdef sf_targets targets = sf_no_targets()
+    give_options(&targets, options)
+    if labels is None:
+        pass
+    elif cnp.PyArray_ITEMSIZE(labels) == 4:
+        targets.labels32 = <const int32_t *>cnp.PyArray_DATA(labels)
+    else:
+        targets.labels64 = <const int64_t *>cnp.PyArray_DATA(labels)
+    if sample_weight is not None:
+        targets.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
+    if n_rows <= TINY:
+        sf_target_weights(&targets, n_rows, n_classes, &sums.result)
+    else:
         with nogil:
-            sf_target_weights(&t.targets, n_rows, n_classes, &sums.result)
+            sf_target_weights(&targets, n_rows, n_classes, &sums.result)
 
 
 # ---- evaluations ----------------------------------------------------------------------------------------
@@ -629,251 +539,9 @@ def add_rows(columns, const double[::1] weights, const int64_t[::1] top_k, const
     return first[0], first[1]
 
 
-# ---- binary losses ------------------------------------------------------------------------------------
+# ---- the public functions ------------------------------------------------------------------------------
 
-def binary_loss(block, bint of_logits, Sums sums, int n_threads):
-    """Of a `_binary.Block`: every entry is a row of one class."""
-    cdef sf_call call
-    cdef sf_targets t = sf_no_targets()
-    cdef const double[::1] temperatures, pos_weights, weights
-    cdef double one_temperature = 1.0, one_weight = 1.0
-    cdef Py_ssize_t size = block.x.array.size
-    sf_begin(&call, input_of(block.x), size, size, 1, 1 if serial else n_threads)
-    call.x.row_stride = 1
-    call.temperature = &one_temperature
-    call.targets = &t
-    t.probabilities = input_of(block.targets)
-    t.pos_weight = &one_weight
-    if isinstance(block.temperature, float):
-        one_temperature = block.temperature
-    else:
-        temperatures = block.temperature
-        call.temperature = &temperatures[0]
-        call.temperature_step = 1
-    if isinstance(block.pos_weight, float):
-        one_weight = block.pos_weight
-    else:
-        pos_weights = block.pos_weight
-        t.pos_weight = &pos_weights[0]
-        t.pos_weight_step = 1
-    if block.sample_weight is not None:
-        weights = block.sample_weight
-        t.sample_weight = &weights[0]
-    if block.losses is not None:
-        call.out = output_of(block.losses)
-    run(&call, SF_BINARY_CROSS_ENTROPY_WITH_LOGITS if of_logits else SF_BINARY_CROSS_ENTROPY,
-        &sums.result, block.rows.start)
-
-
-# ---- the direct way --------------------------------------------------------------------------------------
-#
-# Contiguous floats and default options take a handful of C checks; for all else, and for every error,
-# a function here returns NotImplemented, and the facade takes the general way.
-
-cdef inline bint is_contiguous_float(object x) noexcept:
-    """An exact ndarray, C-contiguous, aligned, of native float32 or float64."""
-    cdef int number
-    if not cnp.PyArray_CheckExact(x):
-        return False
-    number = cnp.PyArray_TYPE(x)
-    return ((number == cnp.NPY_FLOAT32 or number == cnp.NPY_FLOAT64)
-            and cnp.PyArray_IS_C_CONTIGUOUS(x) and cnp.PyArray_ISALIGNED(x)
-            and cnp.PyArray_ISNOTSWAPPED(x))
-
-
-cdef object resolve_threads = None
-
-
-def on_large_work(resolve):
-    """Who decides on the threads of a call: resolve(n_threads or None, size)."""
-    global resolve_threads
-    resolve_threads = resolve
-
-
-cdef int direct_threads(object n_threads, Py_ssize_t size) except -1:
-    """At most how many threads, or 0 when n_threads is no such number."""
-    if n_threads is not None and (type(n_threads) is not int or n_threads < 1):
-        return 0
-    return 1 if size < SERIAL_BELOW else resolve_threads(n_threads, size)
-
-
-cdef bint begin_direct(sf_call *call, object x, object axis, object temperature,
-                       object n_threads, double *t) except -1:
-    """Begins a call without an output; *t must live as long."""
-    cdef int ndim, most
-    cdef Py_ssize_t size, n
-    cdef sf_input rows
-    if not is_contiguous_float(x) or type(temperature) is not float or type(axis) is not int:
-        return False
-    ndim = cnp.PyArray_NDIM(x)
-    size = cnp.PyArray_SIZE(x)
-    if ndim < 1 or size == 0 or (axis != -1 and axis != ndim - 1):
-        return False
-    t[0] = temperature
-    if not (0.0 < t[0] <= DBL_MAX):
-        return False
-    most = direct_threads(n_threads, size)
-    if not most:
-        return False
-    n = cnp.PyArray_DIM(x, ndim - 1)
-    rows.data = cnp.PyArray_DATA(x)
-    rows.kind = SF_F32 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else SF_F64
-    rows.outer_stride = rows.row_stride = n
-    rows.class_stride = 1
-    sf_begin(call, rows, size // n, size // n, n, most)
-    call.temperature = t
-    return True
-
-
-cdef bint overlaps(object a, object b) noexcept:
-    cdef char *pa = <char *>cnp.PyArray_DATA(a)
-    cdef char *pb = <char *>cnp.PyArray_DATA(b)
-    return pa < pb + cnp.PyArray_NBYTES(b) and pb < pa + cnp.PyArray_NBYTES(a)
-
-
-cdef object direct_output(sf_call *call, object x, object out):
-    """A fresh array like x, or out if it is as contiguous; None if it is not."""
-    cdef int i
-    cdef sf_output rows
-    if out is None:
-        out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-    elif out is not x:
-        if (not is_contiguous_float(out) or cnp.PyArray_TYPE(out) != cnp.PyArray_TYPE(x)
-                or cnp.PyArray_NDIM(out) != cnp.PyArray_NDIM(x)):
-            return None
-        for i in range(cnp.PyArray_NDIM(x)):
-            if cnp.PyArray_DIM(out, i) != cnp.PyArray_DIM(x, i):
-                return None
-        if overlaps(x, out) and cnp.PyArray_DATA(x) != cnp.PyArray_DATA(out):
-            return None
-    if not cnp.PyArray_ISWRITEABLE(out):
-        return None
-    rows.data = cnp.PyArray_DATA(out)
-    rows.outer_stride = rows.row_stride = call.n_classes
-    rows.class_stride = 1
-    sf_write_to(call, rows)
-    return out
-
-
-cdef inline int run_direct(const sf_call *call, int operation, sf_result *result) except -1:
-    if call.n_rows * call.n_classes <= TINY:
-        return finish(sf_run(call, operation, result), result, 0)
-    return run(call, operation, result, 0)
-
-
-cdef object normalised_direct(int operation, object x, object axis, object temperature, object out,
-                              object n_threads):
-    cdef sf_call call
-    cdef double t
-    cdef sf_result unused = sf_no_result()
-    if not begin_direct(&call, x, axis, temperature, n_threads, &t):
-        return NotImplemented
-    out = direct_output(&call, x, out)
-    if out is None:
-        return NotImplemented
-    run_direct(&call, operation, &unused)
-    return out
-
-
-def softmax_direct(x, axis, temperature, out, n_threads):
-    return normalised_direct(SF_SOFTMAX, x, axis, temperature, out, n_threads)
-
-
-def log_softmax_direct(x, axis, temperature, out, n_threads):
-    return normalised_direct(SF_LOG_SOFTMAX, x, axis, temperature, out, n_threads)
-
-
-def logsumexp_direct(x, axis, temperature, keepdims, out, n_threads):
-    cdef sf_call call
-    cdef double t
-    cdef sf_result unused = sf_no_result()
-    if (out is not None or keepdims is not False
-            or not begin_direct(&call, x, axis, temperature, n_threads, &t)
-            or cnp.PyArray_NDIM(x) < 2):
-        return NotImplemented
-    out = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x) - 1, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-    call.out.data = cnp.PyArray_DATA(out)
-    call.out.outer_stride = call.out.row_stride = 1
-    call.out.class_stride = 1
-    run_direct(&call, SF_LOGSUMEXP, &unused)
-    return out
-
-
-cdef bint direct_targets(sf_targets *t, sf_call *call, object logits, object targets,
-                         object ignore_index, object label_smoothing, object reduction) except -1:
-    """Labels of 32 or 64 bits for logits of two dimensions, to be summed or averaged."""
-    cdef int number, overflow
-    cdef long long ignored
-    if (cnp.PyArray_NDIM(logits) != 2 or not cnp.PyArray_CheckExact(targets)
-            or cnp.PyArray_NDIM(targets) != 1 or cnp.PyArray_DIM(targets, 0) != call.n_rows
-            or type(ignore_index) is not int or not cnp.PyArray_IS_C_CONTIGUOUS(targets)
-            or not cnp.PyArray_ISALIGNED(targets) or not cnp.PyArray_ISNOTSWAPPED(targets)
-            or type(label_smoothing) is not float or label_smoothing != 0.0
-            or type(reduction) is not str or reduction not in ("mean", "sum")):
-        return False
-    ignored = PyLong_AsLongLongAndOverflow(ignore_index, &overflow)
-    if overflow:
-        return False
-    t[0] = sf_no_targets()
-    number = cnp.PyArray_TYPE(targets)
-    if number == cnp.NPY_INT64:
-        t.labels64 = <const int64_t *>cnp.PyArray_DATA(targets)
-    elif number == cnp.NPY_INT32:
-        t.labels32 = <const int32_t *>cnp.PyArray_DATA(targets)
-    else:
-        return False
-    t.has_ignore_index = True
-    t.ignore_index = ignored
-    call.targets = t
-    return True
-
-
-def softmax_loss_direct(logits, targets, axis, temperature, ignore_index, label_smoothing, reduction,
-                        n_threads):
-    cdef sf_call call
-    cdef sf_targets t
-    cdef sf_result result = sf_no_result()
-    cdef double one_temperature
-    if (not begin_direct(&call, logits, axis, temperature, n_threads, &one_temperature)
-            or not direct_targets(&t, &call, logits, targets, ignore_index, label_smoothing,
-                                  reduction)):
-        return NotImplemented
-    run_direct(&call, SF_SOFTMAX_LOSS, &result)
-    if result.bad_label_row >= 0:
-        return NotImplemented
-    return reduced(&result, reduction)
-
-
-def softmax_loss_grad_direct(logits, targets, axis, temperature, ignore_index, label_smoothing,
-                             reduction, grad_out, n_threads):
-    cdef sf_call call
-    cdef sf_targets t
-    cdef sf_result result = sf_no_result()
-    cdef double one_temperature
-    if (not begin_direct(&call, logits, axis, temperature, n_threads, &one_temperature)
-            or not direct_targets(&t, &call, logits, targets, ignore_index, label_smoothing,
-                                  reduction)):
-        return NotImplemented
-    if grad_out is not None and (not is_contiguous_float(grad_out) or overlaps(grad_out, targets)):
-        return NotImplemented
-    sf_target_weights(&t, call.n_rows, call.n_classes, &result)
-    if result.bad_label_row >= 0:
-        return NotImplemented
-    if reduction == "mean":
-        t.gradient_scale = 1.0 / sf_sum_value(result.weight)
-    grad_out = direct_output(&call, logits, grad_out)
-    if grad_out is None:
-        return NotImplemented
-    result = sf_no_result()
-    run_direct(&call, SF_SOFTMAX_LOSS_GRAD, &result)
-    return reduced(&result, reduction), grad_out
-
-
-cdef object reduced(const sf_result *result, str reduction):
-    cdef double value = sf_sum_value(result.loss)
-    if reduction == "mean":
-        value = value / sf_sum_value(result.weight)
-    return np.float64(value)
+include "_calls.pxi"
 
 
 # ---- C-level API ----------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _core, _layout, _loss_problem
+from . import _arguments, _core, _layout
 
 # Rows whose columns fit a level-2 cache together.
 MOST_ROWS = 16_384
@@ -37,7 +37,7 @@ def row_columns(x, axis, labels, temperature, ignore_index, n_threads):
     ``labels`` are int64 or int32, one a row and checked, or None. The arrays are written again for
     the next columns.
     """
-    options = _loss_problem.Options(ignore_index=ignore_index)
+    options = _arguments.Options(ignore_index=ignore_index)
     sums = _core.Sums()
     numbers = places = None
     for whole in _layout.row_blocks(x, axis, cut=1, temperature=temperature, targets=labels):

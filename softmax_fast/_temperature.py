@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _arguments, _core, _layout
-from ._loss_problem import loss_problem
+from ._core import loss_problem
 from ._row_statistics import row_columns
 
 # A Newton step of this share of 1/T is the last, and not looked at again: it leaves about its square.

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _arguments, _core, _layout, _threads
 from ._evaluation_state import COUNTS, SUMS, State, cell_ends, edges_of, sum_by
-from ._loss_problem import Options
+from ._arguments import Options
 from ._row_statistics import row_columns
 from .functional import softmax
 

@@ -1,11 +1,6 @@
 """softmax, log_softmax, logsumexp and selected_log_probs."""
 
-import math
-
-import numpy as np
-
-from . import _arguments, _core, _layout, _results, _threads
-from ._loss_problem import Options
+from . import _core
 
 
 def softmax(x, axis=-1, *, temperature=1.0, out=None, n_threads=None):
@@ -77,10 +72,7 @@ def softmax(x, axis=-1, *, temperature=1.0, out=None, n_threads=None):
     >>> softmax(x, out=x) is x
     True
     """
-    result = _core.softmax_direct(x, axis, temperature, out, n_threads)
-    if result is not NotImplemented:
-        return result
-    return _normalised(_core.softmax, x, axis, temperature, out, n_threads)
+    return _core.softmax(x, axis, temperature, out, n_threads)
 
 
 def log_softmax(x, axis=-1, *, temperature=1.0, out=None, n_threads=None):
@@ -135,27 +127,7 @@ def log_softmax(x, axis=-1, *, temperature=1.0, out=None, n_threads=None):
     >>> print(log_softmax(np.array([0.0, -1000.0])))
     [    0. -1000.]
     """
-    result = _core.log_softmax_direct(x, axis, temperature, out, n_threads)
-    if result is not NotImplemented:
-        return result
-    return _normalised(_core.log_softmax, x, axis, temperature, out, n_threads)
-
-
-def _normalised(kernel, x, axis, temperature, out, n_threads):
-    """The general path of `softmax` and `log_softmax`."""
-    source = _arguments.logits("x", x)
-    shape = source.array.shape
-    axis = _arguments.axis(axis, len(shape))
-    temperature = _arguments.temperature(temperature, _arguments.rows_shape(shape, axis))
-    n_threads = _threads.resolve(_arguments.threads(n_threads), source.array.size)
-    inputs = {"x": source.array, "temperature": _arguments.array_or_none(temperature)}
-    result = _arguments.output("out", out, shape, source.result_dtype, inputs, source.array)
-    if result is None:
-        out = result = np.empty(shape, source.result_dtype)
-    if result.size:
-        for block in _layout.row_blocks(source, axis, out=result, temperature=temperature):
-            kernel(block, n_threads)
-    return out
+    return _core.log_softmax(x, axis, temperature, out, n_threads)
 
 
 def logsumexp(x, axis=-1, *, temperature=1.0, keepdims=False, out=None, n_threads=None):
@@ -222,30 +194,7 @@ def logsumexp(x, axis=-1, *, temperature=1.0, keepdims=False, out=None, n_thread
     >>> print(logsumexp(shards).round(6))
     3.044522
     """
-    result = _core.logsumexp_direct(x, axis, temperature, keepdims, out, n_threads)
-    if result is not NotImplemented:
-        return result
-    source = _arguments.logits("x", x)
-    shape = source.array.shape
-    axis = _arguments.axis(axis, len(shape))
-    rows = _arguments.rows_shape(shape, axis)
-    temperature = _arguments.temperature(temperature, rows)
-    n_threads = _threads.resolve(_arguments.threads(n_threads), source.array.size)
-    kept = (*shape[:axis], 1, *shape[axis + 1 :])
-    inputs = {"x": source.array, "temperature": _arguments.array_or_none(temperature)}
-    result = _arguments.output(
-        "out", out, kept if keepdims else rows, source.result_dtype, inputs, source.array
-    )
-    if result is None:
-        result = np.empty(kept if keepdims else rows, source.result_dtype)
-        out = result if result.ndim else None
-    if source.array.size:
-        columns = result if keepdims else np.expand_dims(result, axis)
-        for block in _layout.row_blocks(source, axis, out=columns, temperature=temperature):
-            _core.logsumexp(block, n_threads)
-    else:
-        result[...] = -math.inf
-    return result[()] if out is None else out
+    return _core.logsumexp(x, axis, temperature, keepdims, out, n_threads)
 
 
 def selected_log_probs(
@@ -305,29 +254,4 @@ def selected_log_probs(
     [[0.5  0.25]
      [0.8  0.1 ]]
     """
-    source = _arguments.logits("logits", logits)
-    shape = source.array.shape
-    last, rows = len(shape) - 1, shape[:-1]
-    n_classes = _arguments.some_classes("logits", shape, last)
-    ignored = _arguments.ignore_index(ignore_index)
-    chosen = _arguments.indices(indices, rows, ignored)
-    temperature = _arguments.temperature(temperature, rows)
-    n_threads = _threads.resolve(_arguments.threads(n_threads), source.array.size)
-    inputs = {
-        "logits": source.array,
-        "indices": chosen.codes,
-        "temperature": _arguments.array_or_none(temperature),
-    }
-    checked = _arguments.output("out", out, chosen.given.shape, source.result_dtype, inputs)
-    values = _results.flat_buffer(checked, chosen.codes.shape, source.result_dtype)
-    if values.size:
-        options, sums = Options(ignore_index=ignored), _core.Sums()
-        for block in _layout.row_blocks(
-            source, last, temperature=temperature, targets=chosen.codes, row_results=values
-        ):
-            _core.selected_log_probs(block, options, sums, n_threads)
-            if sums.bad_label_row >= 0:
-                raise _arguments.label_error(
-                    "indices", chosen, sums.bad_label_row, n_classes, ignored
-                )
-    return _results.deliver(out, checked, values, chosen.given.shape)
+    return _core.selected_log_probs(logits, indices, temperature, ignore_index, out, n_threads)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _arguments, _core, _layout, _threads
-from ._loss_problem import loss_problem
+from ._core import loss_problem
 
 BUFFER_BYTES = 32 << 20
 """Bytes of working memory of `linear_softmax_loss` and `linear_softmax_loss_and_grad`, about.
@@ -330,7 +330,7 @@ class _Evaluation:
         x = _layout.Source(logits, self.kind)
         if self.grads:
             problem.evaluate(
-                _core.softmax_loss_grad,
+                _core.SOFTMAX_LOSS_GRAD,
                 x,
                 1,
                 self.threads,
@@ -340,7 +340,7 @@ class _Evaluation:
             )
             self._add_gradients(d_features, logits, features, 0, first)
         else:
-            problem.evaluate(_core.softmax_loss, x, 1, self.threads, row_losses=losses)
+            problem.evaluate(_core.SOFTMAX_LOSS, x, 1, self.threads, row_losses=losses)
 
     def _class_tiles(self, features, problem, losses, d_features, first):
         """The rows of a tile, of all classes, from tiles of a part of the classes (labels only)."""

@@ -1,9 +1,6 @@
 """Losses of classifiers: of logits, of probabilities, and of the binary case."""
 
-import numpy as np
-
-from . import _arguments, _binary, _core, _threads
-from ._loss_problem import loss_problem
+from . import _core
 
 
 def softmax_loss(
@@ -107,32 +104,19 @@ def softmax_loss(
     >>> float(softmax_loss(logits, [0, -100]).round(6))
     0.693147
     """
-    if weight is None and sample_weight is None and out is None:
-        result = _core.softmax_loss_direct(
-            logits, targets, axis, temperature, ignore_index, label_smoothing, reduction, n_threads
-        )
-        if result is not NotImplemented:
-            return result
-    x = _arguments.logits("logits", logits)
-    shape = x.array.shape
-    axis = _arguments.axis(axis, len(shape))
-    problem = loss_problem(
+    return _core.softmax_loss(
+        logits,
         targets,
-        shape,
         axis,
-        _arguments.some_classes("logits", shape, axis),
-        weight=weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-        temperature=temperature,
+        temperature,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        reduction,
+        out,
+        n_threads,
     )
-    n_threads = _threads.resolve(_arguments.threads(n_threads), x.array.size)
-    checked = problem.output(out, x.result_dtype, {"logits": x.array})
-    row_losses = problem.row_losses(checked, x.result_dtype)
-    problem.evaluate(_core.softmax_loss, x, axis, n_threads, row_losses=row_losses)
-    return problem.reduced(row_losses, out, checked)
 
 
 def softmax_loss_and_grad(
@@ -207,50 +191,20 @@ def softmax_loss_and_grad(
     [[-0.5   0.25  0.25]
      [ 0.1   0.1  -0.2 ]]
     """
-    if weight is None and sample_weight is None and out is None:
-        result = _core.softmax_loss_grad_direct(
-            logits,
-            targets,
-            axis,
-            temperature,
-            ignore_index,
-            label_smoothing,
-            reduction,
-            grad_out,
-            n_threads,
-        )
-        if result is not NotImplemented:
-            return result
-    x = _arguments.logits("logits", logits)
-    shape = x.array.shape
-    axis = _arguments.axis(axis, len(shape))
-    problem = loss_problem(
+    return _core.softmax_loss_and_grad(
+        logits,
         targets,
-        shape,
         axis,
-        _arguments.some_classes("logits", shape, axis),
-        weight=weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-        temperature=temperature,
+        temperature,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        reduction,
+        out,
+        grad_out,
+        n_threads,
     )
-    n_threads = _threads.resolve(_arguments.threads(n_threads), x.array.size)
-    dtype = x.result_dtype
-    grad = None
-    if grad_out is not None:
-        inputs = {"logits": x.array, **problem.arrays}
-        grad = _arguments.output("grad_out", grad_out, shape, dtype, inputs, x.array)
-    checked = problem.output(out, dtype, {"logits": x.array, "grad_out": grad})
-    scale = problem.gradient_scale(problem.weigh())
-    if grad is None:
-        grad_out = grad = np.empty(shape, dtype)
-    row_losses = problem.row_losses(checked, dtype)
-    problem.evaluate(
-        _core.softmax_loss_grad, x, axis, n_threads, row_losses=row_losses, grad=grad, scale=scale
-    )
-    return problem.reduced(row_losses, out, checked), grad_out
 
 
 def cross_entropy(
@@ -310,24 +264,9 @@ def cross_entropy(
     >>> float(cross_entropy(probs, [0, 2]).round(6))
     0.458145
     """
-    p = _arguments.logits("probs", probs)
-    shape = p.array.shape
-    axis = _arguments.axis(axis, len(shape))
-    problem = loss_problem(
-        targets,
-        shape,
-        axis,
-        _arguments.some_classes("probs", shape, axis),
-        weight=weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
+    return _core.cross_entropy(
+        probs, targets, axis, weight, sample_weight, ignore_index, reduction, out, n_threads
     )
-    n_threads = _threads.resolve(_arguments.threads(n_threads), p.array.size)
-    checked = problem.output(out, p.result_dtype, {"probs": p.array})
-    row_losses = problem.row_losses(checked, p.result_dtype)
-    problem.evaluate(_core.cross_entropy, p, axis, n_threads, row_losses=row_losses)
-    return problem.reduced(row_losses, out, checked)
 
 
 def binary_cross_entropy(
@@ -390,15 +329,7 @@ def binary_cross_entropy(
     >>> float(binary_cross_entropy([0.5, 0.25], [1, 0]).round(6))
     0.490415
     """
-    return _binary.binary_loss(
-        "probs",
-        probs,
-        targets,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        out=out,
-        n_threads=n_threads,
-    )
+    return _core.binary_cross_entropy(probs, targets, sample_weight, reduction, out, n_threads)
 
 
 def binary_cross_entropy_with_logits(
@@ -468,14 +399,6 @@ def binary_cross_entropy_with_logits(
     >>> print(binary_cross_entropy_with_logits([1000.0, -1000.0], [0, 0], reduction="none"))
     [1000.    0.]
     """
-    return _binary.binary_loss(
-        "logits",
-        logits,
-        targets,
-        temperature=temperature,
-        sample_weight=sample_weight,
-        pos_weight=pos_weight,
-        reduction=reduction,
-        out=out,
-        n_threads=n_threads,
+    return _core.binary_cross_entropy_with_logits(
+        logits, targets, temperature, sample_weight, pos_weight, reduction, out, n_threads
     )

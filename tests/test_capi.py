@@ -25,7 +25,7 @@ from cases import every_layout, labels, logits, placed, positive
 
 import softmax_fast as sf
 from softmax_fast import _core, capi
-from softmax_fast._loss_problem import loss_problem
+from softmax_fast._core import loss_problem
 
 HERE = pathlib.Path(__file__).parent
 SOURCES = HERE / "capi"

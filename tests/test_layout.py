@@ -48,35 +48,49 @@ SHAPES = [
 @pytest.mark.parametrize("cut", [1, None], ids=["rows", "sums"])
 def test_blocks_begin_at_multiples_of_the_cut_and_hold_their_rows(shape, cut):
     x, copy = strided(shape)
-    out, row_results = strided(shape)[0] * 0, np.zeros(x.size // shape[-1])
-    flat, n_rows = copy.reshape(-1, shape[-1]), x.size // shape[-1]
+    out, n_rows = strided(shape)[0] * 0, x.size // shape[-1]
     cut = cut or _core.cut(shape[-1])
-    temperature = np.arange(1.0, n_rows + 1)
-    source = _layout.Source(x, "f32")
+    temperature = generator(1).random(n_rows) + 0.5
+    wanted = sf.softmax(copy, temperature=temperature.reshape(shape[:-1]))
+    maxima, rests = np.empty(n_rows), np.empty(n_rows)
+    (whole,) = _layout.row_blocks(_layout.Source(copy, "f32"), x.ndim - 1, temperature=temperature)
+    _core.row_stats(whole, maxima, rests, 1)
     seen = 0
     for block in _layout.row_blocks(
-        source,
-        x.ndim - 1,
-        cut=cut,
-        out=out,
-        temperature=temperature,
-        targets=source,
-        row_results=row_results,
+        _layout.Source(x, "f32"), x.ndim - 1, cut=cut, out=out, temperature=temperature
     ):
         rows = block.rows
         assert rows.start == seen and rows.start % cut == 0
-        n = rows.stop - rows.start
-        for array in (block.x.array, block.targets.array):
-            assert array.shape[0] * array.shape[1] == n
-            assert (array.reshape(n, -1) == flat[rows]).all()
-            if not np.shares_memory(array, x):
-                assert n <= max(cut, _layout.BLOCK_ELEMENTS // shape[-1])
-        assert (block.temperature == temperature[rows]).all()
-        block.out[...] = block.x.array
-        block.row_results[...] = block.temperature
+        maximum, rest = np.empty((2, rows.stop - rows.start))
+        _core.row_stats(block, maximum, rest, 1)
+        assert (maximum == maxima[rows]).all() and (rest == rests[rows]).all()
+        _core.exponentials(block, maximum, 1 / (1 + rest), 1)
         seen = rows.stop
     assert seen == n_rows
-    assert (out == x).all() and (row_results == temperature).all()
+    np.testing.assert_allclose(out, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(37, 10), (6, 50, 10), (4, 300, 3)], ids=str)
+@pytest.mark.parametrize("most", [1, 7, 64, 10_000])
+def test_blocks_split_into_blocks_of_their_rows(shape, most):
+    x, copy = strided(shape)
+    n_rows = x.size // shape[-1]
+    temperature = generator(1).random(n_rows) + 0.5
+    (whole,) = _layout.row_blocks(
+        _layout.Source(copy, "f32"), x.ndim - 1, temperature=temperature
+    )
+    maxima, rests = np.empty(n_rows), np.empty(n_rows)
+    _core.row_stats(whole, maxima, rests, 1)
+    seen = 0
+    for block in _layout.row_blocks(_layout.Source(x, "f32"), x.ndim - 1, temperature=temperature):
+        for part in _layout.split(block, most):
+            rows = part.rows
+            assert rows.start == seen and 0 < rows.stop - rows.start <= max(most, 1)
+            maximum, rest = np.empty((2, rows.stop - rows.start))
+            _core.row_stats(part, maximum, rest, 1)
+            assert (maximum == maxima[rows]).all() and (rest == rests[rows]).all()
+            seen = rows.stop
+    assert seen == n_rows
 
 
 def test_the_cut_depends_on_the_classes_alone():

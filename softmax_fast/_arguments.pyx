@@ -1,8 +1,21 @@
+# cython: language_level=3, cdivision=True, freethreading_compatible=True
 """Every check of an argument, and every error text. Nothing else in the package raises on one.
 
 A function here takes an argument as the caller gave it and returns it in the one form the layers
-below use, or raises an error that says which argument, what came, and what was expected.
+below use, or raises an error that says which argument, what came, and what was expected. What a call
+on few numbers meets is asked of C alone: a call of NumPy takes as long as a short row.
 """
+
+cimport cython
+cimport numpy as cnp
+from cpython.float cimport PyFloat_AsDouble, PyFloat_Check
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_Check
+from libc.float cimport DBL_MAX
+from libc.math cimport INFINITY
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from softmax_fast._kernels cimport SF_BF16, SF_F16, SF_F32, SF_F64
+from softmax_fast._layout cimport Source, source_of
 
 import math
 import numbers
@@ -12,15 +25,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.exceptions import AxisError, TooHardError
 
-from ._layout import Source
+cnp.import_array()
 
 REDUCTIONS = ("mean", "sum", "none")
 NAN_POLICIES = ("propagate", "omit", "raise")
 STRATEGIES = ("uniform", "quantile")
 DEFAULT_IGNORE_INDEX = -100
+cdef dict _STORED = {SF_F16: np.float16, SF_F32: np.float32, SF_F64: np.float64}
 _INT64 = np.iinfo(np.int64)
-_FLOAT_KINDS = {2: "f16", 4: "f32", 8: "f64"}
-_NATIVE = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
+
+ctypedef fused unsigned_integer:
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+
+cdef enum:
+    NO_FLOAT = -1  # the `Source.code` of other dtypes
 
 # Candidates that NumPy may examine to tell whether two interleaved views share an element;
 # an answer that takes more is taken for a yes.
@@ -30,9 +51,23 @@ _OVERLAP_WORK = 100_000
 # Arrays
 
 
-def as_array(name, value):
+cdef tuple shape_of(cnp.ndarray array):
+    return (<object>array).shape
+
+
+cdef bint _has_shape(cnp.ndarray array, tuple shape) except -1:
+    cdef int dim
+    if cnp.PyArray_NDIM(array) != len(shape):
+        return False
+    for dim in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_DIM(array, dim) != <Py_ssize_t>shape[dim]:
+            return False
+    return True
+
+
+cpdef cnp.ndarray as_array(name, value):
     """``value`` as a plain ndarray, without a copy where NumPy can view it."""
-    if type(value) is np.ndarray:
+    if cnp.PyArray_CheckExact(value):
         return value
     if _is_masked(value):
         raise TypeError(
@@ -71,20 +106,33 @@ def _only_dlpack(value):
     return False
 
 
-def _float_kind(dtype):
-    """``"f16"``, ``"bf16"``, ``"f32"``, ``"f64"``, or None for another dtype."""
-    if dtype.kind == "f":
-        return _FLOAT_KINDS.get(dtype.itemsize)
-    if dtype.kind == "V" and dtype.itemsize == 2 and dtype.name == "bfloat16":
-        return "bf16"
-    return None
+cdef int _float_code(cnp.ndarray array) except -2:
+    """The `Source.code` of a floating dtype of any byte order, or NO_FLOAT."""
+    cdef int number = cnp.PyArray_TYPE(array)
+    if number == cnp.NPY_FLOAT32:
+        return SF_F32
+    if number == cnp.NPY_FLOAT64:
+        return SF_F64
+    if number == cnp.NPY_FLOAT16:
+        return SF_F16
+    if cnp.PyTypeNum_ISFLOAT(number):
+        return SF_F64 if cnp.PyArray_ITEMSIZE(array) == 8 else NO_FLOAT  # a long double of 8 bytes
+    if cnp.PyArray_ITEMSIZE(array) == 2:
+        dtype = (<object>array).dtype
+        if dtype.kind == "V" and dtype.name == "bfloat16":
+            return SF_BF16
+    return NO_FLOAT
 
 
-def _is_integer(dtype):
-    return dtype.kind in "iu"
+cdef inline bint _is_integer(cnp.ndarray array) noexcept:
+    return cnp.PyTypeNum_ISINTEGER(cnp.PyArray_TYPE(array))
 
 
-def source(name, value):
+cdef inline bint _is_integer_or_bool(cnp.ndarray array) noexcept:
+    return _is_integer(array) or cnp.PyTypeNum_ISBOOL(cnp.PyArray_TYPE(array))
+
+
+cpdef Source source(str name, value):
     """A real array of any dtype as a `Source`; integers and booleans become float64.
 
     A `Source` is taken as it is: bfloat16 in files comes as one, where NumPy has no such dtype.
@@ -92,40 +140,48 @@ def source(name, value):
     if type(value) is Source:
         return value
     array = as_array(name, value)
-    kind = _float_kind(array.dtype)
-    if kind is None:
-        if array.dtype.kind not in "iub":
+    cdef int code = _float_code(array)
+    if code == NO_FLOAT:
+        if not _is_integer_or_bool(array):
             raise TypeError(
-                f"{name} has dtype {array.dtype}, expected float16, bfloat16, float32, float64, "
-                "an integer dtype or bool"
+                f"{name} has dtype {(<object>array).dtype}, expected float16, bfloat16, float32, "
+                "float64, an integer dtype or bool"
             )
-        return Source(array.astype(np.float64), "f64")
-    native = _NATIVE.get(kind, array.dtype)
-    if array.dtype != native or not array.flags.aligned:
-        array = array.astype(native)
-    return Source(array.view(np.uint16) if kind in ("f16", "bf16") else array, kind)
+        return source_of((<object>array).astype(np.float64), SF_F64)
+    return source_of(_as_stored(array, code), code)
 
 
-def logits(name, value):
+cdef cnp.ndarray _as_stored(cnp.ndarray array, int code):
+    """Native and aligned; halves as their bits."""
+    cdef object stored = array
+    if not cnp.PyArray_ISBEHAVED_RO(array) or (
+            code == SF_F64 and cnp.PyArray_TYPE(array) != cnp.NPY_FLOAT64):
+        stored = stored.astype(_STORED.get(code, stored.dtype))
+    return stored.view(np.uint16) if code in (SF_F16, SF_BF16) else stored
+
+
+cpdef Source logits(str name, value):
     """A `Source` of at least one dimension."""
     result = source(name, value)
-    if result.array.ndim == 0:
+    if cnp.PyArray_NDIM(result.array) == 0:
         raise ValueError(f"{name} is 0-dimensional, expected an array of at least one dimension")
     return result
 
 
-def _real_values(name, value, error=TypeError):
+cdef cnp.ndarray _real_values(name, value, error=TypeError):
     """A small array of numbers (weights, temperatures) as float64."""
     array = as_array(name, value)
-    if array.dtype.kind not in "iub" and _float_kind(array.dtype) is None:
-        raise error(f"{name} has dtype {array.dtype}, expected real numbers")
-    if array.dtype == np.float64 and array.flags.aligned:
+    if not _is_integer_or_bool(array) and _float_code(array) == NO_FLOAT:
+        raise error(f"{name} has dtype {(<object>array).dtype}, expected real numbers")
+    if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64 and cnp.PyArray_ISBEHAVED_RO(array):
         return array
     with np.errstate(all="ignore"):
-        return array.astype(np.float64)
+        return (<object>array).astype(np.float64)
 
 
-def _integer(name, value, expected):
+cdef object _integer(name, value, expected):
+    if type(value) is int:
+        return value
     if not isinstance(value, bool | np.bool_):
         try:
             return operator.index(value)
@@ -134,20 +190,22 @@ def _integer(name, value, expected):
     raise TypeError(f"{name} must be {expected}, got {value!r}")
 
 
-def axis(value, ndim):
+cpdef int axis(value, int ndim) except -1:
     """The number of the dimension, counted from 0."""
     index = _integer("axis", value, "an int")
-    if not -ndim <= index < ndim:
+    cdef int overflow
+    cdef long long number = PyLong_AsLongLongAndOverflow(index, &overflow)
+    if overflow or not -ndim <= number < ndim:
         raise AxisError(index, ndim)
-    return index + ndim if index < 0 else index
+    return <int>(number + ndim if number < 0 else number)
 
 
-def rows_shape(shape, axis):
+cpdef tuple rows_shape(tuple shape, int axis):
     """Shape of the rows: that of the array without its class axis."""
     return shape[:axis] + shape[axis + 1 :]
 
 
-def some_classes(name, shape, axis):
+cpdef Py_ssize_t some_classes(str name, tuple shape, int axis) except -1:
     """The number of classes, at least one."""
     if shape[axis] == 0:
         raise ValueError(f"{name} has shape {shape}: a loss needs at least one class (axis {axis})")
@@ -157,7 +215,7 @@ def some_classes(name, shape, axis):
 # Options
 
 
-def threads(value, name="n_threads"):
+cpdef object threads(value, str name="n_threads"):
     """None, or the greatest number of threads."""
     if value is None:
         return None
@@ -170,58 +228,79 @@ def threads(value, name="n_threads"):
     return count
 
 
-def reduction(value):
-    if isinstance(value, str) and value in REDUCTIONS:
-        return value
+cpdef str reduction(value):
+    if isinstance(value, str):
+        for known in REDUCTIONS:
+            if value == known:
+                return known
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
 
 
-def ignore_index(value):
+cpdef object ignore_index(value):
+    cdef int overflow
     if value is None:
         return None
     index = _integer("ignore_index", value, "an int or None")
-    if not _INT64.min <= index <= _INT64.max:
+    PyLong_AsLongLongAndOverflow(index, &overflow)
+    if overflow:
         raise ValueError(f"ignore_index must fit in 64 bits, got {value!r}")
     return index
 
 
-def label_smoothing(value):
-    alpha = _number(value)
-    if alpha is None or not 0 <= alpha <= 1:
+cpdef double label_smoothing(value) except -1:
+    cdef double alpha
+    if not _is_number(value, &alpha) or not 0 <= alpha <= 1:
         raise ValueError(f"label_smoothing must be a number in [0, 1], got {value!r}")
     return alpha
 
 
-def _number(value):
-    """``value`` as a float, None when it is no real number."""
-    if not isinstance(value, numbers.Real):
-        return None
+cdef bint _is_number(value, double *number) except -1:
+    """Whether ``value`` is a real number; then ``number`` is it as a float."""
+    if not (PyFloat_Check(value) or PyLong_Check(value) or isinstance(value, numbers.Real)):
+        return False
     try:
-        return float(value)
+        number[0] = float(value)
     except OverflowError:
-        return math.inf
+        number[0] = INFINITY
+    return True
 
 
-def temperature(value, rows):
+cpdef object temperature(value, tuple rows):
     """A float, or a C-contiguous float64 array with one temperature for each of ``rows``."""
     result = entry_temperature(value, rows, "one per row")
-    return result if isinstance(result, float) else np.ascontiguousarray(result).reshape(-1)
+    return result if isinstance(result, float) else _in_a_row(result)
 
 
-def entry_temperature(value, shape, what="one per entry"):
-    """A float, or a float64 view of shape ``shape``."""
-    number = _number(value)
-    if number is None:
-        array = _real_values("temperature", value, ValueError)
-        _all_finite_and("temperature", array, np.greater, "> 0")
-        array = _broadcast("temperature", array, shape, what) if array.ndim else array
-        return float(array) if array.ndim == 0 else array
-    if not 0 < number < math.inf:
+cdef cnp.ndarray _in_a_row(cnp.ndarray array):
+    """C-contiguous, of one dimension."""
+    if cnp.PyArray_NDIM(array) == 1 and cnp.PyArray_IS_C_CONTIGUOUS(array):
+        return array
+    return cnp.PyArray_Ravel(array, cnp.NPY_CORDER)
+
+
+cdef object number_as_temperature(value):
+    """A float, or None for what is no number."""
+    cdef double number
+    if not _is_number(value, &number):
+        return None
+    if not 0 < number <= DBL_MAX:
         raise ValueError(f"temperature must be finite and > 0, got {value!r}")
-    return number
+    return value if type(value) is float else number
 
 
-def array_or_none(number):
+cpdef object entry_temperature(value, tuple shape, str what="one per entry"):
+    """A float, or a float64 view of shape ``shape``."""
+    cdef cnp.ndarray array
+    number = number_as_temperature(value)
+    if number is not None:
+        return number
+    array = _real_values("temperature", value, ValueError)
+    _all_finite("temperature", array, "> 0")
+    return _broadcast("temperature", array, shape, what) if cnp.PyArray_NDIM(array) else (
+        float(array[()]))
+
+
+cpdef object array_or_none(number):
     """An array to look for overlaps in, or None for a plain number."""
     return None if isinstance(number, float) else number
 
@@ -232,102 +311,160 @@ def _broadcasts(shape, to):
     )
 
 
-def _broadcast(name, array, shape, what):
-    if not _broadcasts(array.shape, shape):
+cdef cnp.ndarray _broadcast(name, cnp.ndarray array, tuple shape, what):
+    if _has_shape(array, shape):
+        return array
+    if not _broadcasts(shape_of(array), shape):
         raise ValueError(
-            f"{name} has shape {array.shape}, expected a number or an array that broadcasts to "
+            f"{name} has shape {shape_of(array)}, expected a number or an array that broadcasts to "
             f"{shape}, {what}"
         )
     return np.broadcast_to(array, shape)
 
 
-def _all_finite_and(name, array, compare, expected):
-    finite = np.isfinite(array)
-    if finite.all() and compare(array, 0).all():
-        return
-    with np.errstate(all="ignore"):
-        good = finite & compare(array, 0)
-    at = np.unravel_index(int(np.argmin(good)), array.shape)
-    raise ValueError(f"{_element(name, at)} = {float(array[at])!r} is not finite and {expected}")
+cdef inline bint _is_good(double value, bint positive) noexcept nogil:
+    return (value > 0 if positive else value >= 0) and value <= DBL_MAX
+
+
+cdef int _all_finite(name, cnp.ndarray array, str expected) except -1:
+    """Check that float64 numbers are finite and as ``expected``: "> 0" or ">= 0"."""
+    cdef bint positive = expected == "> 0", all_good = True
+    cdef Py_ssize_t i, size = cnp.PyArray_SIZE(array)
+    cdef const double *values = <const double *>cnp.PyArray_DATA(array)
+    cdef cnp.flatiter entries
+    if cnp.PyArray_IS_C_CONTIGUOUS(array):
+        for i in range(size):
+            all_good &= _is_good(values[i], positive)
+    else:
+        entries = cnp.PyArray_IterNew(array)
+        for i in range(size):
+            all_good &= _is_good((<const double *>cnp.PyArray_ITER_DATA(entries))[0], positive)
+            cnp.PyArray_ITER_NEXT(entries)
+    if all_good:
+        return 0
+    for i, value in enumerate((<object>array).flat):
+        if not _is_good(value, positive):
+            at = np.unravel_index(i, shape_of(array))
+            raise ValueError(f"{_element(name, at)} = {float(value)!r} is not finite and {expected}")
 
 
 def _element(name, at):
     return f"{name}[{', '.join(map(str, at))}]" if at else name
 
 
-def _weights(name, value):
+cdef cnp.ndarray _weights(name, value):
     array = _real_values(name, value)
-    _all_finite_and(name, array, np.greater_equal, ">= 0")
+    _all_finite(name, array, ">= 0")
     return array
 
 
-def class_weight(value, n_classes, name="weight"):
+cpdef cnp.ndarray class_weight(value, Py_ssize_t n_classes, str name="weight"):
     """None, or a C-contiguous float64 array of one weight a class."""
     if value is None:
         return None
     array = _weights(name, value)
-    if array.shape != (n_classes,):
-        raise ValueError(f"{name} has shape {array.shape}, expected {(n_classes,)}, one per class")
-    return np.ascontiguousarray(array)
+    if cnp.PyArray_NDIM(array) != 1 or cnp.PyArray_DIM(array, 0) != n_classes:
+        raise ValueError(
+            f"{name} has shape {shape_of(array)}, expected {(n_classes,)}, one per class"
+        )
+    return _in_a_row(array)
 
 
-def sample_weight(value, rows):
+cpdef cnp.ndarray sample_weight(value, tuple rows):
     """None, or a C-contiguous float64 array of one weight a row, in the order of the rows."""
     if value is None:
         return None
     array = _weights("sample_weight", value)
-    if array.shape != rows:
-        raise ValueError(f"sample_weight has shape {array.shape}, expected {rows}, one per row")
-    return np.ascontiguousarray(array).reshape(-1)
+    if not _has_shape(array, rows):
+        raise ValueError(
+            f"sample_weight has shape {shape_of(array)}, expected {rows}, one per row"
+        )
+    return _in_a_row(array)
 
 
-def entry_weight(name, value, shape):
+cpdef cnp.ndarray entry_weight(str name, value, tuple shape):
     """None, or a float64 view of shape ``shape``: one weight for each entry."""
     if value is None:
         return None
     return _broadcast(name, _weights(name, value), shape, "one per entry")
 
 
-def pos_weight(value, shape):
+cpdef object pos_weight(value, tuple shape):
     """A float, or a float64 view of shape ``shape``."""
+    cdef cnp.ndarray array
     if value is None:
         return 1.0
     array = _weights("pos_weight", value)
-    return _broadcast("pos_weight", array, shape, "one per entry") if array.ndim else float(array)
+    return _broadcast("pos_weight", array, shape, "one per entry") if cnp.PyArray_NDIM(array) else (
+        float(array[()]))
+
+
+@cython.final
+@cython.freelist(8)
+cdef class Options:
+    """What is the same for all rows of a loss: a weight a class or None, the label that is ignored or
+    None, and how much of the target all classes share.
+    """
+
+    def __init__(self, weight=None, ignore_index=None, label_smoothing=0.0):
+        self.weight = weight
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+
+
+cdef Options options(cnp.ndarray weight, ignore_index, double label_smoothing):
+    cdef Options result = Options.__new__(Options)
+    result.weight = weight
+    result.ignore_index = ignore_index
+    result.label_smoothing = label_smoothing
+    return result
 
 
 # Targets
 
 
-class Labels(NamedTuple):
-    """Class indices: C-contiguous int32 or int64 in the order of the rows, and as they came."""
+@cython.final
+@cython.freelist(8)
+cdef class Labels:
+    """Class indices: C-contiguous int32 or int64 in the order of the rows, ``per_row`` for each, and
+    as they came.
+    """
 
-    codes: np.ndarray
-    given: np.ndarray
+    def _replace(self, *, cnp.ndarray codes not None):
+        """Other codes."""
+        return _labels(codes, self.given, self.per_row)
 
 
-def targets(value, rows, shape, ignored, name="targets"):
+cdef Labels _labels(cnp.ndarray codes, cnp.ndarray given, Py_ssize_t per_row=1):
+    cdef Labels result = Labels.__new__(Labels)
+    result.codes = codes
+    result.given = given
+    result.per_row = per_row
+    return result
+
+
+cpdef object targets(value, tuple rows, tuple shape, ignored, str name="targets"):
     """`Labels` of shape ``rows``, or a `Source` of class probabilities of shape ``shape``.
 
     ``ignored`` is the caller's ``ignore_index``, checked already.
     """
     array = _class_indices(name, value, rows)
-    if _is_integer(array.dtype):
-        if array.shape != rows:
+    if _is_integer(array):
+        if not _has_shape(array, rows):
             raise ValueError(
-                f"{name} are integers of shape {array.shape}, expected class indices of shape "
+                f"{name} are integers of shape {shape_of(array)}, expected class indices of shape "
                 f"{rows}, one per row (class probabilities of shape {shape} must be floating)"
             )
-        return Labels(_codes(array, ignored), array)
-    if _float_kind(array.dtype) is None:
+        return _labels(_codes(array, ignored), array)
+    if _float_code(array) == NO_FLOAT:
         raise TypeError(
-            f"{name} have dtype {array.dtype}, expected an integer dtype (class indices of shape "
-            f"{rows}) or a floating one (class probabilities of shape {shape})"
+            f"{name} have dtype {(<object>array).dtype}, expected an integer dtype (class indices of "
+            f"shape {rows}) or a floating one (class probabilities of shape {shape})"
         )
-    if array.shape != shape:
+    if not _has_shape(array, shape):
         raise ValueError(
-            f"{name} are {array.dtype} of shape {array.shape}, expected class probabilities of "
-            f"shape {shape}, or integers of shape {rows} as class indices"
+            f"{name} are {(<object>array).dtype} of shape {shape_of(array)}, expected class "
+            f"probabilities of shape {shape}, or integers of shape {rows} as class indices"
         )
     if ignored != DEFAULT_IGNORE_INDEX:
         raise ValueError(
@@ -337,25 +474,27 @@ def targets(value, rows, shape, ignored, name="targets"):
     return source(name, array)
 
 
-def _class_indices(name, value, rows):
+cdef cnp.ndarray _class_indices(name, value, tuple rows):
     """``value`` as an array; sequences without an entry, float64 to NumPy, are labels of no rows."""
     array = as_array(name, value)
-    if isinstance(value, list | tuple) and array.size == 0 and array.shape == rows:
-        return array.astype(np.int64)
+    if isinstance(value, list | tuple) and cnp.PyArray_SIZE(array) == 0 and _has_shape(array, rows):
+        return (<object>array).astype(np.int64)
     return array
 
 
-def labels(value, rows, ignored, name="targets"):
+def labels(value, tuple rows, ignored, str name="targets"):
     """`Labels` of shape ``rows``: nothing but class indices."""
     array = _class_indices(name, value, rows)
-    if not _is_integer(array.dtype):
+    if not _is_integer(array):
         raise TypeError(
-            f"{name} have dtype {array.dtype}, expected an integer dtype: class indices of shape "
-            f"{rows}, one per row"
+            f"{name} have dtype {(<object>array).dtype}, expected an integer dtype: class indices of "
+            f"shape {rows}, one per row"
         )
-    if array.shape != rows:
-        raise ValueError(f"{name} have shape {array.shape}, expected {rows}, one label per row")
-    return Labels(_codes(array, ignored), array)
+    if not _has_shape(array, rows):
+        raise ValueError(
+            f"{name} have shape {shape_of(array)}, expected {rows}, one label per row"
+        )
+    return _labels(_codes(array, ignored), array)
 
 
 def nonfinite_row_error(at):
@@ -374,43 +513,51 @@ def no_rows_error():
     )
 
 
-def indices(value, rows, ignored):
-    """Class indices for `selected_log_probs`: `Labels` with codes (R, K), int64."""
-    array = _class_indices("indices", value, rows)
-    if not _is_integer(array.dtype):
-        raise TypeError(f"indices have dtype {array.dtype}, expected an integer dtype")
-    if array.shape != rows and array.shape[:-1] != rows:
-        raise ValueError(
-            f"indices have shape {array.shape}, expected {rows} for one class per row, or that "
-            "and a last dimension for several"
-        )
-    per_row = 1 if array.shape == rows else array.shape[-1]
-    codes = _codes(array, ignored).astype(np.int64, copy=False)
-    return Labels(codes.reshape(math.prod(rows), per_row), array)
+cpdef Labels indices(value, tuple rows, ignored):
+    """Class indices for `selected_log_probs`: `Labels` with codes of int64, one or several a row."""
+    cdef Py_ssize_t per_row = 1
+    cdef cnp.ndarray array = _class_indices("indices", value, rows), codes
+    if not _is_integer(array):
+        raise TypeError(f"indices have dtype {(<object>array).dtype}, expected an integer dtype")
+    if not _has_shape(array, rows):
+        if shape_of(array)[:-1] != rows:
+            raise ValueError(
+                f"indices have shape {shape_of(array)}, expected {rows} for one class per row, or "
+                "that and a last dimension for several"
+            )
+        per_row = shape_of(array)[-1]
+    codes = _codes(array, ignored)
+    if cnp.PyArray_ITEMSIZE(codes) != 8:
+        codes = cnp.PyArray_Cast(codes, cnp.NPY_INT64)
+    return _labels(codes, array, per_row)
 
 
-def _codes(array, ignored):
-    if array.dtype.type is np.uint64 and array.size and array.max() > _INT64.max:
+cdef cnp.ndarray _codes(cnp.ndarray given, ignored):
+    cdef object array = given
+    cdef int number = cnp.PyArray_TYPE(given), size = cnp.PyArray_ITEMSIZE(given)
+    cdef bint signed = cnp.PyTypeNum_ISSIGNED(number)
+    if signed and size in (4, 8) and cnp.PyArray_ISCARRAY_RO(given):
+        return _in_a_row(given)
+    if not signed and size == 8 and array.size and array.max() > _INT64.max:
         beyond = array > _INT64.max
         array = array.astype(np.int64)
         # Any label out of range that is not ignored; the message quotes the one that came.
         array[beyond] = -1 if ignored != -1 else -2
-    dtype = np.int32 if array.dtype.itemsize == 4 and array.dtype.kind == "i" else np.int64
+    dtype = np.int32 if size == 4 and signed else np.int64
     codes = np.ascontiguousarray(array, dtype).reshape(-1)
     return codes if codes.flags.aligned else codes.copy()
 
 
-def label_error(name, labels, row, n_classes, ignored):
+def label_error(name, Labels labels not None, row, n_classes, ignored):
     """The IndexError for the first bad label of ``row``."""
-    codes = labels.codes.reshape(len(labels.codes), -1)
+    codes = (<object>labels.codes).reshape(-1, labels.per_row)
     bad = (codes[row] < 0) | (codes[row] >= n_classes)
     if ignored is not None:
         bad &= codes[row] != ignored
-    at = np.unravel_index(row * codes.shape[1] + int(np.argmax(bad)), labels.given.shape)
+    given = <object>labels.given
+    at = np.unravel_index(row * labels.per_row + int(np.argmax(bad)), given.shape)
     exception = "" if ignored is None else f" and is not ignore_index ({ignored})"
-    return IndexError(
-        f"{_element(name, at)} = {labels.given[at]} is not in [0, {n_classes}){exception}"
-    )
+    return IndexError(f"{_element(name, at)} = {given[at]} is not in [0, {n_classes}){exception}")
 
 
 _OF_LOGITS = {
@@ -455,26 +602,55 @@ def _target_error(value, at):
     )
 
 
-def binary_targets(value, shape):
+cpdef Source binary_targets(value, tuple shape):
     """Targets of the binary functions as a `Source`: floating, or 0 and 1 in their own dtype.
 
     Floating targets outside [0, 1] are found by the kernel.
     """
     array = as_array("targets", value)
-    kind = _float_kind(array.dtype)
-    if kind is None and array.dtype.kind not in "iub":
+    cdef int code = _float_code(array)
+    if code == NO_FLOAT and not _is_integer_or_bool(array):
         raise TypeError(
-            f"targets have dtype {array.dtype}, expected probabilities of a floating dtype, or 0 "
-            "and 1 of an integer dtype or bool"
+            f"targets have dtype {(<object>array).dtype}, expected probabilities of a floating dtype, "
+            "or 0 and 1 of an integer dtype or bool"
         )
-    if array.shape != shape:
-        raise ValueError(f"targets have shape {array.shape}, expected that of the input, {shape}")
-    if kind is not None:
-        return source("targets", array)
-    if array.size and not (array.min() >= 0 and array.max() <= 1):
-        at = np.unravel_index(int(np.argmax((array < 0) | (array > 1))), shape)
-        raise _target_error(array[at], at)
-    return Source(array, array.dtype.name)
+    if not _has_shape(array, shape):
+        raise ValueError(
+            f"targets have shape {shape_of(array)}, expected that of the input, {shape}"
+        )
+    if code != NO_FLOAT:
+        return source_of(_as_stored(array, code), code)
+    if not _are_bits(array):
+        given = <object>array
+        at = np.unravel_index(int(np.argmax((given < 0) | (given > 1))), shape)
+        raise _target_error(given[at], at)
+    return source_of(array, NO_FLOAT)
+
+
+cdef bint _are_bits(cnp.ndarray array) except -1:
+    """Whether integers are 0 or 1."""
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(array), item = cnp.PyArray_ITEMSIZE(array)
+    cdef const void *data = cnp.PyArray_DATA(array)
+    if size == 0 or cnp.PyTypeNum_ISBOOL(cnp.PyArray_TYPE(array)):
+        return True
+    if not cnp.PyArray_ISCARRAY_RO(array):
+        return (<object>array).min() >= 0 and (<object>array).max() <= 1
+    # Negative numbers are large without their sign.
+    if item == 1:
+        return _are_below_two(<const uint8_t *>data, size)
+    if item == 2:
+        return _are_below_two(<const uint16_t *>data, size)
+    if item == 4:
+        return _are_below_two(<const uint32_t *>data, size)
+    return _are_below_two(<const uint64_t *>data, size)
+
+
+cdef bint _are_below_two(const unsigned_integer *values, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef bint result = True
+    for i in range(size):
+        result &= values[i] < 2
+    return result
 
 
 # Arrays in blocks
@@ -645,8 +821,8 @@ def layer(features, weights, bias):
         return layer
     offsets = source("bias", bias)
     _same_dtype("bias", bias, offsets, features, layer)
-    if offsets.array.shape != (n_classes,):
-        raise ValueError(f"bias has shape {offsets.array.shape}, expected {(n_classes,)}")
+    if shape_of(offsets.array) != (n_classes,):
+        raise ValueError(f"bias has shape {shape_of(offsets.array)}, expected {(n_classes,)}")
     return layer._replace(bias=offsets.widened(layer.dtype))
 
 
@@ -655,7 +831,7 @@ def _matrix(name, value):
     if result.array.ndim != 2:
         expected = "(N, D)" if name == "features" else "(C, D)"
         raise ValueError(
-            f"{name} have shape {result.array.shape}, expected two dimensions {expected}"
+            f"{name} have shape {shape_of(result.array)}, expected two dimensions {expected}"
         )
     return result
 
@@ -673,35 +849,40 @@ def _same_dtype(name, given, converted, features, layer):
 # Outputs
 
 
-def output(name, out, shape, dtype, inputs, in_place=None):
+cpdef cnp.ndarray output(str name, out, tuple shape, dtype, dict inputs, cnp.ndarray in_place=None):
     """Check an output; return it as a plain ndarray, or None when ``out`` is None.
 
     ``inputs`` maps the names of the arrays that are read to the arrays, or to None. ``out`` may be
     exactly the array ``in_place`` (same memory, same layout) and must not touch any other.
     """
+    cdef cnp.ndarray result, array
     if out is None:
         return None
-    if type(out) is not np.ndarray and (not isinstance(out, np.ndarray) or _is_masked(out)):
+    if not cnp.PyArray_CheckExact(out) and (not cnp.PyArray_Check(out) or _is_masked(out)):
         raise TypeError(f"{name} must be a numpy.ndarray or None, got {type(out).__name__}")
-    if out.shape != shape:
+    result = out
+    if not _has_shape(result, shape):
         raise ValueError(f"{name} has shape {out.shape}, expected {shape}")
-    if out.dtype != dtype:
+    if cnp.PyArray_TYPE(result) != (<cnp.dtype>dtype).type_num or not cnp.PyArray_ISNOTSWAPPED(result):
         raise TypeError(
             f"{name} has dtype {out.dtype.newbyteorder('=')}"
             f"{'' if out.dtype.isnative else ' in swapped byte order'}, expected native {dtype}"
         )
-    if not out.flags.writeable:
+    if not cnp.PyArray_ISWRITEABLE(result):
         raise ValueError(f"{name} is read-only")
-    if _overlaps_itself(out):
+    if _overlaps_itself(result):
         raise ValueError(
             f"{name} has strides {out.strides} for shape {shape}: its elements must not overlap"
         )
-    for other, array in inputs.items():
-        if array is None or not _overlap(out, array):
+    for other, other_array in inputs.items():
+        if other_array is None:
             continue
-        if array is not in_place or not _same_layout(out, array):
+        array = other_array
+        if not _overlap(result, array):
+            continue
+        if array is not in_place or not _same_layout(result, array):
             raise ValueError(_overlap_text(name, other, array is in_place))
-    return out.view(np.ndarray)
+    return result if cnp.PyArray_CheckExact(out) else out.view(np.ndarray)
 
 
 def _overlap_text(name, other, may_be_same):
@@ -709,37 +890,70 @@ def _overlap_text(name, other, may_be_same):
     return f"{name} shares memory with {other}: it must not{exception}"
 
 
-def _same_layout(a, b):
+cdef bint _same_layout(cnp.ndarray a, cnp.ndarray b) except -1:
+    cdef int dim
     if a is b:
         return True
-    return (
-        a.dtype == b.dtype
-        and a.shape == b.shape
-        and all(s == t for s, t, n in zip(a.strides, b.strides, a.shape, strict=True) if n > 1)
-        and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
-    )
-
-
-def _overlap(a, b):
-    if a is b:
-        return a.size > 0
-    if not np.may_share_memory(a, b):
+    if (
+        cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b)
+        or cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b)
+        or (<object>a).dtype != (<object>b).dtype
+    ):
         return False
+    for dim in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, dim) != cnp.PyArray_DIM(b, dim) or (
+            cnp.PyArray_STRIDE(a, dim) != cnp.PyArray_STRIDE(b, dim) and cnp.PyArray_DIM(a, dim) > 1
+        ):
+            return False
+    return True
+
+
+cdef bint _reach(cnp.ndarray array, size_t *first, size_t *end) noexcept:
+    """The addresses an array is within; False for none."""
+    cdef int dim
+    cdef Py_ssize_t along
+    first[0] = <size_t>cnp.PyArray_DATA(array)
+    end[0] = first[0] + cnp.PyArray_ITEMSIZE(array)
+    for dim in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_DIM(array, dim) == 0:
+            return False
+        along = (cnp.PyArray_DIM(array, dim) - 1) * cnp.PyArray_STRIDE(array, dim)
+        if along > 0:
+            end[0] += along
+        else:
+            first[0] += along
+    return True
+
+
+cdef bint may_share_memory(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether what two arrays reach over meets."""
+    cdef size_t first_a, end_a, first_b, end_b
+    return (_reach(a, &first_a, &end_a) and _reach(b, &first_b, &end_b)
+            and first_a < end_b and first_b < end_a)
+
+
+cdef bint _overlap(cnp.ndarray a, cnp.ndarray b) except -1:
+    if not may_share_memory(a, b):
+        return False
+    if a is b:
+        return True
     try:
         return np.shares_memory(a, b, max_work=_OVERLAP_WORK)
     except TooHardError:
         return True
 
 
-def _overlaps_itself(array):
+cdef bint _overlaps_itself(cnp.ndarray array) except -1:
     """Whether two indices may address one element; False for every view made by slicing,
     transposing, reshaping or taking a diagonal.
     """
-    if array.flags.c_contiguous or array.size == 0:
+    cdef Py_ssize_t reach
+    if cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_SIZE(array) == 0:
         return False
-    reach = array.itemsize
+    reach = cnp.PyArray_ITEMSIZE(array)
+    given = <object>array
     for stride, size in sorted(
-        (abs(s), n) for s, n in zip(array.strides, array.shape, strict=True)
+        (abs(s), n) for s, n in zip(given.strides, given.shape, strict=True)
     ):
         if size == 1:
             continue

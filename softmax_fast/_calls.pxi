@@ -1,0 +1,403 @@
+# The public functions, from arguments as they were given to results.  Part of _core.pyx.
+
+# ---- results -----------------------------------------------------------------------------------------
+
+cdef cnp.ndarray empty(tuple shape, int number):
+    """A new array of a NumPy type's number."""
+    cdef cnp.npy_intp sizes[MOST_DIMENSIONS]
+    cdef int i, n = <int>len(shape)
+    for i in range(n):
+        sizes[i] = shape[i]
+    return cnp.PyArray_EMPTY(n, sizes, number, 0)
+
+
+cdef cnp.ndarray row_buffer(cnp.ndarray checked, tuple shape, int number):
+    """Where one result a row goes, contiguous: the caller's array where it can be."""
+    if checked is not None and cnp.PyArray_ISCARRAY(checked):
+        return checked
+    return empty(shape, number)
+
+
+cdef object deliver(out, cnp.ndarray checked, cnp.ndarray values):
+    """``values`` in the caller's ``out``, as a scalar, or as an array."""
+    if out is None:
+        return values if cnp.PyArray_NDIM(values) else values[()]
+    if values is not checked:
+        checked[...] = values
+    return out
+
+
+cdef object deliver_loss(out, cnp.ndarray checked, double value):
+    if out is None:
+        return PyArray_Scalar(&value, FLOAT64, None)
+    checked[...] = value
+    return out
+
+
+cdef cnp.ndarray loss_output(out, str reduction, tuple shape, dtype, dict inputs,
+                             cnp.ndarray in_place=None):
+    """Check ``out`` of a loss: of ``shape`` and ``dtype`` for "none", a 0-d float64 otherwise."""
+    if reduction == "none":
+        return arguments.output("out", out, shape, dtype, inputs, in_place)
+    return arguments.output("out", out, (), FLOAT64, inputs)
+
+
+# ---- one result an entry, or a row -------------------------------------------------------------------
+
+cdef object normalised(int operation, x, axis, temperature, out, n_threads):
+    cdef Source source = arguments.logits("x", x)
+    cdef cnp.ndarray array = source.array, checked
+    cdef int dim = arguments.axis(axis, cnp.PyArray_NDIM(array)), most
+    cdef Block block
+    one_or_each = arguments.number_as_temperature(temperature)
+    if one_or_each is None:
+        one_or_each = arguments.temperature(
+            temperature, arguments.rows_shape(arguments.shape_of(array), dim))
+    most = threads_for(n_threads, cnp.PyArray_SIZE(array))
+    if out is None:
+        out = checked = cnp.PyArray_EMPTY(
+            cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), source.result_type(), 0)
+    else:
+        checked = arguments.output(
+            "out", out, arguments.shape_of(array), source.result_dtype,
+            {"x": array, "temperature": arguments.array_or_none(one_or_each)}, array)
+    if cnp.PyArray_SIZE(array):
+        for block in layout.row_blocks(source, dim, 1, checked, one_or_each):
+            run_block(block, operation, None, None, most)
+    return out
+
+
+def softmax(x, axis, temperature, out, n_threads):
+    return normalised(SF_SOFTMAX, x, axis, temperature, out, n_threads)
+
+
+def log_softmax(x, axis, temperature, out, n_threads):
+    return normalised(SF_LOG_SOFTMAX, x, axis, temperature, out, n_threads)
+
+
+def logsumexp(x, axis, temperature, keepdims, out, n_threads):
+    cdef Source source = arguments.logits("x", x)
+    cdef cnp.ndarray array = source.array, checked
+    cdef tuple shape = arguments.shape_of(array)
+    cdef int dim = arguments.axis(axis, cnp.PyArray_NDIM(array)), most
+    cdef Block block
+    rows = arguments.rows_shape(shape, dim)
+    one_or_each = arguments.temperature(temperature, rows)
+    most = threads_for(n_threads, cnp.PyArray_SIZE(array))
+    if keepdims:
+        rows = (*shape[:dim], 1, *shape[dim + 1 :])
+    if out is None:
+        checked = empty(rows, source.result_type())
+    else:
+        checked = arguments.output(
+            "out", out, rows, source.result_dtype,
+            {"x": array, "temperature": arguments.array_or_none(one_or_each)}, array)
+    if cnp.PyArray_SIZE(array):
+        for block in layout.row_blocks(source, dim, 1, checked, one_or_each):
+            block.out.class_stride = 1
+            run_block(block, SF_LOGSUMEXP, None, None, most)
+    else:
+        checked[...] = -INFINITY
+    return deliver(out, checked, checked)
+
+
+def selected_log_probs(logits, indices, temperature, ignore_index, out, n_threads):
+    cdef Source x = arguments.logits("logits", logits)
+    cdef cnp.ndarray array = x.array, checked = None, values
+    cdef tuple shape = arguments.shape_of(array)
+    cdef int last = cnp.PyArray_NDIM(array) - 1, most
+    cdef Py_ssize_t n_classes = arguments.some_classes("logits", shape, last)
+    cdef Labels chosen
+    cdef Options options
+    cdef Sums sums
+    cdef Block block
+    ignored = arguments.ignore_index(ignore_index)
+    rows = shape[:last]
+    chosen = arguments.indices(indices, rows, ignored)
+    one_or_each = arguments.temperature(temperature, rows)
+    most = threads_for(n_threads, cnp.PyArray_SIZE(array))
+    shape = arguments.shape_of(chosen.given)
+    if out is not None:
+        inputs = {
+            "logits": array,
+            "indices": chosen.codes,
+            "temperature": arguments.array_or_none(one_or_each),
+        }
+        checked = arguments.output("out", out, shape, x.result_dtype, inputs)
+    values = row_buffer(checked, shape, x.result_type())
+    if cnp.PyArray_SIZE(values):
+        options, sums = arguments.options(None, ignored, 0.0), Sums()
+        for block in layout.row_blocks(
+                x, last, 1, None, one_or_each, chosen.codes, None, values, chosen.per_row):
+            run_block(block, SF_SELECTED_LOG_PROBS, options, sums, most)
+            if sums.result.bad_label_row >= 0:
+                raise label_error("indices", chosen, sums.result.bad_label_row, n_classes, ignored)
+    return deliver(out, checked, values)
+
+
+# ---- losses --------------------------------------------------------------------------------------------
+
+@cython.final
+@cython.freelist(8)
+cdef class LossProblem:
+    """Targets and options of a loss over rows, checked, and what its rows have added up to."""
+
+    cdef readonly object targets  # Labels, or a Source of class probabilities
+    cdef readonly Py_ssize_t n_classes
+    cdef readonly tuple rows
+    cdef readonly object temperature
+    cdef readonly cnp.ndarray sample_weight
+    cdef readonly Options options
+    cdef readonly str reduction
+    cdef readonly Sums sums
+
+    @property
+    def has_labels(self):
+        return type(self.targets) is Labels
+
+    cdef cnp.ndarray codes(self):
+        """The labels, or None."""
+        return (<Labels>self.targets).codes if type(self.targets) is Labels else None
+
+    cdef dict arrays(self, dict inputs):
+        """``inputs``, and the arrays that are read during the work, by name."""
+        codes = self.codes()
+        inputs["targets"] = (<Source>self.targets).array if codes is None else codes
+        inputs["weight"] = self.options.weight
+        inputs["sample_weight"] = self.sample_weight
+        inputs["temperature"] = arguments.array_or_none(self.temperature)
+        return inputs
+
+    def of_rows(self, rows):
+        """The problem of some rows of a matrix of logits, with the same sums."""
+        cdef LossProblem part = LossProblem.__new__(LossProblem)
+        if self.has_labels:
+            part.targets = self.targets._replace(codes=self.targets.codes[rows])
+        else:
+            part.targets = self.targets._replace(array=self.targets.array[rows])
+        part.n_classes, part.rows, part.options = self.n_classes, self.rows, self.options
+        part.reduction, part.sums = self.reduction, self.sums
+        part.temperature = of_rows(self.temperature, rows)
+        part.sample_weight = of_rows(self.sample_weight, rows)
+        return part
+
+    def counts(self):
+        """Which rows count, their labels checked already: None for all. No other adds anything."""
+        counts = []
+        if self.sample_weight is not None:
+            counts.append(self.sample_weight > 0)
+        if self.has_labels:
+            codes, weight = self.targets.codes, self.options.weight
+            if self.options.ignore_index is not None:
+                counts.append(codes != self.options.ignore_index)
+            if weight is not None:
+                # An ignored label may be no class at all.
+                counts.append(weight.take(codes, mode="clip") > 0)
+        result = np.logical_and.reduce(counts) if counts else None
+        return None if result is None or result.all() else result
+
+    cpdef double weigh(self) except? -1:
+        """Check the labels, and return what "mean" divides by: Σ v·w[y], or Σ v for probabilities."""
+        cdef Py_ssize_t n_rows = 1
+        cdef Sums sums
+        for n in self.rows:
+            n_rows *= <Py_ssize_t>n
+        if self.sample_weight is None and not self.has_labels:
+            return <double>n_rows
+        sums = Sums()
+        add_target_weights(
+            self.codes(), n_rows, self.n_classes, self.sample_weight, self.options, sums)
+        self.check_labels(sums)
+        return sf_sum_value(sums.result.weight)
+
+    cpdef double gradient_scale(self, double weight_sum):
+        """The factor of the gradient, which is scaled as the loss is; infinite over nothing."""
+        return 1.0 / weight_sum if self.reduction == "mean" else 1.0
+
+    cpdef evaluate(self, int operation, Source x, int axis, int n_threads,
+                   cnp.ndarray row_losses=None, cnp.ndarray grad=None, double scale=1.0):
+        """Add up the rows of ``x``, block by block, by an operation on rows."""
+        cdef Block block
+        if not cnp.PyArray_SIZE(x.array):
+            return
+        codes = self.codes()
+        for block in layout.row_blocks(
+                x, axis, sf_rows_of_a_sum(self.n_classes), grad, self.temperature,
+                self.targets if codes is None else codes, self.sample_weight, row_losses):
+            block.targets.gradient_scale = scale
+            run_block(block, operation, self.options, self.sums, n_threads)
+            self.check_labels(self.sums)
+            if self.sums.result.bad_value_row >= 0:
+                raise row_probability_error(
+                    "cross_entropy", x, axis, self.sums.result.bad_value_row)
+
+    cdef int check_labels(self, Sums sums) except -1:
+        if sums.result.bad_label_row >= 0:
+            raise label_error(
+                "targets", self.targets, sums.result.bad_label_row, self.n_classes,
+                self.options.ignore_index)
+        return 0
+
+    cpdef cnp.ndarray output(self, out, dtype, dict inputs):
+        """Check the caller's ``out``; ``inputs`` are arrays beside those of the problem."""
+        if out is None:
+            return None
+        return loss_output(out, self.reduction, self.rows, dtype, self.arrays(inputs))
+
+    cpdef cnp.ndarray row_losses(self, cnp.ndarray checked, dtype):
+        """Where the losses of the rows go, or None."""
+        if self.reduction != "none":
+            return None
+        return row_buffer(checked, self.rows, (<cnp.dtype>dtype).type_num)
+
+    cpdef reduced(self, cnp.ndarray row_losses, out, cnp.ndarray checked, weight_sum=None):
+        """The loss as the caller asked for it; ``weight_sum`` where not all rows were summed."""
+        cdef double value
+        if self.reduction == "none":
+            return deliver(out, checked, row_losses)
+        value = sf_sum_value(self.sums.result.loss)
+        if self.reduction == "mean":
+            value /= (sf_sum_value(self.sums.result.weight) if weight_sum is None
+                      else <double>weight_sum)
+        return deliver_loss(out, checked, value)
+
+
+cdef LossProblem problem_of(targets, tuple shape, int axis, Py_ssize_t n_classes, weight,
+                            sample_weight, ignore_index, reduction, label_smoothing, temperature):
+    cdef LossProblem problem = LossProblem.__new__(LossProblem)
+    cdef double alpha
+    cdef cnp.ndarray class_weight
+    ignored = arguments.ignore_index(ignore_index)
+    rows = arguments.rows_shape(shape, axis)
+    problem.n_classes = n_classes
+    problem.rows = rows
+    problem.targets = arguments.targets(targets, rows, shape, ignored)
+    class_weight = arguments.class_weight(weight, n_classes)
+    alpha = arguments.label_smoothing(label_smoothing)
+    problem.options = arguments.options(class_weight, ignored, alpha)
+    problem.sample_weight = arguments.sample_weight(sample_weight, rows)
+    problem.temperature = arguments.temperature(temperature, rows)
+    problem.reduction = arguments.reduction(reduction)
+    problem.sums = Sums()
+    return problem
+
+
+def loss_problem(targets, shape, axis, n_classes, *, weight, sample_weight, ignore_index, reduction,
+                 label_smoothing=0.0, temperature=1.0):
+    """Check targets and options of a loss whose logits have ``shape``, classes along ``axis``."""
+    return problem_of(targets, shape, axis, n_classes, weight, sample_weight, ignore_index, reduction,
+                      label_smoothing, temperature)
+
+
+cdef object loss_of(int operation, str name, values, targets, axis, temperature, weight, sample_weight,
+                    ignore_index, label_smoothing, reduction, out, n_threads):
+    cdef Source x = arguments.logits(name, values)
+    cdef tuple shape = arguments.shape_of(x.array)
+    cdef int dim = arguments.axis(axis, cnp.PyArray_NDIM(x.array)), most
+    cdef LossProblem problem = problem_of(
+        targets, shape, dim, arguments.some_classes(name, shape, dim), weight, sample_weight,
+        ignore_index, reduction, label_smoothing, temperature)
+    cdef cnp.ndarray checked, row_losses
+    most = threads_for(n_threads, cnp.PyArray_SIZE(x.array))
+    dtype = x.result_dtype
+    checked = None if out is None else problem.output(out, dtype, {name: x.array})
+    row_losses = problem.row_losses(checked, dtype)
+    problem.evaluate(operation, x, dim, most, row_losses)
+    return problem.reduced(row_losses, out, checked)
+
+
+def softmax_loss(logits, targets, axis, temperature, weight, sample_weight, ignore_index,
+                 label_smoothing, reduction, out, n_threads):
+    return loss_of(SF_SOFTMAX_LOSS, "logits", logits, targets, axis, temperature, weight, sample_weight,
+                   ignore_index, label_smoothing, reduction, out, n_threads)
+
+
+def cross_entropy(probs, targets, axis, weight, sample_weight, ignore_index, reduction, out, n_threads):
+    return loss_of(SF_CROSS_ENTROPY, "probs", probs, targets, axis, 1.0, weight, sample_weight,
+                   ignore_index, 0.0, reduction, out, n_threads)
+
+
+def softmax_loss_and_grad(logits, targets, axis, temperature, weight, sample_weight, ignore_index,
+                          label_smoothing, reduction, out, grad_out, n_threads):
+    cdef Source x = arguments.logits("logits", logits)
+    cdef tuple shape = arguments.shape_of(x.array)
+    cdef int dim = arguments.axis(axis, cnp.PyArray_NDIM(x.array)), most
+    cdef LossProblem problem = problem_of(
+        targets, shape, dim, arguments.some_classes("logits", shape, dim), weight, sample_weight,
+        ignore_index, reduction, label_smoothing, temperature)
+    cdef cnp.ndarray checked = None, grad = None, row_losses
+    cdef double scale
+    most = threads_for(n_threads, cnp.PyArray_SIZE(x.array))
+    dtype = x.result_dtype
+    if grad_out is not None:
+        grad = arguments.output(
+            "grad_out", grad_out, shape, dtype, problem.arrays({"logits": x.array}), x.array)
+    if out is not None:
+        checked = problem.output(out, dtype, {"logits": x.array, "grad_out": grad})
+    scale = problem.gradient_scale(problem.weigh())
+    if grad is None:
+        grad_out = grad = empty(shape, x.result_type())
+    row_losses = problem.row_losses(checked, dtype)
+    problem.evaluate(SF_SOFTMAX_LOSS_GRAD, x, dim, most, row_losses, grad, scale)
+    return problem.reduced(row_losses, out, checked), grad_out
+
+
+# ---- binary losses -------------------------------------------------------------------------------------
+
+cdef object binary_loss(int operation, str name, values, targets, temperature, sample_weight, pos_weight,
+                        reduction, out, n_threads):
+    """Every entry is a row of one class."""
+    cdef Source x = arguments.logits(name, values), t
+    cdef tuple shape = arguments.shape_of(x.array)
+    cdef cnp.ndarray v, checked = None, losses = None
+    cdef Sums sums
+    cdef int most
+    t = arguments.binary_targets(targets, shape)
+    one_or_each = arguments.entry_temperature(temperature, shape)
+    v = arguments.entry_weight("sample_weight", sample_weight, shape)
+    q = arguments.pos_weight(pos_weight, shape)
+    reduced = arguments.reduction(reduction)
+    most = threads_for(n_threads, cnp.PyArray_SIZE(x.array))
+    if out is not None:
+        inputs = {
+            name: x.array,
+            "targets": t.array,
+            "temperature": arguments.array_or_none(one_or_each),
+            "sample_weight": v,
+            "pos_weight": arguments.array_or_none(q),
+        }
+        checked = loss_output(out, reduced, shape, x.result_dtype, inputs, x.array)
+    if reduced == "none":
+        losses = empty(shape, x.result_type()) if checked is None else checked
+    if checked is not None and arguments.may_share_memory(checked, x.array):
+        # An error finds the entry it quotes only before they are overwritten.
+        add_entries(operation, x, t, one_or_each, v, q, None, most)
+    sums = add_entries(operation, x, t, one_or_each, v, q, losses, most)
+    if reduced == "none":
+        return deliver(out, checked, losses)
+    if reduced == "sum":
+        return deliver_loss(out, checked, sums.loss)
+    return deliver_loss(
+        out, checked, sf_sum_value(sums.result.loss) / sf_sum_value(sums.result.weight))
+
+
+cdef Sums add_entries(int operation, Source x, Source t, temperature, v, q, losses, int n_threads):
+    cdef Sums sums = Sums()
+    cdef Block block
+    if cnp.PyArray_SIZE(x.array):
+        for block in layout.entry_blocks(x, t, sf_rows_of_a_sum(1), temperature, v, q, losses):
+            run_block(block, operation, NO_OPTIONS, sums, n_threads)
+            if sums.result.bad_value_row >= 0 or sums.result.bad_label_row >= 0:
+                raise binary_error(x, t, sums.result.bad_value_row, sums.result.bad_label_row)
+    return sums
+
+
+def binary_cross_entropy(probs, targets, sample_weight, reduction, out, n_threads):
+    return binary_loss(SF_BINARY_CROSS_ENTROPY, "probs", probs, targets, 1.0, sample_weight, None,
+                       reduction, out, n_threads)
+
+
+def binary_cross_entropy_with_logits(logits, targets, temperature, sample_weight, pos_weight, reduction,
+                                     out, n_threads):
+    return binary_loss(SF_BINARY_CROSS_ENTROPY_WITH_LOGITS, "logits", logits, targets, temperature,
+                       sample_weight, pos_weight, reduction, out, n_threads)
