@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 
 import harness
+import situations
 from harness import Case
 from limits import LIMITS, NumPyExp
 from peers import PEERS, SoftmaxFast
@@ -29,6 +30,7 @@ class Contestant:
     threads: int
     isa: str | None = None
     label: str = ""
+    variables: tuple[tuple[str, str], ...] = ()  # of its environment
 
     @property
     def name(self) -> str:
@@ -68,9 +70,16 @@ def _serve(connection, contestant: Contestant) -> None:
                     inputs, arrays = case.inputs, harness.make_arrays(case)
                 call = adapter.prepare(case.operation, arrays)
                 error = call and adapter.wrong(case, arrays, logs, call())
+                calls = [call]
                 connection.send(
                     ("absent", None) if not call else ("wrong", error) if error else ("ok", None)
                 )
+            elif request[0] == "loop":
+                _, case, situation, seconds = request
+                for _ in range(len(calls), situations.SITUATIONS[situation].callers):
+                    calls.append(adapter.prepare(case.operation, harness.make_arrays(case)))
+                    calls[-1]()
+                connection.send(("times", situations.loop(calls, situation, seconds)))
             else:
                 number = number or harness.calibrate(call)
                 samples = harness.take_turn(call, number, request[1], overhead)
@@ -104,6 +113,7 @@ class Worker:
         variables = ADAPTERS[contestant.adapter].environment(contestant.threads)
         if contestant.isa:
             variables["SOFTMAX_FAST_ISA"] = contestant.isa
+        variables.update(contestant.variables)
         with _environment(variables):
             self.process = context.Process(target=_serve, args=(child, contestant), daemon=True)
             self.process.start()

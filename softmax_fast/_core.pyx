@@ -22,7 +22,8 @@ from softmax_fast._arguments cimport Labels, Options
 from softmax_fast._kernels cimport *
 from softmax_fast._layout cimport Block, Source
 from softmax_fast._openmp cimport (
-    SF_COMPILER, SF_OPENMP_LLVM, SF_OPENMP_VERSION, omp_get_max_threads, omp_get_thread_num,
+    SF_COMPILER, SF_OPENMP_LLVM, SF_OPENMP_VERSION, omp_get_max_threads, omp_get_num_procs,
+    omp_get_thread_num, omp_get_wtime,
 )
 
 import os
@@ -59,15 +60,52 @@ cdef Options NO_OPTIONS = Options()
 
 # ---- the parallel loop --------------------------------------------------------------------------------
 
-cdef void parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces, int n_workers) noexcept nogil:
-    """Rows, blocks and pieces of every function are shared out here; see kernels/drive.c."""
+cdef sf_adapt adaptive = sf_adapt_new(omp_get_num_procs())
+
+
+cdef void work_alone(sf_body *body, void *context, Py_ssize_t n_pieces) noexcept nogil:
     cdef Py_ssize_t piece
+    for piece in range(n_pieces):
+        body(context, piece, 0)
+
+
+cdef void work_together(sf_body *body, void *context, Py_ssize_t n_pieces, int n_workers,
+                        sf_region *region) noexcept nogil:
+    cdef Py_ssize_t piece
+    cdef int worker
+    for piece in prange(n_pieces, num_threads=n_workers, schedule="dynamic"):
+        worker = omp_get_thread_num()
+        body(context, piece, worker)
+        if worker == 0:
+            sf_region_piece(region, omp_get_wtime())
+
+
+cdef void parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces, int n_workers) noexcept nogil:
+    """Rows, blocks and pieces of every function are shared out here; see kernels/drive.c, and
+    kernels/adapt.h for how many threads share them.
+    """
+    cdef sf_region region
+    cdef double started
     if serial:
-        for piece in range(n_pieces):
-            body(context, piece, 0)
+        work_alone(body, context, n_pieces)
+        return
+    region.own_pieces = 0
+    region.busy = region.longest = 0.0
+    if not adaptive.is_on:
+        region.last = 0.0
+        work_together(body, context, n_pieces, n_workers, &region)
+        return
+    n_workers = sf_adapt_enter(&adaptive, n_workers)
+    started = omp_get_wtime()
+    if n_workers == 1:
+        work_alone(body, context, n_pieces)
+        sf_adapt_alone(&adaptive, omp_get_wtime() - started)
     else:
-        for piece in prange(n_pieces, num_threads=n_workers, schedule="dynamic"):
-            body(context, piece, omp_get_thread_num())
+        region.pieces = n_pieces
+        region.started = region.last = started
+        work_together(body, context, n_pieces, n_workers, &region)
+        sf_adapt_learn(&adaptive, &region, omp_get_wtime())
+    sf_adapt_leave(&adaptive)
 
 
 if SF_OPENMP_VERSION:
@@ -705,6 +743,22 @@ def openmp_max_threads():
 
 def compiler():
     return SF_COMPILER.decode()
+
+
+def set_adaptive(bint value):
+    adaptive.is_on = value
+
+
+def adaptive_state():
+    """What kernels/adapt.h has found: whether it is on, and its times in seconds."""
+    return {
+        "on": bool(adaptive.is_on),
+        "pause": max(adaptive.pause, 0) * 1e-7,
+        "lost": adaptive.lost * 1e-7,
+        "gained": adaptive.gained * 1e-7,
+        "factor": adaptive.factor,
+        "callers": adaptive.callers,
+    }
 
 
 def set_serial(bint value):

@@ -109,3 +109,21 @@ cdef extern from "drive.h" nogil:
     void sf_use_tables(const sf_tables *tables) noexcept
     const char *sf_isa_built(int i) noexcept
     Py_ssize_t sf_cache_size(int level) noexcept
+
+cdef extern from "adapt.h" nogil:
+    ctypedef struct sf_adapt:
+        int is_on
+        int processors
+        long callers
+        long pause, lost, gained, factor
+
+    ctypedef struct sf_region:
+        long pieces, own_pieces
+        double started, last, busy, longest
+
+    sf_adapt sf_adapt_new(int processors) noexcept
+    int sf_adapt_enter(sf_adapt *state, int most) noexcept
+    void sf_adapt_leave(sf_adapt *state) noexcept
+    void sf_adapt_alone(sf_adapt *state, double seconds) noexcept
+    void sf_region_piece(sf_region *region, double now) noexcept
+    void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now) noexcept

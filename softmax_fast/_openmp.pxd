@@ -8,7 +8,9 @@ cdef extern from *:
     #else
     #define SF_OPENMP_VERSION 0
     #define omp_get_max_threads() 1
+    #define omp_get_num_procs() 1
     #define omp_get_thread_num() 0
+    #define omp_get_wtime() 0.0
     #endif
     #if defined(__clang__) || !defined(__GNUC__)
     #define SF_OPENMP_LLVM 1
@@ -31,4 +33,6 @@ cdef extern from *:
     const bint SF_OPENMP_LLVM
     const char *SF_COMPILER
     int omp_get_max_threads() noexcept nogil
+    int omp_get_num_procs() noexcept nogil
     int omp_get_thread_num() noexcept nogil
+    double omp_get_wtime() noexcept nogil

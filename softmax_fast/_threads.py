@@ -182,6 +182,7 @@ def _after_fork_in_child():
     _core.set_serial(True)
 
 
+_core.set_adaptive(os.environ.get("SOFTMAX_FAST_ADAPTIVE", "").strip() != "0")
 _default = _from_environment(os.environ)
 _chosen = _default
 _core.on_large_work(resolve)

@@ -1,0 +1,72 @@
+/* How many threads share the next call's work, by what the last ones found.
+ *
+ * A parallel region ends when its last worker has come by, also one that gets no core because others
+ * hold them: a BLAS whose idle workers spin, another process, another caller.  Then it takes
+ * milliseconds for microseconds of work, a hundred times what one thread needs.  Bits never depend on
+ * the number of threads, so a call may choose it by what it sees.
+ *
+ * The calling thread takes pieces like the workers.  It knows how many of all pieces were its own, and
+ * how long they kept it busy: from that follows what the call would have taken it alone, with no model
+ * of the machine.  A region that took longer has lost the difference; one that took less has gained it.
+ * After a loss one thread works alone for a multiple of the time lost, and then the next region is a
+ * trial.  The multiple is 8; it doubles, up to 64, when a region loses before those since the last loss
+ * have gained as much as that had lost, and is 8 again when they have.  So in the long run trials cost
+ * 1/64 of one thread's time, however long a failed one lasts and however small the calls are, fewer
+ * than one call in a hundred takes more than twice its time for a trial, and a single hiccup is
+ * forgotten after eight times its length.
+ *
+ * Callers at the same time share the processors: each counts on its part of them.
+ *
+ * One state serves all callers.  Its parts are read and written one by one: callers at the same time may
+ * mix theirs, which changes how many threads the next calls have, never what they compute. */
+#ifndef SF_ADAPT_H
+#define SF_ADAPT_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    int is_on;
+    int processors; /* this many threads find cores; 0: not known */
+    long callers;   /* in a parallel loop now */
+    /* In tenths of a microsecond, which 32 bits hold. */
+    long pause;     /* one thread still works alone for so long */
+    long lost;      /* by the last region that lost */
+    long gained;    /* by the regions since */
+    long factor;    /* of the time lost, for the next pause */
+} sf_adapt;
+
+/* What the calling thread sees of a region, in seconds. */
+typedef struct {
+    long pieces, own_pieces;
+    double started, last, busy, longest; /* busy: with its own pieces; longest: of these */
+} sf_region;
+
+sf_adapt sf_adapt_new(int processors);
+
+/* A caller comes, who may use most > 1 threads, and goes. */
+int sf_adapt_enter(sf_adapt *state, int most);
+void sf_adapt_leave(sf_adapt *state);
+
+/* Work was done by one thread that could have been shared. */
+void sf_adapt_alone(sf_adapt *state, double seconds);
+
+/* The calling thread has finished a piece of its own. */
+static inline void sf_region_piece(sf_region *region, double now)
+{
+    double seconds = now - region->last;
+    region->last = now;
+    region->busy += seconds;
+    region->own_pieces++;
+    if (seconds > region->longest)
+        region->longest = seconds;
+}
+
+void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
