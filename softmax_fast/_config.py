@@ -22,7 +22,9 @@ def show_config(mode="stdout"):
     dict or None
         For ``mode="dicts"``, nested dicts of the version, the instruction sets (built into the
         module, supported by this CPU, in use), the OpenMP runtime or None, the number of threads,
-        the compiler, the Python and NumPy versions, and the cache sizes in bytes.
+        whether calls choose theirs by what they find (and for how many seconds of work one thread
+        works alone at present), the compiler, the Python and NumPy versions, and the cache sizes in
+        bytes.
 
     Raises
     ------
@@ -31,7 +33,8 @@ def show_config(mode="stdout"):
 
     Notes
     -----
-    The environment variable ``SOFTMAX_FAST_ISA``, read at import, selects a lower instruction set.
+    The environment variable ``SOFTMAX_FAST_ISA``, read at import, selects a lower instruction set;
+    ``SOFTMAX_FAST_ADAPTIVE=0`` makes every call use all the threads it may.
 
     Examples
     --------
@@ -81,6 +84,8 @@ def _config():
         "threads": {
             "OpenMP": _core.openmp(),
             "number": _threads.get_num_threads(),
+            "adaptive": _core.is_adaptive(),
+            "one alone for": round(_core.adaptive_state()["pause"], 7),
         },
         "compiler": _core.compiler(),
         "Python": platform.python_version(),

@@ -88,24 +88,20 @@ cdef void parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces, int n_
     cdef double started
     if serial:
         work_alone(body, context, n_pieces)
-        return
-    region.own_pieces = 0
-    region.busy = region.longest = 0.0
-    if not adaptive.is_on:
-        region.last = 0.0
+    elif not adaptive.is_on:
+        region = sf_region_begin(n_pieces, 0.0)
         work_together(body, context, n_pieces, n_workers, &region)
-        return
-    n_workers = sf_adapt_enter(&adaptive, n_workers)
-    started = omp_get_wtime()
-    if n_workers == 1:
-        work_alone(body, context, n_pieces)
-        sf_adapt_alone(&adaptive, omp_get_wtime() - started)
     else:
-        region.pieces = n_pieces
-        region.started = region.last = started
-        work_together(body, context, n_pieces, n_workers, &region)
-        sf_adapt_learn(&adaptive, &region, omp_get_wtime())
-    sf_adapt_leave(&adaptive)
+        n_workers = sf_adapt_enter(&adaptive, n_workers)
+        started = omp_get_wtime()
+        if n_workers == 1:
+            work_alone(body, context, n_pieces)
+            sf_adapt_alone(&adaptive, omp_get_wtime() - started)
+        else:
+            region = sf_region_begin(n_pieces, started)
+            work_together(body, context, n_pieces, n_workers, &region)
+            sf_adapt_learn(&adaptive, &region, omp_get_wtime())
+        sf_adapt_leave(&adaptive)
 
 
 if SF_OPENMP_VERSION:
@@ -749,16 +745,52 @@ def set_adaptive(bint value):
     adaptive.is_on = value
 
 
+def is_adaptive():
+    return bool(adaptive.is_on)
+
+
 def adaptive_state():
-    """What kernels/adapt.h has found: whether it is on, and its times in seconds."""
+    return state_of(&adaptive)
+
+
+cdef dict state_of(const sf_adapt *state):
+    """What kernels/adapt.h has found; times in seconds."""
     return {
-        "on": bool(adaptive.is_on),
-        "pause": max(adaptive.pause, 0) * 1e-7,
-        "lost": adaptive.lost * 1e-7,
-        "gained": adaptive.gained * 1e-7,
-        "factor": adaptive.factor,
-        "callers": adaptive.callers,
+        "pause": max(state.pause, 0) * 1e-7,
+        "lost": state.lost * 1e-7,
+        "gained": state.gained * 1e-7,
+        "factor": state.factor,
+        "callers": state.callers,
     }
+
+
+cdef class _Adaptive:
+    """The choice of kernels/adapt.h by itself, with times that are given."""
+
+    cdef sf_adapt adapt
+
+    def __cinit__(self, int processors):
+        self.adapt = sf_adapt_new(processors)
+
+    @property
+    def state(self):
+        return state_of(&self.adapt)
+
+    def enter(self, int most):
+        return sf_adapt_enter(&self.adapt, most)
+
+    def leave(self):
+        sf_adapt_leave(&self.adapt)
+
+    def alone(self, double seconds):
+        sf_adapt_alone(&self.adapt, seconds)
+
+    def region(self, long pieces, own, double wait=0.0, double started=0.0):
+        """A region: the seconds of the caller's own pieces, and of its wait at the end."""
+        cdef sf_region region = sf_region_begin(pieces, started)
+        for seconds in own:
+            sf_region_piece(&region, region.last + seconds)
+        sf_adapt_learn(&self.adapt, &region, region.last + wait)
 
 
 def set_serial(bint value):

@@ -113,17 +113,16 @@ cdef extern from "drive.h" nogil:
 cdef extern from "adapt.h" nogil:
     ctypedef struct sf_adapt:
         int is_on
-        int processors
         long callers
         long pause, lost, gained, factor
 
     ctypedef struct sf_region:
-        long pieces, own_pieces
-        double started, last, busy, longest
+        double last
 
     sf_adapt sf_adapt_new(int processors) noexcept
     int sf_adapt_enter(sf_adapt *state, int most) noexcept
     void sf_adapt_leave(sf_adapt *state) noexcept
     void sf_adapt_alone(sf_adapt *state, double seconds) noexcept
+    sf_region sf_region_begin(Py_ssize_t pieces, double now) noexcept
     void sf_region_piece(sf_region *region, double now) noexcept
     void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now) noexcept

@@ -34,8 +34,10 @@ def get_num_threads():
 
     Notes
     -----
-    A call uses fewer threads where its work is too small for more; results do not depend on the
-    number of threads.
+    A call uses fewer threads where its work is too small for more, and one while others hold the
+    cores: after a parallel region that took longer than one thread would have, one thread works
+    alone for some time. ``SOFTMAX_FAST_ADAPTIVE=0`` in the environment turns the second off.
+    Results do not depend on the number of threads.
 
     Examples
     --------
@@ -182,7 +184,7 @@ def _after_fork_in_child():
     _core.set_serial(True)
 
 
-_core.set_adaptive(os.environ.get("SOFTMAX_FAST_ADAPTIVE", "").strip() != "0")
+_core.set_adaptive(_has_openmp and os.environ.get("SOFTMAX_FAST_ADAPTIVE", "").strip() != "0")
 _default = _from_environment(os.environ)
 _chosen = _default
 _core.on_large_work(resolve)

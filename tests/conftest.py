@@ -15,9 +15,13 @@ PACKAGE_PARENT = str(pathlib.Path(softmax_fast.__file__).resolve().parent.parent
 OWN_VARIABLES = (
     "SOFTMAX_FAST_ISA",
     "SOFTMAX_FAST_NUM_THREADS",
+    "SOFTMAX_FAST_ADAPTIVE",
     "OMP_NUM_THREADS",
     "OMP_THREAD_LIMIT",
 )
+
+# Two threads are two, also while other tests hold the cores; test_adaptive.py is about the choice.
+_core.set_adaptive(False)
 
 ISAS = tuple(_core.isas_supported())
 

@@ -93,5 +93,7 @@ def test_show_config_as_dicts():
     assert config["instruction set"]["in use"] == _core.isa()
     assert tuple(config["instruction set"]["built"]) == tuple(_core.isas_built())
     assert config["threads"]["number"] == sf.get_num_threads()
+    assert config["threads"]["adaptive"] == _core.is_adaptive()
+    assert config["threads"]["one alone for"] >= 0
     with pytest.raises(ValueError, match="mode"):
         sf.show_config(mode="json")

@@ -4,6 +4,7 @@
 #define TICKS_PER_SECOND 1e7
 
 enum {
+    AFTER_A_HICCUP = 2,
     LEAST_FACTOR = 8,
     MOST_FACTOR = 64,
     LONGEST_LOSS = 10000000, /* a second: a process that was stopped, not a worker that came late */
@@ -46,18 +47,20 @@ void sf_adapt_alone(sf_adapt *state, double seconds)
 
 void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now)
 {
-    if (!region->own_pieces)
+    if (region->own_pieces == 0.0)
         return;
     double seconds = now - region->started, busy = region->busy;
-    double alone = busy / (double)region->own_pieces * (double)region->pieces;
+    double alone = busy / region->own_pieces * region->pieces;
     if (seconds > alone) {
         long lost = ticks(seconds - alone, LONGEST_LOSS), before = SF_LOAD(state->lost);
         if (!lost)
             return;
-        long factor = LEAST_FACTOR;
-        if (SF_LOAD(state->gained) < before) {
+        long gained = SF_LOAD(state->gained), factor = LEAST_FACTOR;
+        if (gained < before) {
             factor = 2 * SF_LOAD(state->factor);
-            factor = factor < MOST_FACTOR ? factor : MOST_FACTOR;
+            factor = factor < LEAST_FACTOR ? LEAST_FACTOR : factor < MOST_FACTOR ? factor : MOST_FACTOR;
+        } else if (gained - before >= lost) {
+            factor = AFTER_A_HICCUP;
         }
         SF_STORE(state->factor, factor);
         SF_STORE(state->lost, lost);
@@ -66,8 +69,8 @@ void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now)
         return;
     }
     /* The calling thread may itself have been without a core during one of its pieces. */
-    if (region->own_pieces > 1)
-        alone = (busy - region->longest) / (double)(region->own_pieces - 1) * (double)region->pieces;
+    if (region->own_pieces > 1.0)
+        alone = (busy - region->longest) / (region->own_pieces - 1.0) * region->pieces;
     if (seconds < alone) {
         long gained = SF_LOAD(state->gained);
         if (gained < MOST_GAIN)

@@ -8,12 +8,16 @@
  * The calling thread takes pieces like the workers.  It knows how many of all pieces were its own, and
  * how long they kept it busy: from that follows what the call would have taken it alone, with no model
  * of the machine.  A region that took longer has lost the difference; one that took less has gained it.
+ *
  * After a loss one thread works alone for a multiple of the time lost, and then the next region is a
- * trial.  The multiple is 8; it doubles, up to 64, when a region loses before those since the last loss
- * have gained as much as that had lost, and is 8 again when they have.  So in the long run trials cost
- * 1/64 of one thread's time, however long a failed one lasts and however small the calls are, fewer
- * than one call in a hundred takes more than twice its time for a trial, and a single hiccup is
- * forgotten after eight times its length.
+ * trial.  The multiple is
+ *      2          when the regions since the last loss have gained as much as it and this one lost:
+ *                 a hiccup, paid for already
+ *      8          when they have gained as much as the last one lost
+ *      doubled,   up to 64, when they have not.
+ * So in the long run, where trials fail, they cost 1/64 of one thread's time however long each lasts,
+ * and fewer than one call in a hundred takes more than twice as long for one; where they do well, a
+ * loss is soon forgotten.
  *
  * Callers at the same time share the processors: each counts on its part of them.
  *
@@ -21,6 +25,8 @@
  * mix theirs, which changes how many threads the next calls have, never what they compute. */
 #ifndef SF_ADAPT_H
 #define SF_ADAPT_H
+
+#include <stddef.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -39,8 +45,8 @@ typedef struct {
 
 /* What the calling thread sees of a region, in seconds. */
 typedef struct {
-    long pieces, own_pieces;
-    double started, last, busy, longest; /* busy: with its own pieces; longest: of these */
+    double pieces, own_pieces;
+    double started, last, busy, longest; /* busy: with its own pieces; longest: one of these */
 } sf_region;
 
 sf_adapt sf_adapt_new(int processors);
@@ -52,13 +58,25 @@ void sf_adapt_leave(sf_adapt *state);
 /* Work was done by one thread that could have been shared. */
 void sf_adapt_alone(sf_adapt *state, double seconds);
 
+static inline sf_region sf_region_begin(ptrdiff_t pieces, double now)
+{
+    sf_region region = {(double)pieces, 0.0, now, now, 0.0, 0.0};
+    return region;
+}
+
+/* Longer than other pieces by so much, a piece was interrupted: another had the core meanwhile. */
+#define SF_INTERRUPTED 5e-4
+
 /* The calling thread has finished a piece of its own. */
 static inline void sf_region_piece(sf_region *region, double now)
 {
     double seconds = now - region->last;
     region->last = now;
+    if (seconds > SF_INTERRUPTED && region->own_pieces > 0.0
+        && (seconds - SF_INTERRUPTED) * region->own_pieces > 8.0 * region->busy)
+        return; /* says nothing of the work */
     region->busy += seconds;
-    region->own_pieces++;
+    region->own_pieces += 1.0;
     if (seconds > region->longest)
         region->longest = seconds;
 }
