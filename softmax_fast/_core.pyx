@@ -809,10 +809,11 @@ def _exp(real[::1] x, real[::1] out):
         (tables.f32 if real is float else tables.f64).exp_array(&x[0], &out[0], x.shape[0])
 
 
-def _log1p(double[::1] x, double[::1] out):
+def _log1p(real[::1] x, real[::1] out):
     """log(1 + x) for x >= 0 by the vector function of the instruction set in use."""
+    cdef const sf_tables *tables = sf_tables_in_use()
     if x.shape[0]:
-        sf_tables_in_use().f64.log1p_array(&x[0], &out[0], x.shape[0])
+        (tables.f32 if real is float else tables.f64).log1p_array(&x[0], &out[0], x.shape[0])
 
 
 def _choose_isa(wanted):

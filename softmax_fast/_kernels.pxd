@@ -97,7 +97,7 @@ cdef extern from "drive.h" nogil:
 
     ctypedef struct sf_kernels:
         void (*exp_array)(const void *, void *, Py_ssize_t) noexcept nogil
-        void (*log1p_array)(const double *, double *, Py_ssize_t) noexcept nogil
+        void (*log1p_array)(const void *, void *, Py_ssize_t) noexcept nogil
 
     ctypedef struct sf_tables:
         const char *isa

@@ -104,7 +104,7 @@ def test_exp_underflows_gradually(isa, dtype):
 
 
 def test_a_nan_stays_a_nan_in_every_lane(isa, dtype):
-    for function in (vector_exp, *((vector_log1p,) if dtype == np.float64 else ())):
+    for function in (vector_exp, vector_log1p):
         for pattern in NAN_BITS[dtype.name]:
             for lane in range(37):
                 x = np.zeros(37, dtype)
@@ -122,27 +122,31 @@ def test_lanes_and_lengths_do_not_change_a_value(isa, dtype):
             oracle.assert_same_bits(vector_exp(part), whole[start : start + n], f"{start}, {n}")
 
 
-def test_log1p_is_within_its_stated_error(isa):
+def test_log1p_is_within_its_stated_error(isa, dtype):
     rng = generator(52)
-    info = np.finfo(np.float64)
+    info = np.finfo(dtype)
+    lowest, highest = info.minexp - info.nmant, info.maxexp
     x = np.concatenate(
         [
-            2.0 ** rng.uniform(-1074, 1024, 200_000),
+            2.0 ** rng.uniform(lowest, highest, 200_000),
             2.0 ** rng.uniform(-60, 30, 200_000),
             rng.uniform(0, 4, 200_000),
             np.arange(0, 5000.0),
-            2.0 ** np.arange(-1074, 1024),
-            [0.0, info.max, info.tiny, info.smallest_subnormal, 1e6, 1e9],
+            2.0 ** np.arange(lowest, highest),
+            [0.0, float(info.max), float(info.tiny), float(info.smallest_subnormal), 1e6, 1e9],
         ]
     )
     # around the borders where 1 + x changes its exponent or its halves meet
     for border in np.concatenate([2.0 ** np.arange(-2, 21), np.sqrt(2) * 2.0 ** np.arange(-2, 21)]):
         x = np.concatenate([x, np.abs((border - 1) * (1 + np.linspace(-1e-9, 1e-9, 101)))])
+    with np.errstate(over="ignore"):
+        x = x.astype(dtype)
+    x = x[np.isfinite(x)]
     rng.shuffle(x)
     assert_ulp(vector_log1p, np.log1p, x, LOG1P_ULP)
 
 
-def test_log1p_at_its_ends(isa):
-    tiny = np.finfo(np.float64).smallest_subnormal
-    got = vector_log1p(np.array([0.0, tiny, np.inf]))
+def test_log1p_at_its_ends(isa, dtype):
+    tiny = np.finfo(dtype).smallest_subnormal
+    got = vector_log1p(np.array([0.0, tiny, np.inf], dtype))
     np.testing.assert_array_equal(got, [0.0, tiny, np.inf])

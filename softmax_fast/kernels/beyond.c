@@ -156,7 +156,7 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
     sf_result found = sf_no_result();
     sf_call own = sf_rows_from(call, row, &targets);
     const sf_output out = own.out;
-    const sf_sink sink = {&found, 0, 0};
+    const sf_sink sink = {&found, 0, 0, NULL};
 
     for (ptrdiff_t c = 0; c < n; c++) {
         x[c] = entry_of(&own.x, c * own.x.class_stride);

@@ -157,14 +157,17 @@ static void run_block(void *context, ptrdiff_t block, int worker)
     const work *w = (const work *)context;
     ptrdiff_t inner = w->call->inner, first = block * w->block_rows;
     ptrdiff_t end = SF_MIN(first + w->block_rows, w->call->n_rows), count;
+    sf_row_sums sums = {{{0.0}, {0.0}}, {{0.0}, {0.0}}};
     sf_environment found = sf_enter();
     for (; first < end; first += count) {
-        sf_sink sink = {w->results, first, w->each_row};
+        sf_sink sink = {w->results, first, w->each_row, w->each_row ? NULL : &sums};
         count = SF_MIN(end - first, inner - first % inner);
         if (w->results)
             sink.results += w->each_row ? first : block;
         run_rows(w, first, count, sink, w->scratch + (size_t)worker * w->scratch_bytes, NULL, 1);
     }
+    if (w->results && !w->each_row)
+        sf_fold_row_sums(&w->results[block], &sums, SF_SUM_LANES);
     sf_leave(found);
 }
 
@@ -209,7 +212,7 @@ static int run(work *w, sf_result *total)
         if (within > 1) {
             sf_environment found = sf_enter();
             for (ptrdiff_t row = 0; row < n_rows; row++) {
-                sf_sink sink = {total ? w->results + row : NULL, row, 1};
+                sf_sink sink = {total ? w->results + row : NULL, row, 1, NULL};
                 run_rows(w, row, 1, sink, w->scratch, parallel_for, within);
             }
             sf_leave(found);
@@ -254,7 +257,7 @@ int sf_run(const sf_call *call, int operation, sf_result *result)
     if (is_one_block(call) && !reach) {
         SF_ALIGNED(64) char scratch[SF_BLOCK_SCRATCH(ELEMENTS_PER_BLOCK, 8)];
         sf_result part = sf_no_result();
-        sf_sink sink = {&part, 0, 0};
+        sf_sink sink = {&part, 0, 0, NULL};
         sf_environment found = sf_enter();
         call->kernels->walk(call, o, 0, call->n_rows, sink, scratch, NULL, 1);
         sf_leave(found);

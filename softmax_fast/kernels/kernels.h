@@ -110,7 +110,8 @@ typedef struct {
     double quotient[SF_BATCH];            /* sum of a (x - m)/T; of a label, without its weight */
     double scale[SF_BATCH];               /* of the gradient: the caller's, the row's weight and 1/T */
     double at_label[SF_BATCH];            /* exp((x - m)/T) there; then the gradient */
-    unsigned char counts[SF_BATCH];       /* whether the row does, or is ignored */
+    ptrdiff_t y[SF_BATCH];                /* the label, of probability targets 0; -1: does not count */
+    sf_row_sums *sums;                    /* of short rows; longer ones are added one by one */
     double first_moment[SF_BATCH], second_moment[SF_BATCH]; /* sums of e s and e s s, s = (x - m)/T */
     double squares[SF_BATCH];             /* sum of e e but for one maximum */
     double top[SF_BATCH], label[SF_BATCH]; /* the first index of the maximum; the label, -1 for none */
@@ -170,8 +171,9 @@ typedef struct {
 typedef void sf_body(void *context, ptrdiff_t piece, int worker);
 typedef void sf_parallel_for(sf_body *body, void *context, ptrdiff_t n_pieces, int n_workers);
 
-/* Where the results of rows go: to one, or to one for each row from the first on. */
-typedef struct { sf_result *results; ptrdiff_t first; int each_row; } sf_sink;
+/* Where the results of rows go: to one, or to one for each row from the first on.  Sums of short rows
+ * that are walked through in several pieces are kept in sums, which the caller adds to the result. */
+typedef struct { sf_result *results; ptrdiff_t first; int each_row; sf_row_sums *sums; } sf_sink;
 
 /* Rows [first, first + count) of a call.  scratch has sf_scratch_bytes.  With a loop, every row is
  * shared by that many threads. */
@@ -186,9 +188,9 @@ struct sf_kernels {
     sf_walk *walk;
     sf_operation operations[SF_N_OPERATIONS];
 
-    /* The vector functions on contiguous arrays: exp for x <= 0, log1p for x >= 0 (double only). */
+    /* The vector functions on contiguous arrays: exp for x <= 0, log1p for x >= 0. */
     void (*exp_array)(const void *x, void *out, ptrdiff_t n);
-    void (*log1p_array)(const double *x, double *out, ptrdiff_t n);
+    void (*log1p_array)(const void *x, void *out, ptrdiff_t n);
 };
 
 size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size);

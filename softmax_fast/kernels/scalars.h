@@ -9,6 +9,7 @@
 #include "target.h"
 
 #define SF_SQRT_HALF_BITS 0x3fe6a09e667f3bcdu
+#define SF_SQRT_HALF_BITS_F32 0x3f3504f3u
 #define SF_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define SF_MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -53,17 +54,14 @@ static inline void sf_two_product(double a, double b, double *high, double *low)
 static inline sf_rate sf_make_rate(double temperature)
 {
     const double log2e_hi = 1.4426950408889634, log2e_lo = 2.0355273740931033e-17;
-    sf_rate rate = {log2e_hi, log2e_lo, 1.0};
-    if (temperature != 1.0) {
-        double high, low;
-        rate.inverse = 1.0 / temperature;
-        rate.hi = log2e_hi / temperature;
-        rate.lo = 0.0;
-        if (rate.hi > 1e-250 && rate.hi < 1e250) {
-            sf_two_product(rate.hi, temperature, &high, &low);
-            rate.lo = ((log2e_hi - high) - low + log2e_lo) / temperature;
-        }
-    }
+    sf_rate rate;
+    double high, low;
+    rate.inverse = 1.0 / temperature;
+    rate.hi = log2e_hi * rate.inverse;
+    sf_two_product(rate.hi, temperature, &high, &low);
+    low = ((log2e_hi - high) - low + log2e_lo) * rate.inverse;
+    low = rate.hi > 1e-250 ? low : 0.0;
+    rate.lo = rate.hi < 1e250 ? low : 0.0;
     return rate;
 }
 

@@ -28,6 +28,12 @@ static inline double sf_sum_value(sf_sum total)
     return isfinite(total.sum) ? total.sum + total.lost : total.sum;
 }
 
+/* Sums over rows of which each adds to the lane of its number: in whatever pieces they come, each lane's
+ * are in order. */
+enum { SF_SUM_LANES = 8 };
+typedef struct { double sum[SF_SUM_LANES], lost[SF_SUM_LANES]; } sf_lanes;
+typedef struct { sf_lanes loss, weight; } sf_row_sums;
+
 typedef struct {
     sf_sum loss, weight;
     ptrdiff_t bad_label_row, bad_value_row; /* the first row at fault, or -1 */
@@ -37,6 +43,17 @@ static inline sf_result sf_no_result(void)
 {
     sf_result result = {{0.0, 0.0}, {0.0, 0.0}, -1, -1};
     return result;
+}
+
+/* Of the first n_rows rows; lanes that have none are 0. */
+static inline void sf_fold_row_sums(sf_result *result, const sf_row_sums *sums, ptrdiff_t n_rows)
+{
+    for (int i = 0; i < SF_SUM_LANES && i < n_rows; i++) {
+        sf_sum loss = {sums->loss.sum[i], sums->loss.lost[i]};
+        sf_sum weight = {sums->weight.sum[i], sums->weight.lost[i]};
+        sf_sum_merge(&result->loss, loss);
+        sf_sum_merge(&result->weight, weight);
+    }
 }
 
 #endif

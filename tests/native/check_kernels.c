@@ -428,7 +428,7 @@ static sf_result run_in(sf_parallel_for *loop, int operation, const sf_call *cal
     const sf_kernels *k = kernels_of(call->x.kind);
     sf_call own = *call;
     sf_result result = sf_no_result();
-    sf_sink sink = {&result, first, 0};
+    sf_sink sink = {&result, first, 0, NULL};
     own.kernels = k;
     own.doubles = tables->f64;
     void *scratch = allocated(sf_scratch_bytes(&own, k->item_size));

@@ -123,6 +123,18 @@ SF_INLINE void vstore_transposed(float *p, ptrdiff_t stride, const vec *columns)
         _mm_storeu_ps(p + (i + 4) * stride, _mm256_extractf128_ps(r[i], 1));
     }
 }
+SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
+{
+    __m256i bits = _mm256_add_epi32(_mm256_castps_si256(u),
+                                    _mm256_set1_epi32(0x3f800000 - SF_SQRT_HALF_BITS_F32));
+    __m256i exponent = _mm256_srli_epi32(bits, 23);
+    bits = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffff));
+    *mantissa =
+        _mm256_castsi256_ps(_mm256_add_epi32(bits, _mm256_set1_epi32(SF_SQRT_HALF_BITS_F32)));
+    *scale =
+        _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_sub_epi32(_mm256_set1_epi32(255), exponent), 23));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(exponent, _mm256_set1_epi32(127)));
+}
 SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 {
     ptrdiff_t i = 0;
@@ -218,16 +230,19 @@ SF_INLINE void vstore_transposed(double *p, ptrdiff_t stride, const vec *columns
     _mm_storeu_pd(p + 2 * stride, _mm256_extractf128_pd(rows_02, 1));
     _mm_storeu_pd(p + 3 * stride, _mm256_extractf128_pd(rows_13, 1));
 }
-SF_INLINE vec vsplit(vec u, vec *mantissa)
+SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
 {
     const __m256i sqrt_half = _mm256_set1_epi64x((long long)SF_SQRT_HALF_BITS);
     const __m256d two_52 = _mm256_set1_pd(4503599627370496.0);
     __m256i bits = _mm256_add_epi64(
         _mm256_castpd_si256(u),
         _mm256_set1_epi64x((long long)(0x3ff0000000000000u - SF_SQRT_HALF_BITS)));
-    __m256i exponent = _mm256_or_si256(_mm256_srli_epi64(bits, 52), _mm256_castpd_si256(two_52));
+    __m256i exponent = _mm256_srli_epi64(bits, 52);
     bits = _mm256_and_si256(bits, _mm256_set1_epi64x(0xfffffffffffff));
     *mantissa = _mm256_castsi256_pd(_mm256_add_epi64(bits, sqrt_half));
+    *scale = _mm256_castsi256_pd(
+        _mm256_slli_epi64(_mm256_sub_epi64(_mm256_set1_epi64x(2047), exponent), 52));
+    exponent = _mm256_or_si256(exponent, _mm256_castpd_si256(two_52));
     return _mm256_sub_pd(_mm256_castsi256_pd(exponent), _mm256_set1_pd(4503599627370496.0 + 1023));
 }
 

@@ -104,6 +104,18 @@ SF_INLINE void vstore_transposed(float *p, ptrdiff_t stride, const vec *columns)
         _mm_storeu_ps(p + (i + 12) * stride, _mm512_extractf32x4_ps(r[i], 3));
     }
 }
+SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
+{
+    __m512i bits = _mm512_add_epi32(_mm512_castps_si512(u),
+                                    _mm512_set1_epi32(0x3f800000 - SF_SQRT_HALF_BITS_F32));
+    __m512i exponent = _mm512_srli_epi32(bits, 23);
+    bits = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffff));
+    *mantissa =
+        _mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(SF_SQRT_HALF_BITS_F32)));
+    *scale =
+        _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(255), exponent), 23));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(exponent, _mm512_set1_epi32(127)));
+}
 SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 {
     ptrdiff_t i = 0;
@@ -201,16 +213,18 @@ SF_INLINE void vstore_transposed(double *p, ptrdiff_t stride, const vec *columns
     store_4_pairs(p, stride, _mm512_unpacklo_pd(columns[0], columns[1]));
     store_4_pairs(p + stride, stride, _mm512_unpackhi_pd(columns[0], columns[1]));
 }
-SF_INLINE vec vsplit(vec u, vec *mantissa)
+SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
 {
     const __m512i sqrt_half = _mm512_set1_epi64((long long)SF_SQRT_HALF_BITS);
     __m512i bits = _mm512_add_epi64(
         _mm512_castpd_si512(u),
         _mm512_set1_epi64((long long)(0x3ff0000000000000u - SF_SQRT_HALF_BITS)));
-    __m512i exponent = _mm512_sub_epi64(_mm512_srli_epi64(bits, 52), _mm512_set1_epi64(1023));
+    __m512i exponent = _mm512_srli_epi64(bits, 52);
     bits = _mm512_and_si512(bits, _mm512_set1_epi64(0xfffffffffffff));
     *mantissa = _mm512_castsi512_pd(_mm512_add_epi64(bits, sqrt_half));
-    return _mm512_cvtepi64_pd(exponent);
+    *scale = _mm512_castsi512_pd(
+        _mm512_slli_epi64(_mm512_sub_epi64(_mm512_set1_epi64(2047), exponent), 52));
+    return _mm512_cvtepi64_pd(_mm512_sub_epi64(exponent, _mm512_set1_epi64(1023)));
 }
 
 #endif

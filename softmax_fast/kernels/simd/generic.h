@@ -132,6 +132,26 @@ SF_INLINE void vstore_transposed(real *p, ptrdiff_t stride, const vec *columns)
     FOR_LANES for (int c = 0; c < COLUMNS; c++) p[i * stride + c] = columns[c].lane[i];
 }
 
+/* u >= 1 as f * 2**k, f in [sqrt(1/2), sqrt(2)): k, f, and 2**(1 - k). */
+SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
+{
+    const int shift = SF_DOUBLE ? 52 : 23, bias = SF_DOUBLE ? 1023 : 127;
+    const lane_bits border = SF_DOUBLE ? (lane_bits)SF_SQRT_HALF_BITS : (lane_bits)SF_SQRT_HALF_BITS_F32;
+    lane_bits bits[LANES], inverse[LANES];
+    vec k;
+    memcpy(bits, &u, sizeof u);
+    FOR_LANES {
+        bits[i] += ((lane_bits)bias << shift) - border;
+        lane_bits exponent = bits[i] >> shift;
+        k.lane[i] = (real)exponent - (real)bias;
+        inverse[i] = (lane_bits)(2 * bias + 1 - (int)exponent) << shift;
+        bits[i] = (bits[i] & (((lane_bits)1 << shift) - 1)) + border;
+    }
+    memcpy(mantissa, bits, sizeof bits);
+    memcpy(scale, inverse, sizeof inverse);
+    return k;
+}
+
 #if SF_DOUBLE
 
 /* d * (hi + lo) - n for an integer n next to it: exact but for the last rounding. */
@@ -148,21 +168,6 @@ SF_INLINE vec vfraction(vec d, vec hi, vec lo, vec n)
                   + (rest * hi.lane[i] + d.lane[i] * lo.lane[i]);
     }
     return d;
-}
-
-/* The exponent k and the mantissa f in [sqrt(1/2), sqrt(2)) of u >= 1/2: u = f * 2**k. */
-SF_INLINE vec vsplit(vec u, vec *mantissa)
-{
-    uint64_t bits[LANES];
-    vec k;
-    memcpy(bits, &u, sizeof u);
-    FOR_LANES {
-        bits[i] += 0x3ff0000000000000u - SF_SQRT_HALF_BITS;
-        k.lane[i] = (double)(bits[i] >> 52) - 1023.0;
-        bits[i] = (bits[i] & 0xfffffffffffffu) + SF_SQRT_HALF_BITS;
-    }
-    memcpy(mantissa, bits, sizeof bits);
-    return k;
 }
 
 #else

@@ -100,6 +100,16 @@ SF_INLINE void vstore_transposed(float *p, ptrdiff_t stride, const vec *columns)
         vst1q_f32(p + i * stride, r[i]);
 }
 /* FCVTL, which is older than the arithmetic on halves: every 64-bit Arm has it. */
+SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
+{
+    uint32x4_t bits = vaddq_u32(vreinterpretq_u32_f32(u),
+                                vdupq_n_u32(0x3f800000u - SF_SQRT_HALF_BITS_F32));
+    uint32x4_t exponent = vshrq_n_u32(bits, 23);
+    bits = vandq_u32(bits, vdupq_n_u32(0x7fffffu));
+    *mantissa = vreinterpretq_f32_u32(vaddq_u32(bits, vdupq_n_u32(SF_SQRT_HALF_BITS_F32)));
+    *scale = vreinterpretq_f32_u32(vshlq_n_u32(vsubq_u32(vdupq_n_u32(255), exponent), 23));
+    return vsubq_f32(vcvtq_f32_u32(exponent), vdupq_n_f32(127.0f));
+}
 SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 {
     ptrdiff_t i = 0;
@@ -177,14 +187,15 @@ SF_INLINE void vstore_transposed(double *p, ptrdiff_t stride, const vec *columns
     vst1q_f64(p, vzip1q_f64(columns[0], columns[1]));
     vst1q_f64(p + stride, vzip2q_f64(columns[0], columns[1]));
 }
-SF_INLINE vec vsplit(vec u, vec *mantissa)
+SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
 {
     uint64x2_t bits = vaddq_u64(vreinterpretq_u64_f64(u),
                                 vdupq_n_u64(0x3ff0000000000000u - SF_SQRT_HALF_BITS));
-    vec exponent = vcvtq_f64_u64(vshrq_n_u64(bits, 52));
+    uint64x2_t exponent = vshrq_n_u64(bits, 52);
     bits = vandq_u64(bits, vdupq_n_u64(0xfffffffffffffu));
     *mantissa = vreinterpretq_f64_u64(vaddq_u64(bits, vdupq_n_u64(SF_SQRT_HALF_BITS)));
-    return vsubq_f64(exponent, vdupq_n_f64(1023.0));
+    *scale = vreinterpretq_f64_u64(vshlq_n_u64(vsubq_u64(vdupq_n_u64(2047), exponent), 52));
+    return vsubq_f64(vcvtq_f64_u64(exponent), vdupq_n_f64(1023.0));
 }
 
 #endif

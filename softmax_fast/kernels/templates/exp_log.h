@@ -164,42 +164,54 @@ SF_INLINE vec log1p_unit(vec q)
 #endif
 
 #if SF_DOUBLE
+#define LOG_2_HIGH 0x1.62e42fefa3800p-1 /* times an exponent exact */
+#define LOG_2_LOW 0x1.ef35793c76730p-45
+#define LOG_OF_INFINITY 0x1p-1020 /* times a number below its logarithm, but for infinity */
+static const double log_coefficient[7] = { /* relative error 1.2e-18 */
+    0x1.2f056395f5a67p-3, 0x1.39a1bab2e7e3cp-3, 0x1.74663ee8bc916p-3, 0x1.c71c52095abb5p-3,
+    0x1.24924941f1295p-2, 0x1.999999997fdb7p-2, 0x1.5555555555592p-1};
+#else
+#define LOG_2_HIGH 0x1.62e4p-1f
+#define LOG_2_LOW 0x1.7f7d1cp-20f
+#define LOG_OF_INFINITY 0x1p-126f
+static const float log_coefficient[4] = { /* relative error 2e-9 */
+    0x1.c71c72p-3f, 0x1.24924ap-2f, 0x1.99999ap-2f, 0x1.555556p-1f};
+#endif
 
-/* log(1 + r) for r >= 0: u + e = 1 + r exactly, u = f * 2**k with f in [sqrt(1/2), sqrt(2)),
- * log(f) = 2 atanh(s), s = (f - 1)/(f + 1), by a polynomial in s*s (relative error 1.2e-18).
+/* log(1 + r) for r >= 0: u + e = 1 + r exactly, u = m * 2**k with m in [sqrt(1/2), sqrt(2)), and
+ * f = m - 1 + e * 2**-k: log(1 + r) = k log(2) + log(1 + f).
  *   NaN, inf  themselves      error  tests/test_exp_log.py asserts 1.5 ULP */
 SF_INLINE vec log1p_of(vec r)
 {
-    static const double coefficient[7] = {
-        0x1.2f056395f5a67p-3, 0x1.39a1bab2e7e3cp-3, 0x1.74663ee8bc916p-3, 0x1.c71c52095abb5p-3,
-        0x1.24924941f1295p-2, 0x1.999999997fdb7p-2, 0x1.5555555555592p-1};
-    const vec one = vset1(1.0);
-    vec u = vadd(one, r), added = vsub(u, one);
+    const vec one = vset1(1), half = vset1((real)0.5);
+    vec u = vadd(one, r), added = vsub(u, one), mantissa, scale;
     vec e = vadd(vsub(one, vsub(u, added)), vsub(r, added));
-    vec mantissa, k = vsplit(u, &mantissa);
-    vec f = vsub(mantissa, one);
-    vec s = vdiv(f, vadd(mantissa, one));
-    vec z = vmul(s, s), p = vset1(coefficient[0]);
-    for (int i = 1; i < 7; i++)
-        p = vfma(p, z, vset1(coefficient[i]));
+    vec k = vsplit(u, &mantissa, &scale);
+    vec f = vadd(vsub(mantissa, one), vmul(e, vmul(scale, half)));
+    /* log(1 + f) = 2 atanh(s), s = f/(2 + f), by a polynomial in s*s */
+    vec s = vdiv(f, vadd(f, vset1(2)));
+    vec z = vmul(s, s), p = vset1(log_coefficient[0]);
+    for (int i = 1; i < (int)(sizeof log_coefficient / sizeof *log_coefficient); i++)
+        p = vfma(p, z, vset1(log_coefficient[i]));
     p = vmul(p, z);
     /* log(1 + f) = f - (f*f/2 - s*(f*f/2 + p)) */
-    vec half_square = vmul(vmul(f, f), vset1(0.5));
-    vec tail = vmul(s, vadd(half_square, p));
-    tail = vadd(tail, vdiv(e, u));
-    tail = vfma(k, vset1(0x1.ef35793c76730p-45), tail); /* log(2) - its upper part */
-    vec result = vsub(f, vsub(half_square, tail));
-    result = vfma(k, vset1(0x1.62e42fefa3800p-1), result);
-    return vmax(result, vmul(r, vset1(0x1p-1020)));
+    vec half_square = vmul(vmul(f, f), half);
+    vec tail = vfma(k, vset1(LOG_2_LOW), vmul(s, vadd(half_square, p)));
+    vec result = vfma(k, vset1(LOG_2_HIGH), vsub(f, vsub(half_square, tail)));
+    return vmax(result, vmul(r, vset1(LOG_OF_INFINITY)));
 }
 
-void log1p_doubles(const double *x, double *out, ptrdiff_t n)
+static SF_NOINLINE void log1p_array(const real *x, real *out, ptrdiff_t n)
 {
     for (; n >= LANES; n -= LANES, x += LANES, out += LANES)
         vstore(out, log1p_of(vload(x)));
     if (n)
-        vstore_first(out, log1p_of(vload_first(x, n, 0.0)), n);
+        vstore_first(out, log1p_of(vload_first(x, n, 0)), n);
 }
+
+#if SF_DOUBLE
+
+void log1p_doubles(const double *x, double *out, ptrdiff_t n) { log1p_array(x, out, n); }
 
 void minus_logs(const double *p, double *out, ptrdiff_t n)
 {
@@ -210,6 +222,20 @@ void minus_logs(const double *p, double *out, ptrdiff_t n)
     log1p_doubles(out, out, n);
     for (ptrdiff_t i = 0; i < n; i++)
         out[i] += p[i] < 0x1p-1000 ? 138.62943611198906 : 0.0;
+}
+
+void add_to_lanes(sf_lanes *lanes, const double *x, ptrdiff_t n)
+{
+    for (int k = 0; k < SF_SUM_LANES; k += LANES) {
+        vec sum = vload(lanes->sum + k), lost = vload(lanes->lost + k);
+        for (ptrdiff_t i = k; i < n; i += SF_SUM_LANES) {
+            vec a = vload(x + i), total = vadd(sum, a), added = vsub(total, sum);
+            lost = vadd(lost, vadd(vsub(sum, vsub(total, added)), vsub(a, added)));
+            sum = total;
+        }
+        vstore(lanes->sum + k, sum);
+        vstore(lanes->lost + k, lost);
+    }
 }
 
 sf_sum sum_of_doubles(const double *x, ptrdiff_t n)

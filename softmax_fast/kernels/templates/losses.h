@@ -86,27 +86,6 @@ static SF_NOINLINE void weigh_entries(const sf_call *call, ptrdiff_t row, ptrdif
     *product = sf_sum_value(products);
 }
 
-/* The same of a short row, the product divided by T also where x - m overflows. */
-static SF_NOINLINE void row_weighted_sums(const sf_call *call, ptrdiff_t row, double m, double *share,
-                                          double *quotient)
-{
-    SF_ALIGNED(64) double a[SF_SHORT_ROW];
-    SF_ALIGNED(64) real x_buffer[SF_SHORT_ROW];
-    ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row);
-    const real *x = fetch(&call->x, offset, n, x_buffer);
-    double temperature = sf_temperature_of(call, row);
-    weigh_entries(call, row, 0, n, x, m, share, quotient);
-    *quotient /= temperature;
-    if (isinf(*quotient)) {
-        sf_sum sum = {0, 0};
-        weighted_target_in_double(call, row, 0, n, a);
-        for (ptrdiff_t c = 0; c < n; c++)
-            if (a[c] != 0)
-                sf_sum_add(&sum, 2.0 * a[c] * ((0.5 * x[c] - 0.5 * m) / temperature));
-        *quotient = sf_sum_value(sum);
-    }
-}
-
 /* Statistics and weighted sums of blocks; the logits may be overwritten by the exponentials, which
  * wait in out with keep.  Of a hard label, its logit is the product. */
 SF_INLINE void loss_blocks_of(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count, const int keep)
@@ -181,24 +160,31 @@ static void merge_loss(const sf_long_row *r)
         *quotient = sf_sum_value(scaled) / temperature * 0x1p128;
 }
 
-/* ---- the loss ---------------------------------------------------------------------------------------- */
-
-/* A loss that is already times its class weight. */
-SF_INLINE void add_row_loss(const sf_call *call, ptrdiff_t row, double loss, sf_result *result)
+/* Share and quotient of a short row in double, also where x - m overflows. */
+static SF_NOINLINE void weigh_in_double(const sf_call *call, ptrdiff_t row, double m, double *share,
+                                        double *quotient)
 {
-    const sf_targets *targets = call->targets;
-    double v = sf_sample_weight(targets, row);
-    if (targets->row_losses)
-        ((real *)targets->row_losses)[row] = (real)(loss * v);
-    sf_sum_add(&result->loss, loss * v);
-    sf_sum_add(&result->weight, v * sf_label_weight(targets, row));
+    SF_ALIGNED(64) double a[SF_SHORT_ROW];
+    SF_ALIGNED(64) real x_buffer[SF_SHORT_ROW];
+    ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row);
+    const real *x = fetch(&call->x, offset, n, x_buffer);
+    const double temperature = sf_temperature_of(call, row);
+    sf_sum shares = {0, 0}, products = {0, 0}, halves = {0, 0};
+    weighted_target_in_double(call, row, 0, n, a);
+    for (ptrdiff_t c = 0; c < n; c++) {
+        sf_sum_add(&shares, a[c]);
+        if (a[c] == 0)
+            continue;
+        sf_sum_add(&products, a[c] * ((double)x[c] - m));
+        sf_sum_add(&halves, 2.0 * a[c] * ((0.5 * x[c] - 0.5 * m) / temperature));
+    }
+    *share = sf_sum_value(shares);
+    *quotient = sf_sum_value(products) / temperature;
+    if (isinf(*quotient))
+        *quotient = sf_sum_value(halves);
 }
 
-SF_INLINE void leave_row_out(const sf_call *call, ptrdiff_t row)
-{
-    if (call->targets->row_losses)
-        ((real *)call->targets->row_losses)[row] = 0;
-}
+/* ---- the numbers of short rows ------------------------------------------------------------------------ */
 
 /* Rows that do not count are none of finish's: it looks at the label again, to note a bad one. */
 SF_INLINE int row_counts(const sf_call *call, ptrdiff_t row)
@@ -207,21 +193,237 @@ SF_INLINE int row_counts(const sf_call *call, ptrdiff_t row)
     return sf_row_counts(call->targets, row, call->n_classes, &ignored);
 }
 
-static void loss_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count, int width,
-                      sf_batch *batch, ptrdiff_t at)
+/* The rows' labels and the weights of those. */
+static SF_NOINLINE void read_labels(const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                    sf_batch *batch, ptrdiff_t at)
 {
-    summarize_tile(tile, call, first, count, width, batch, at);
-    for (ptrdiff_t i = 0; !sf_is_hard_label(call->targets) && i < count; i++)
-        if (row_counts(call, first + i))
-            row_weighted_sums(call, first + i, batch->max[at + i], &batch->share[at + i],
-                              &batch->quotient[at + i]);
+    const sf_targets *targets = call->targets;
+    const int has_labels = sf_has_labels(targets);
+    const uint64_t n = (uint64_t)call->n_classes;
+    /* No label is negative. */
+    const int64_t skipped = targets->has_ignore_index ? targets->ignore_index : -1;
+    ptrdiff_t *y = batch->y + at;
+    if (!has_labels || targets->sample_weight || targets->class_weight) {
+        for (ptrdiff_t i = 0; i < count; i++) {
+            y[i] = !row_counts(call, first + i) ? -1 : has_labels ? (ptrdiff_t)sf_label(targets, first + i) : 0;
+            batch->share[at + i] = y[i] < 0 ? 0.0 : sf_label_weight(targets, first + i);
+        }
+        return;
+    }
+    for (ptrdiff_t i = 0; i < count; i++)
+        batch->share[at + i] = 1.0;
+    if (targets->labels32)
+        for (ptrdiff_t i = 0; i < count; i++) {
+            int64_t label = targets->labels32[first + i];
+            y[i] = (ptrdiff_t)((uint64_t)label < n && label != skipped ? label : -1);
+        }
+    else
+        for (ptrdiff_t i = 0; i < count; i++) {
+            int64_t label = targets->labels64[first + i];
+            y[i] = (ptrdiff_t)((uint64_t)label < n && label != skipped ? label : -1);
+        }
 }
+
+/* quotient: (x_y - m)/T, x the labels' logits. */
+static SF_NOINLINE void take_quotients(const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                       const double *x, sf_batch *batch, ptrdiff_t at)
+{
+    const double *m = batch->max + at, *temperature = call->temperature + first * call->temperature_step;
+    double *quotient = batch->quotient + at;
+    for (ptrdiff_t i = 0; i < count; i++)
+        quotient[i] = x[i] - m[i];
+    if (call->temperature_step)
+        for (ptrdiff_t i = 0; i < count; i++)
+            quotient[i] /= temperature[i];
+    else if (*temperature != 1.0)
+        for (ptrdiff_t i = 0; i < count; i++)
+            quotient[i] /= *temperature;
+    for (ptrdiff_t i = 0; SF_DOUBLE && i < count; i++)
+        if (isinf(quotient[i]))
+            quotient[i] = sf_quotient(x[i], m[i], sf_temperature_of(call, first + i));
+}
+
+/* What a walk needs of class weights and smoothing. */
+static SF_NOINLINE void mix_targets(sf_tile *tile, const sf_call *call)
+{
+    const sf_targets *targets = call->targets;
+    const double *weight = targets->class_weight;
+    const double uniform = targets->label_smoothing / (double)call->n_classes;
+    const double kept = 1.0 - targets->label_smoothing;
+    tile->is_mixed = weight || targets->label_smoothing != 0.0;
+    tile->uniform_share = weight ? 0.0 : targets->label_smoothing;
+    for (ptrdiff_t c = 0; tile->is_mixed && c < call->n_classes; c++) {
+        double w = weight ? weight[c] : 1.0;
+        tile->kept[c] = (real)(kept * w);
+        tile->uniform[c] = (real)(uniform * w);
+        tile->uniform_share += weight ? uniform * w : 0.0;
+    }
+}
+
+/* Share and quotient of soft targets.  Of labels, product is that of the other classes' shares, and x the
+ * labels' logits. */
+static SF_NOINLINE void settle_weights(const sf_tile *tile, const sf_call *call, ptrdiff_t first,
+                                       ptrdiff_t count, const double *x, double *product,
+                                       sf_batch *batch, ptrdiff_t at)
+{
+    const double *m = batch->max + at, *temperature = call->temperature + first * call->temperature_step;
+    const double kept = 1.0 - call->targets->label_smoothing;
+    double *share = batch->share + at, *quotient = batch->quotient + at;
+    if (x)
+        for (ptrdiff_t i = 0; i < count; i++) {
+            double a = kept * share[i], d = x[i] - m[i];
+            product[i] += a == 0.0 ? 0.0 : a * d;
+            share[i] = tile->uniform_share + a;
+        }
+    for (ptrdiff_t i = 0; i < count; i++)
+        quotient[i] = product[i] / temperature[i * call->temperature_step];
+    for (ptrdiff_t i = 0; i < count; i++)
+        if ((!is_fit(share[i]) || !(fabs(quotient[i]) <= 1.7976931348623157e308)) && batch->y[at + i] >= 0)
+            weigh_in_double(call, first + i, m[i], &share[i], &quotient[i]);
+}
+
+/* The labels' entries of n for each lane; of rows without one any. */
+SF_INLINE void label_entries(const real *entries, ptrdiff_t lanes, const ptrdiff_t *y, ptrdiff_t count,
+                             double *x)
+{
+    for (ptrdiff_t i = 0; i < count; i++)
+        x[i] = entries[SF_MAX(y[i], 0) * lanes + i];
+}
+
+/* The sums of soft targets, and of labels the sum of the uniform part; the weighted probabilities stay
+ * in a. */
+SF_INLINE void weigh_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                          const int width, const real *m, double *share, double *product)
+{
+    const int has_labels = sf_has_labels(call->targets);
+    const ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    SF_ALIGNED(64) real ignored[2 * LANES];
+    if (!has_labels)
+        load_lanes(tile->a, &call->targets->probabilities, call, first, count, width, ignored);
+    for (int k = 0; k < width; k++) {
+        const vec maximum = vload(m + k * LANES);
+        wide shares = wide_zero(), products = wide_zero();
+        for (ptrdiff_t c = 0; c < n; c += 4) {
+            vec a[4], p[4];
+            for (int j = 0; j < 4; j++)
+                a[j] = p[j] = vset1(0);
+            for (int j = 0; j < 4 && c + j < n; j++) {
+                const ptrdiff_t at = (c + j) * lanes + k * LANES;
+                if (has_labels) {
+                    a[j] = vset1(tile->uniform[c + j]);
+                } else {
+                    a[j] = vload(tile->a + at);
+                    if (tile->is_mixed) {
+                        a[j] = vfma(vset1(tile->kept[c + j]), a[j], vset1(tile->uniform[c + j]));
+                        vstore(tile->a + at, a[j]);
+                    }
+                }
+                p[j] = vzero_where_zero(a[j], vmul(a[j], vsub(vload(tile->x + at), maximum)));
+            }
+            if (!has_labels)
+                shares = wide_add(shares, vadd(vadd(a[0], a[1]), vadd(a[2], a[3])));
+            products = wide_add(products, vadd(vadd(p[0], p[1]), vadd(p[2], p[3])));
+        }
+        wide_store(product + k * LANES, products);
+        if (!has_labels)
+            wide_store(share + k * LANES, shares);
+    }
+}
+
+/* The same of one row. */
+SF_INLINE void weigh_row(sf_tile *room, const sf_call *call, ptrdiff_t row, const real *x, real m,
+                         double *share, double *product)
+{
+    SF_ALIGNED(64) real p[SF_SHORT_ROW + LANES + 3];
+    const int has_labels = sf_has_labels(call->targets);
+    const ptrdiff_t n = call->n_classes;
+    const sf_input *in = &call->targets->probabilities;
+    const vec maximum = vset1(m);
+    const real *t = has_labels ? room->uniform
+                               : fetch(in, sf_input_offset(call, in, row), n, room->a);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        const ptrdiff_t some = SF_MIN(LANES, n - i);
+        vec a = some == LANES ? vload(t + i) : vload_first(t + i, some, 0);
+        vec v = some == LANES ? vload(x + i) : vload_first(x + i, some, m);
+        if (!has_labels && room->is_mixed) {
+            vec kept = some == LANES ? vload(room->kept + i) : vload_first(room->kept + i, some, 0);
+            vec uniform =
+                some == LANES ? vload(room->uniform + i) : vload_first(room->uniform + i, some, 0);
+            a = vfma(kept, a, uniform);
+        }
+        vstore(p + i, vzero_where_zero(a, vmul(a, vsub(v, maximum))));
+        if (!has_labels)
+            vstore(room->a + i, a);
+    }
+    *product = sum_as_lane(p, n);
+    if (!has_labels)
+        *share = sum_as_lane(room->a, n);
+}
+
+/* Statistics, labels, share and quotient of rows; keep: the biased exponentials, and the label's. */
+SF_INLINE void weigh_and_reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                     const int width, const int keep, sf_batch *batch, ptrdiff_t at)
+{
+    SF_ALIGNED(64) real m[2 * LANES];
+    SF_ALIGNED(64) real ties[2 * LANES];
+    SF_ALIGNED(64) double sum[2 * LANES];
+    double x[2 * LANES], product[2 * LANES];
+    const int hard = sf_is_hard_label(call->targets), has_labels = sf_has_labels(call->targets);
+    load_tile(tile, call, first, count, width, m);
+    if (call->temperature_step)
+        tile_temperatures(tile, call, first, count);
+    read_labels(call, first, count, batch, at);
+    if (has_labels)
+        label_entries(tile->x, width * LANES, batch->y + at, count, x);
+    if (!hard)
+        weigh_tile(tile, call, first, count, width, m, batch->share + at, product);
+    exponentiate_tile(tile, call->n_classes, width, m, keep, 1, tile_next(call, first, count, tile, keep),
+                      sum, ties);
+    tile_stats(call, first, count, width, m, sum, ties, batch->max + at, batch->rest + at);
+    if (hard)
+        take_quotients(call, first, count, x, batch, at);
+    else
+        settle_weights(tile, call, first, count, has_labels ? x : NULL, product, batch, at);
+    if (keep && has_labels)
+        label_entries(tile->x, width * LANES, batch->y + at, count, batch->at_label + at);
+}
+
+/* The same of one row, whose exponentials stay in the room. */
+static SF_NOINLINE void weigh_and_reduce_row(sf_tile *room, const sf_call *call, ptrdiff_t row,
+                                             sf_batch *batch, ptrdiff_t at)
+{
+    SF_ALIGNED(64) real x_buffer[SF_SHORT_ROW];
+    const sf_temperature t = row_temperature(call, row);
+    const ptrdiff_t n = call->n_classes;
+    const int hard = sf_is_hard_label(call->targets), has_labels = sf_has_labels(call->targets);
+    const real *entries = fetch(&call->x, sf_input_offset(call, &call->x, row), n, x_buffer);
+    double x, product;
+    read_labels(call, row, 1, batch, at);
+    exponentiate_row(entries, n, &t, room->x, 1, &batch->max[at], &batch->rest[at]);
+    if (has_labels) {
+        label_entries(entries, 1, batch->y + at, 1, &x);
+        label_entries(room->x, 1, batch->y + at, 1, batch->at_label + at);
+    }
+    if (hard) {
+        take_quotients(call, row, 1, &x, batch, at);
+        return;
+    }
+    weigh_row(room, call, row, entries, (real)batch->max[at], &batch->share[at], &product);
+    settle_weights(room, call, row, 1, has_labels ? &x : NULL, &product, batch, at);
+}
+
+/* ---- the loss ---------------------------------------------------------------------------------------- */
+
+SF_INLINE void loss_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                            const int width, sf_batch *batch, ptrdiff_t at)
+{
+    weigh_and_reduce_tile(tile, call, first, count, width, 0, batch, at);
+}
+FOR_BOTH_WIDTHS(loss_tile, loss_tile_of)
 
 static void loss_row(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch, ptrdiff_t at)
 {
-    summarize_row(room, call, row, batch, at);
-    if (!sf_is_hard_label(call->targets) && row_counts(call, row))
-        row_weighted_sums(call, row, batch->max[at], &batch->share[at], &batch->quotient[at]);
+    weigh_and_reduce_row(room, call, row, batch, at);
 }
 
 static void loss_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
@@ -229,111 +431,76 @@ static void loss_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
     loss_blocks_of(r, first, count, 0);
 }
 
-/* Whether all rows weigh the same and only their sum is asked for, and the logits lie as they are
- * computed with. */
-SF_INLINE int is_unweighted_loss(const sf_call *call)
-{
-    const sf_targets *targets = call->targets;
-    return sf_is_hard_label(targets) && !targets->class_weight && !targets->sample_weight
-        && !targets->row_losses && !call->temperature_step && is_native(&call->x);
-}
-
-/* The sums of loss_finish in the same order. */
-static SF_NOINLINE void unweighted_loss_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count,
-                                               const double *row_max, const double *log_sum,
-                                               sf_result *result)
-{
-    const sf_targets *targets = call->targets;
-    const ptrdiff_t n = call->n_classes, stride = call->x.class_stride, step = call->x.row_stride;
-    const real *x = (const real *)call->x.data + sf_input_offset(call, &call->x, first);
-    const int32_t *labels32 = targets->labels32;
-    const int64_t *labels64 = targets->labels64, skipped = targets->ignore_index;
-    const double temperature = call->temperature[0];
-    sf_sum loss = result->loss;
-    ptrdiff_t counted = 0;
-    for (ptrdiff_t i = 0; i < count; i++, x += step) {
-        int64_t label = labels32 ? labels32[first + i] : labels64[first + i];
-        if ((label == skipped || (uint64_t)label >= (uint64_t)n)
-            && !sf_row_counts(targets, first + i, n, result))
-            continue;
-        counted++;
-        sf_sum_add(&loss, log_sum[i] - sf_quotient(x[label * stride], row_max[i], temperature));
-    }
-    result->loss = loss;
-    sf_sum_add(&result->weight, (double)counted);
-}
-
+/* Adds the losses share (log_sum - quotient) of labels, share log_sum - quotient of others. */
 static void loss_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
                         ptrdiff_t at, sf_result *result)
 {
     const sf_targets *targets = call->targets;
     const int hard = sf_is_hard_label(targets);
-    const ptrdiff_t n = call->n_classes, stride = call->x.class_stride;
-    const double *row_max = batch->max + at, *log_sum = batch->log_sum + at;
-    if (is_unweighted_loss(call)) {
-        unweighted_loss_finish(call, first, count, row_max, log_sum, result);
+    const double *v = targets->sample_weight ? targets->sample_weight + first : NULL;
+    const int weighted = v || (targets->class_weight && sf_has_labels(targets));
+    const double *log_sum = batch->log_sum + at, *share = batch->share + at;
+    const double *quotient = batch->quotient + at;
+    const ptrdiff_t *y = batch->y + at;
+    /* What the first lanes and the last have none for is 0. */
+    const ptrdiff_t before = batch->sums ? first % SF_SUM_LANES : 0;
+    double losses[SF_BATCH + 2 * SF_SUM_LANES], weights[SF_BATCH + 2 * SF_SUM_LANES];
+    double *loss = losses + before, *weight = weights + before;
+    ptrdiff_t left_out = 0;
+    if (hard)
+        for (ptrdiff_t i = 0; i < count; i++)
+            loss[i] = log_sum[i] - quotient[i];
+    else
+        for (ptrdiff_t i = 0; i < count; i++)
+            loss[i] = share[i] * log_sum[i] - quotient[i];
+    if (hard && targets->class_weight)
+        for (ptrdiff_t i = 0; i < count; i++)
+            loss[i] *= share[i];
+    if (v)
+        for (ptrdiff_t i = 0; i < count; i++)
+            loss[i] *= v[i];
+    for (ptrdiff_t i = 0; i < count; i++)
+        left_out += y[i] < 0;
+    for (ptrdiff_t i = 0; left_out && i < count; i++)
+        if (y[i] < 0) {
+            loss[i] = 0.0;
+            sf_row_counts(targets, first + i, call->n_classes, result); /* notes a bad label */
+        }
+    if (targets->row_losses) {
+        real *out = (real *)targets->row_losses + first;
+        for (ptrdiff_t i = 0; i < count; i++)
+            out[i] = (real)loss[i];
+    }
+    for (ptrdiff_t i = 0; weighted && i < count; i++)
+        weight[i] = y[i] < 0 ? 0.0 : (v ? v[i] : 1.0) * sf_label_weight(targets, first + i);
+    if (!weighted)
+        sf_sum_add(&result->weight, (double)(count - left_out));
+    if (!batch->sums) {
+        for (ptrdiff_t i = 0; i < count; i++)
+            sf_sum_add(&result->loss, loss[i]);
+        for (ptrdiff_t i = 0; weighted && i < count; i++)
+            sf_sum_add(&result->weight, weight[i]);
         return;
     }
-    ptrdiff_t offset = sf_input_offset(call, &call->x, first);
-    sf_result r = *result; /* sums in registers */
-    for (ptrdiff_t i = 0; i < count; i++, offset += call->x.row_stride) {
-        ptrdiff_t row = first + i;
-        double loss;
-        if (!sf_row_counts(targets, row, n, &r)) {
-            leave_row_out(call, row);
-            continue;
-        }
-        if (hard) {
-            double x = (double)fetch_one(&call->x, offset + (ptrdiff_t)sf_label(targets, row) * stride);
-            loss = log_sum[i] - sf_quotient(x, row_max[i], sf_temperature_of(call, row));
-            loss *= sf_label_weight(targets, row);
-        } else {
-            loss = batch->share[at + i] * log_sum[i] - batch->quotient[at + i];
-        }
-        add_row_loss(call, row, loss, &r);
-    }
-    *result = r;
+    const ptrdiff_t end = before + count;
+    const ptrdiff_t rounded = (end + SF_SUM_LANES - 1) / SF_SUM_LANES * SF_SUM_LANES;
+    for (ptrdiff_t i = 0; i < before; i++)
+        losses[i] = weights[i] = 0.0;
+    for (ptrdiff_t i = end; i < rounded; i++)
+        losses[i] = weights[i] = 0.0;
+    add_to_lanes(&batch->sums->loss, losses, rounded);
+    if (weighted)
+        add_to_lanes(&batch->sums->weight, weights, rounded);
 }
 
 /* ---- the gradient: K (p_c sum a - a_c), K = gradient_scale * sample weight / T ------------------------ */
 
-/* What finish needs of short rows beside their statistics; e: their biased exponentials, of which row i
- * begins at e + i and has entries step apart. */
-static SF_NOINLINE void weigh_gradients(const sf_call *call, ptrdiff_t first, ptrdiff_t count,
-                                        const real *e, ptrdiff_t step, sf_batch *batch, ptrdiff_t at)
+SF_INLINE void gradient_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                const int width, sf_batch *batch, ptrdiff_t at)
 {
-    const sf_targets *targets = call->targets;
-    ptrdiff_t offset = sf_input_offset(call, &call->x, first);
-    for (ptrdiff_t i = 0; i < count; i++, offset += call->x.row_stride) {
-        if (!sf_is_hard_label(targets)) {
-            if (row_counts(call, first + i))
-                row_weighted_sums(call, first + i, batch->max[at + i], &batch->share[at + i],
-                                  &batch->quotient[at + i]);
-            continue;
-        }
-        int64_t y = sf_label(targets, first + i);
-        if (y < 0 || y >= call->n_classes)
-            continue;
-        double x = (double)fetch_one(&call->x, offset + (ptrdiff_t)y * call->x.class_stride);
-        batch->share[at + i] = sf_label_weight(targets, first + i);
-        batch->quotient[at + i] =
-            sf_quotient(x, batch->max[at + i], sf_temperature_of(call, first + i));
-        batch->at_label[at + i] = (double)e[i + (ptrdiff_t)y * step] * EXP_UNBIAS;
-    }
+    weigh_and_reduce_tile(tile, call, first, count, width, 1, batch, at);
 }
-
-static void gradient_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count, int width,
-                          sf_batch *batch, ptrdiff_t at)
-{
-    exponentiate_and_summarize_tile(tile, call, first, count, width, batch, at);
-    weigh_gradients(call, first, count, tile->x, width * LANES, batch, at);
-}
-
-static void gradient_row(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch, ptrdiff_t at)
-{
-    reduce_row(room, call, row, 1, batch, at);
-    weigh_gradients(call, row, 1, room->x, 1, batch, at);
-}
+FOR_BOTH_WIDTHS(gradient_tile, gradient_tile_of)
 
 static void gradient_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
 {
@@ -346,7 +513,7 @@ static void merge_gradient(const sf_long_row *r)
     if (sf_is_hard_label(r->call->targets)) {
         ptrdiff_t y = (ptrdiff_t)sf_label(r->call->targets, r->row);
         real e = out_at(r->call, r->row)[y * r->call->out.class_stride];
-        r->batch->at_label[r->at] = (double)e * r->blocks.rest[y / BLOCK] * EXP_UNBIAS;
+        r->batch->at_label[r->at] = (double)e * r->blocks.rest[y / BLOCK];
     }
 }
 
@@ -354,128 +521,206 @@ static void gradient_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t coun
                             ptrdiff_t at, sf_result *result)
 {
     const sf_targets *targets = call->targets;
-    const int hard = sf_is_hard_label(targets);
-    const int same_scale = !targets->sample_weight && !call->temperature_step;
-    const int unweighted = hard && same_scale && !targets->class_weight && !targets->row_losses;
-    const double one_scale = targets->gradient_scale / sf_temperature_of(call, first);
-    const double *log_sum = batch->log_sum, *share = batch->share, *quotient = batch->quotient;
-    sf_result r = *result; /* sums in registers */
-    for (ptrdiff_t i = at; i < at + count; i++) {
-        ptrdiff_t row = first + i - at;
-        batch->counts[i] = (unsigned char)sf_row_counts(targets, row, call->n_classes, &r);
-        batch->scale[i] = one_scale;
-        if (!batch->counts[i]) {
-            leave_row_out(call, row);
-            batch->share[i] = batch->at_label[i] = 0.0;
-            continue;
+    const double *v = targets->sample_weight ? targets->sample_weight + first : NULL;
+    const double *temperature = call->temperature + first * call->temperature_step;
+    const double one_scale = targets->gradient_scale / *temperature;
+    const double *share = batch->share + at, *rest = batch->rest + at, *row_max = batch->max + at;
+    double *scale = batch->scale + at, *e = batch->at_label + at;
+    loss_finish(call, first, count, batch, at, result);
+    for (ptrdiff_t i = 0; i < count; i++)
+        scale[i] = one_scale;
+    for (ptrdiff_t i = 0; (v || call->temperature_step) && i < count; i++)
+        scale[i] = targets->gradient_scale * (v ? v[i] : 1.0) / temperature[i * call->temperature_step];
+    if (sf_is_hard_label(targets)) {
+        /* At the label K sum a (p_y - 1), where 1 - p_y = ((1 - e_y) + rest)/(1 + rest) does not
+         * cancel; NaN where the maximum is infinite. */
+        for (ptrdiff_t i = 0; i < count; i++)
+            e[i] = -(scale[i] * share[i]) * ((1.0 - e[i] * EXP_UNBIAS) + rest[i]) / (1.0 + rest[i])
+                 + (row_max[i] - row_max[i]);
+    } else if (sf_has_labels(targets) && batch->sums) {
+        const double kept = 1.0 - targets->label_smoothing;
+        const double uniform = targets->label_smoothing / (double)call->n_classes;
+        for (ptrdiff_t i = 0; i < count; i++) {
+            double a = batch->y[at + i] < 0 ? 0.0 : (kept + uniform) * sf_label_weight(targets, first + i);
+            e[i] = scale[i] * (e[i] * EXP_UNBIAS / (1.0 + rest[i]) * share[i] - a)
+                 + (row_max[i] - row_max[i]);
         }
-        if (unweighted) {
-            sf_sum_add(&r.loss, log_sum[i] - quotient[i]);
-            r.weight.sum += 1.0;
-            continue;
-        }
-        add_row_loss(call, row,
-                     hard ? share[i] * (log_sum[i] - quotient[i]) : share[i] * log_sum[i] - quotient[i],
-                     &r);
-        if (!same_scale)
-            batch->scale[i] = targets->gradient_scale * sf_sample_weight(targets, row)
-                            / sf_temperature_of(call, row);
     }
-    *result = r;
-    /* At the label K sum a (p_y - 1), where 1 - p_y = ((1 - e_y) + rest)/(1 + rest) does not cancel;
-     * NaN where the maximum is infinite. */
-    for (ptrdiff_t i = at; hard && i < at + count; i++)
-        batch->at_label[i] = -(batch->scale[i] * batch->share[i])
-                           * ((1.0 - batch->at_label[i]) + batch->rest[i]) / (1.0 + batch->rest[i])
-                           + (batch->max[i] - batch->max[i]);
 }
 
-/* Of a soft target, entries [begin, begin + n): e become their gradients. */
+/* e becomes -scale (a - e block_factor probability share), with -scale and -share given. */
+SF_INLINE void subtract_targets(real *e, const real *a, ptrdiff_t n, real block_factor, real probability,
+                                real minus_share, real minus_scale)
+{
+    const vec factor = vset1(block_factor), p = vset1(probability);
+    const vec share = vset1(minus_share), scale = vset1(minus_scale);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        const ptrdiff_t some = SF_MIN(LANES, n - i);
+        vec v = some == LANES ? vload(e + i) : vload_first(e + i, some, 0);
+        vec t = some == LANES ? vload(a + i) : vload_first(a + i, some, 0);
+        v = vmul(vfma(vmul(vmul(v, factor), p), share, t), scale);
+        if (some == LANES)
+            vstore(e + i, v);
+        else
+            vstore_first(e + i, v, some);
+    }
+}
+
+/* Of a soft target whose sum is beyond this type, entries [begin, begin + n). */
+static SF_NOINLINE void gradient_in_double(const sf_call *call, ptrdiff_t row, ptrdiff_t begin,
+                                           ptrdiff_t n, const real *e, double factor, real *to,
+                                           ptrdiff_t step, const sf_batch *batch, ptrdiff_t at)
+{
+    SF_ALIGNED(64) double a[BLOCK];
+    const double scale = batch->scale[at], share = batch->share[at];
+    weighted_target_in_double(call, row, begin, n, a);
+    for (ptrdiff_t c = 0; c < n; c++)
+        to[c * step] = (real)(scale * ((double)e[c] * factor * share - a[c]));
+}
+
+/* Of a soft target, entries [begin, begin + n) of a long row: e become their gradients. */
 SF_INLINE void soft_gradient(const sf_call *call, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n, real *e,
-                             ptrdiff_t step, real block_factor, const sf_batch *batch, ptrdiff_t at)
+                             real block_factor, const sf_batch *batch, ptrdiff_t at)
 {
     SF_ALIGNED(64) real a[BLOCK];
     const real probability = softmax_factor(batch->max[at], batch->rest[at]);
     const double scale = batch->scale[at], share = batch->share[at];
     if (!is_fit(share)) {
-        SF_ALIGNED(64) double wide_a[BLOCK];
-        weighted_target_in_double(call, row, begin, n, wide_a);
-        for (ptrdiff_t c = 0; c < n; c++)
-            e[c * step] = (real)(scale * ((double)e[c * step] * block_factor * probability * share
-                                          - wide_a[c]));
+        gradient_in_double(call, row, begin, n, e, (double)block_factor * probability, e, 1, batch, at);
         return;
     }
     weighted_target(call, row, begin, n, a);
-    for (ptrdiff_t c = 0; c < n; c++) {
-        real p = e[c * step] * block_factor;
-        p *= probability;
-        e[c * step] = (real)(scale * ((double)p * share - a[c]));
-    }
+    subtract_targets(e, a, n, block_factor, probability, (real)-share, (real)-scale);
 }
 
-SF_INLINE void gradient_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
-                                const int width, const sf_batch *batch, ptrdiff_t at)
+/* The gradient of a short row whose sum of targets is beyond this type, from its logits. */
+static SF_NOINLINE void unfit_gradient(const sf_call *call, ptrdiff_t row, real *to, ptrdiff_t step,
+                                       const sf_batch *batch, ptrdiff_t at)
+{
+    SF_ALIGNED(64) real e[SF_SHORT_ROW + LANES + 3];
+    real x_buffer[SF_SHORT_ROW];
+    const sf_temperature t = row_temperature(call, row);
+    const ptrdiff_t n = call->n_classes;
+    const real *x = fetch(&call->x, sf_input_offset(call, &call->x, row), n, x_buffer);
+    double m, rest;
+    exponentiate_row(x, n, &t, e, 0, &m, &rest);
+    gradient_in_double(call, row, 0, n, e, softmax_factor(batch->max[at], batch->rest[at]), to, step,
+                       batch, at);
+}
+
+/* What turns biased exponentials of rows into probabilities, as softmax_factor. */
+SF_INLINE void softmax_factors(const sf_batch *batch, ptrdiff_t at, ptrdiff_t count, real *factor)
+{
+    const double *row_max = batch->max + at, *rest = batch->rest + at;
+    for (ptrdiff_t i = 0; i < count; i++)
+        factor[i] = (real)(EXP_UNBIAS / (1.0 + rest[i]) + (row_max[i] - row_max[i]));
+}
+
+/* The gradients at the labels of rows that count. */
+SF_INLINE void put_at_labels(const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                             const sf_batch *batch, ptrdiff_t at)
+{
+    real *out = out_at(call, first);
+    for (ptrdiff_t i = 0; i < count; i++, out += call->out.row_stride)
+        if (batch->y[at + i] >= 0)
+            out[batch->y[at + i] * call->out.class_stride] = (real)batch->at_label[at + i];
+}
+
+SF_INLINE void gradient_tile_out_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                    const int width, const sf_batch *batch, ptrdiff_t at)
 {
     SF_ALIGNED(64) real probability[2 * LANES];
-    SF_ALIGNED(64) real factor[2 * LANES];
-    const ptrdiff_t n = call->n_classes, lanes = width * LANES, stride = call->out.class_stride;
-    const int hard = sf_is_hard_label(call->targets);
-    for (ptrdiff_t i = 0; i < lanes; i++) {
-        probability[i] = factor[i] = 1;
-        if (i >= count)
-            continue;
-        if (!batch->counts[at + i]) {
-            for (ptrdiff_t c = 0; c < n; c++)
-                tile->x[c * lanes + i] = 0;
-        } else if (hard) {
-            probability[i] = softmax_factor(batch->max[at + i], batch->rest[at + i]);
-            factor[i] = (real)(batch->scale[at + i] * batch->share[at + i]);
-        } else {
-            soft_gradient(call, first + i, 0, n, tile->x + i, lanes, 1, batch, at + i);
+    SF_ALIGNED(64) real factor[2 * LANES]; /* of soft targets minus the scale */
+    SF_ALIGNED(64) real minus_share[2 * LANES];
+    const ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    const int hard = sf_is_hard_label(call->targets), has_labels = sf_has_labels(call->targets);
+    const double *scale = batch->scale + at, *share = batch->share + at;
+    const ptrdiff_t *y = batch->y + at;
+    for (ptrdiff_t i = count; i < lanes; i++)
+        probability[i] = factor[i] = minus_share[i] = 1;
+    softmax_factors(batch, at, count, probability);
+    if (hard) {
+        for (ptrdiff_t i = 0; i < count; i++)
+            factor[i] = (real)(scale[i] * share[i]);
+    } else {
+        for (ptrdiff_t i = 0; i < count; i++) {
+            factor[i] = (real)-scale[i];
+            minus_share[i] = (real)-share[i];
+        }
+        for (int k = 0; k < width; k++) {
+            const vec p = vload(probability + k * LANES), s = vload(minus_share + k * LANES);
+            for (ptrdiff_t c = 0; c < n; c++) {
+                real *home = tile->x + c * lanes + k * LANES;
+                vec a = has_labels ? vset1(tile->uniform[c]) : vload(tile->a + c * lanes + k * LANES);
+                vstore(home, vfma(vmul(vload(home), p), s, a));
+            }
         }
     }
-    store_tile(tile, call, first, count, width, probability, factor);
-    real *out = out_at(call, first);
-    for (ptrdiff_t i = 0; hard && i < count; i++, out += call->out.row_stride)
-        if (batch->counts[at + i])
-            out[sf_label(call->targets, first + i) * stride] = (real)batch->at_label[at + i];
+    for (ptrdiff_t i = 0; i < count; i++) {
+        if (y[i] < 0) {
+            probability[i] = factor[i] = 1;
+            for (ptrdiff_t c = 0; c < n; c++)
+                tile->x[c * lanes + i] = 0;
+        } else if (!hard && !is_fit(share[i])) {
+            factor[i] = 1;
+            unfit_gradient(call, first + i, tile->x + i, lanes, batch, at + i);
+        }
+    }
+    if (hard)
+        store_tile(tile, call, first, count, width, probability, factor);
+    else
+        store_tile(tile, call, first, count, width, factor, NULL);
+    if (has_labels)
+        put_at_labels(call, first, count, batch, at);
 }
-FOR_BOTH_WIDTHS(gradient_tile_out, gradient_tile_of)
+FOR_BOTH_WIDTHS(gradient_tile_out, gradient_tile_out_of)
 
 static void gradient_row_out(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
                              ptrdiff_t at)
 {
-    const int hard = sf_is_hard_label(call->targets);
+    const int hard = sf_is_hard_label(call->targets), has_labels = sf_has_labels(call->targets);
+    const ptrdiff_t n = call->n_classes;
     real probability = 1, factor = 1;
-    if (!batch->counts[at]) {
-        memset(room->x, 0, (size_t)(call->n_classes * REAL_BYTES));
+    if (batch->y[at] < 0) {
+        memset(room->x, 0, (size_t)(n * REAL_BYTES));
     } else if (hard) {
-        probability = softmax_factor(batch->max[at], batch->rest[at]);
+        softmax_factors(batch, at, 1, &probability);
         factor = (real)(batch->scale[at] * batch->share[at]);
+    } else if (!is_fit(batch->share[at])) {
+        unfit_gradient(call, row, room->x, 1, batch, at);
     } else {
-        soft_gradient(call, row, 0, call->n_classes, room->x, 1, 1, batch, at);
+        softmax_factors(batch, at, 1, &probability);
+        subtract_targets(room->x, has_labels ? room->uniform : room->a, n, 1, probability,
+                         (real)-batch->share[at], (real)-batch->scale[at]);
+        probability = 1;
     }
     store_row(room, call, row, probability, factor);
-    if (hard && batch->counts[at])
-        out_at(call, row)[sf_label(call->targets, row) * call->out.class_stride] =
-            (real)batch->at_label[at];
+    if (has_labels)
+        put_at_labels(call, row, 1, batch, at);
 }
 
 static void gradient_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
 {
+    SF_ALIGNED(64) real buffer[BLOCK];
     const sf_call *call = r->call;
     const sf_batch *batch = r->batch;
     ptrdiff_t at = r->at, stride = call->out.class_stride;
     real *out = out_at(call, r->row);
     if (sf_is_hard_label(call->targets)) {
-        ptrdiff_t y = (ptrdiff_t)sf_label(call->targets, r->row), b = y / BLOCK;
+        ptrdiff_t y = batch->y[at], b = y / BLOCK;
         multiply_blocks(r, first, count, softmax_factor(batch->max[at], batch->rest[at]),
                      (real)(batch->scale[at] * batch->share[at]));
         if (first <= b && b < first + count)
             out[y * stride] = (real)batch->at_label[at];
         return;
     }
-    for (ptrdiff_t b = first; b < first + count; b++)
-        soft_gradient(call, r->row, b * BLOCK, block_length(call, b), out + b * BLOCK * stride, stride,
-                      (real)r->blocks.rest[b], batch, at);
+    for (ptrdiff_t b = first; b < first + count; b++) {
+        const ptrdiff_t n = block_length(call, b);
+        real *home = out + b * BLOCK * stride, *e = stride == 1 ? home : buffer;
+        for (ptrdiff_t c = 0; stride != 1 && c < n; c++)
+            buffer[c] = home[c * stride];
+        soft_gradient(call, r->row, b * BLOCK, n, e, (real)r->blocks.rest[b], batch, at);
+        if (stride != 1)
+            scatter(home, stride, buffer, n);
+    }
 }

@@ -16,6 +16,7 @@ extern const sf_kernels SF_KERNELS;
 #define exp_doubles SF_PASTE(sf_exp_doubles, SF_ISA)
 #define log1p_doubles SF_PASTE(sf_log1p_doubles, SF_ISA)
 #define minus_logs SF_PASTE(sf_minus_logs, SF_ISA)
+#define add_to_lanes SF_PASTE(sf_add_to_lanes, SF_ISA)
 #define sum_of_doubles SF_PASTE(sf_sum_of_doubles, SF_ISA)
 
 /* exp(x/T) for x <= 0, and log(1 + x) for x >= 0; in place or not. */
@@ -27,3 +28,5 @@ void minus_logs(const double *p, double *out, ptrdiff_t n);
 /* The sum in an order that n alone decides: four by four, and those compensated.  Of addends >= 0 it is
  * off by its epsilon at most. */
 sf_sum sum_of_doubles(const double *x, ptrdiff_t n);
+/* Adds x[i] to the lane of i, for n a multiple of SF_SUM_LANES. */
+void add_to_lanes(sf_lanes *lanes, const double *x, ptrdiff_t n);

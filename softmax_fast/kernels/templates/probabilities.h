@@ -62,10 +62,30 @@ SF_INLINE void weigh_probabilities(const sf_call *call, ptrdiff_t row, const rea
     batch->quotient[at] = soft_cross_entropy(call, row, 0, call->n_classes, x, step);
 }
 
+/* The same of contiguous rows and hard labels. */
+static SF_NOINLINE void take_probabilities(const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                           sf_batch *batch, ptrdiff_t at)
+{
+    const real *x = (const real *)call->x.data + sf_input_offset(call, &call->x, first);
+    const ptrdiff_t n = call->n_classes, step = call->x.row_stride, *y = batch->y + at;
+    const int flags = step == n ? interval_flags(x, count * n) : 1;
+    for (ptrdiff_t i = 0; i < count; i++)
+        batch->max[at + i] = batch->rest[at + i] = 0.0;
+    for (ptrdiff_t i = 0; flags && i < count; i++)
+        put_flags(interval_flags(x + i * step, n), &batch->max[at + i], &batch->rest[at + i]);
+    for (ptrdiff_t i = 0; i < count; i++)
+        batch->quotient[at + i] = y[i] < 0 ? 1.0 : (double)x[i * step + y[i]];
+}
+
 static void cross_entropy_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
                                int width, sf_batch *batch, ptrdiff_t at)
 {
     const ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    read_labels(call, first, count, batch, at);
+    if (sf_is_hard_label(call->targets) && is_native(&call->x) && call->x.class_stride == 1) {
+        take_probabilities(call, first, count, batch, at);
+        return;
+    }
     SF_ALIGNED(64) real excess[2 * LANES];
     SF_ALIGNED(64) real nan[2 * LANES];
     load_tile(tile, call, first, count, width, excess);
@@ -82,7 +102,7 @@ static void cross_entropy_tile(sf_tile *tile, const sf_call *call, ptrdiff_t fir
     for (ptrdiff_t i = 0; i < count; i++) {
         put_flags((excess[i] > 0) | (nan[i] != 0) << 1, &batch->max[at + i], &batch->rest[at + i]);
         batch->quotient[at + i] = 1.0;
-        if (row_counts(call, first + i))
+        if (batch->y[at + i] >= 0)
             weigh_probabilities(call, first + i, tile->x + i, lanes, batch, at + i);
     }
 }
@@ -92,9 +112,10 @@ static void cross_entropy_row(sf_tile *room, const sf_call *call, ptrdiff_t row,
 {
     ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, &call->x, row);
     const real *x = fetch(&call->x, offset, n, room->x);
+    read_labels(call, row, 1, batch, at);
     put_flags(interval_flags(x, n), &batch->max[at], &batch->rest[at]);
     batch->quotient[at] = 1.0;
-    if (row_counts(call, row))
+    if (batch->y[at] >= 0)
         weigh_probabilities(call, row, x, 1, batch, at);
 }
 
@@ -134,26 +155,20 @@ static void merge_cross_entropy(const sf_long_row *r)
 static void cross_entropy_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
                                  ptrdiff_t at, sf_result *result)
 {
-    const sf_targets *targets = call->targets;
-    const int hard = sf_is_hard_label(targets);
-    double losses[SF_BATCH];
-    sf_result r = *result; /* sums in registers */
+    double *loss = batch->log_sum + at, *quotient = batch->quotient + at;
     SF_ASSUME(count > 0);
-    if (hard)
-        minus_logs(batch->quotient + at, losses, count);
-    else
-        memcpy(losses, batch->quotient + at, (size_t)count * sizeof *losses);
-    for (ptrdiff_t i = 0; i < count; i++) {
-        ptrdiff_t row = first + i;
-        if (!sf_row_counts(targets, row, call->n_classes, &r)) {
-            leave_row_out(call, row);
-            continue;
-        }
-        if (batch->max[at + i] != 0.0 && r.bad_value_row < 0)
-            r.bad_value_row = row;
-        if (batch->rest[at + i] != 0.0)
-            losses[i] = NAN;
-        add_row_loss(call, row, hard ? losses[i] * sf_label_weight(targets, row) : losses[i], &r);
+    if (sf_is_hard_label(call->targets)) {
+        minus_logs(quotient, loss, count);
+    } else {
+        memcpy(loss, quotient, (size_t)count * sizeof *loss);
+        for (ptrdiff_t i = 0; i < count; i++)
+            batch->share[at + i] = 1.0;
     }
-    *result = r;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        quotient[i] = 0.0;
+        loss[i] += batch->rest[at + i]; /* NaN, or 0 */
+        if (batch->max[at + i] != 0.0 && result->bad_value_row < 0 && batch->y[at + i] >= 0)
+            result->bad_value_row = first + i;
+    }
+    loss_finish(call, first, count, batch, at, result);
 }

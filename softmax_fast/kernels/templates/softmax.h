@@ -67,13 +67,18 @@ SF_INLINE void log_softmax_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t
     SF_ALIGNED(64) real m[2 * LANES];
     SF_ALIGNED(64) real minus_log[2 * LANES];
     SF_ALIGNED(64) real one[2 * LANES];
-    int extreme = 0;
-    for (int i = 0; i < 2 * LANES; i++) {
-        m[i] = i < count ? (real)row_max[i] : 0;
-        minus_log[i] = i < count ? (real)-log_sum[i] : 0;
+    double highest = 0;
+    for (int i = 0; i < width * LANES; i++)
         one[i] = 1;
-        extreme |= i < count && is_extreme(row_max[i]);
+    for (ptrdiff_t i = count; i < width * LANES; i++)
+        m[i] = minus_log[i] = 0;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        m[i] = (real)row_max[i];
+        minus_log[i] = (real)-log_sum[i];
     }
+    for (ptrdiff_t i = 0; i < count; i++)
+        highest = fabs(row_max[i]) > highest ? fabs(row_max[i]) : highest;
+    const int extreme = is_extreme(highest);
     if (!extreme && call->n_classes >= 8 * LANES && call->out.class_stride == 1
         && call->x.class_stride == 1 && is_native(&call->x)) {
         /* The same arithmetic along the rows, which are still near. */
@@ -146,13 +151,26 @@ static void log_softmax_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdif
 static void logsumexp_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
                              ptrdiff_t at, sf_result *result)
 {
+    const double *m = batch->max + at, *rest = batch->rest + at, *log_sum = batch->log_sum + at;
+    const double *temperature = call->temperature + first * call->temperature_step;
+    const ptrdiff_t step = call->temperature_step, stride = call->out.row_stride;
+    real *out = out_at(call, first);
+    double value[SF_BATCH];
+    int special = 0;
     (void)result;
-    for (ptrdiff_t i = 0; i < count; i++) {
-        double m = batch->max[at + i], rest = batch->rest[at + i];
-        *out_at(call, first + i) = (real)(
-            isfinite(m) ? m / sf_temperature_of(call, first + i) + batch->log_sum[at + i]
-                        : rest == rest ? m : rest);
-    }
+    if (step == 0 && *temperature == 1.0)
+        for (ptrdiff_t i = 0; i < count; i++)
+            value[i] = m[i] + log_sum[i];
+    else
+        for (ptrdiff_t i = 0; i < count; i++)
+            value[i] = m[i] / temperature[i * step] + log_sum[i];
+    for (ptrdiff_t i = 0; i < count; i++)
+        special |= value[i] != value[i];
+    for (ptrdiff_t i = 0; special && i < count; i++)
+        if (!isfinite(m[i]))
+            value[i] = rest[i] == rest[i] ? m[i] : rest[i];
+    for (ptrdiff_t i = 0; i < count; i++)
+        out[i * stride] = (real)value[i];
 }
 
 static void maximum_and_rest_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,

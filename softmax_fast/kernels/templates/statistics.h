@@ -194,7 +194,7 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         wide_store(second_moment + k * LANES, sums.seconds);
         wide_store(squares + k * LANES, sums.squared);
     }
-    tile_stats(call, first, count, m, sum, ties, batch->max + at, batch->rest + at);
+    tile_stats(call, first, count, width, m, sum, ties, batch->max + at, batch->rest + at);
     for (ptrdiff_t i = 0; i < count; i++) {
         ptrdiff_t y = labels[i];
         batch->first_moment[at + i] = first_moment[i] * EXP_UNBIAS;

@@ -5,7 +5,10 @@ static void exp_hook(const void *x, void *out, ptrdiff_t n)
     exp_array((const real *)x, (real *)out, n, sf_make_rate(1.0));
 }
 
-static void log1p_hook(const double *x, double *out, ptrdiff_t n) { log1p_doubles(x, out, n); }
+static void log1p_hook(const void *x, void *out, ptrdiff_t n)
+{
+    log1p_array((const real *)x, (real *)out, n);
+}
 
 const sf_kernels SF_KERNELS = {
     .isa = SF_STRINGIFY(SF_ISA),
@@ -37,7 +40,7 @@ const sf_kernels SF_KERNELS = {
         },
         [SF_SOFTMAX_LOSS_GRAD] = {
             .tile = gradient_tile, .tile_out = gradient_tile_out,
-            .row = gradient_row, .row_out = gradient_row_out,
+            .row = loss_row, .row_out = gradient_row_out,
             .block = gradient_blocks, .merge = merge_gradient, .block_out = gradient_blocks_out,
             /* Not streamed: the gradient at the label comes last, into a line just written. */
             .finish = gradient_finish,

@@ -1,26 +1,48 @@
 /* Short rows side by side, one to a lane; and a short row by itself, by the same arithmetic. */
 
 /* A tile is one vector wide, or two where enough rows remain: their chains overlap. */
+enum { TILE_ENTRIES = SF_MAX(SF_SHORT_ROW, 2 * SF_WIDE_TILE_ROW) * LANES };
 struct sf_tile {
-    SF_ALIGNED(64) real x[SF_SHORT_ROW * 2 * LANES]; /* entry c of lane i: [c * lanes + i] */
+    SF_ALIGNED(64) real x[TILE_ENTRIES]; /* entry c of lane i: [c * lanes + i] */
+    SF_ALIGNED(64) real a[TILE_ENTRIES]; /* weighted targets, where these are probabilities */
     SF_ALIGNED(64) real hi[2 * LANES];
     SF_ALIGNED(64) real lo[2 * LANES];
     SF_ALIGNED(64) real floor[2 * LANES];
     SF_ALIGNED(64) real inverse[2 * LANES];
+    /* Weighted targets are kept t + uniform. */
+    real kept[SF_SHORT_ROW], uniform[SF_SHORT_ROW];
+    double uniform_share;                /* the sum of the latter */
+    int is_mixed;                        /* else they are t */
 };
 
 static SF_NOINLINE void tile_temperatures(sf_tile *tile, const sf_call *call, ptrdiff_t row,
                                           ptrdiff_t count)
 {
-    sf_temperature t = row_temperature(call, row);
-    for (ptrdiff_t i = 0; i < 2 * LANES; i++) {
-        if (call->temperature_step && i < count)
-            t = row_temperature(call, row + i);
-        tile->hi[i] = t.hi;
-        tile->lo[i] = t.lo;
-        tile->floor[i] = t.floor;
-        tile->inverse[i] = t.inverse;
+    if (!call->temperature_step) {
+        sf_temperature t = row_temperature(call, row);
+        for (int i = 0; i < 2 * LANES; i++) {
+            tile->hi[i] = t.hi;
+            tile->lo[i] = t.lo;
+            tile->floor[i] = t.floor;
+            tile->inverse[i] = t.inverse;
+        }
+        return;
     }
+    const ptrdiff_t lanes = count > LANES ? 2 * LANES : LANES;
+    double t[2 * LANES];
+    SF_ALIGNED(64) real hi[2 * LANES], lo[2 * LANES], floor[2 * LANES], inverse[2 * LANES];
+    memcpy(t, call->temperature + row, (size_t)count * sizeof *t);
+    for (ptrdiff_t i = count; i < lanes; i++)
+        t[i] = t[count - 1];
+    for (ptrdiff_t i = 0; i < lanes; i++) {
+        sf_rate rate = sf_make_rate(t[i]);
+        split_rate(rate, &hi[i], &lo[i], &floor[i]);
+        inverse[i] = (real)rate.inverse;
+    }
+    memcpy(tile->hi, hi, sizeof hi);
+    memcpy(tile->lo, lo, sizeof lo);
+    memcpy(tile->floor, floor, sizeof floor);
+    memcpy(tile->inverse, inverse, sizeof inverse);
 }
 
 /* How many vectors wide the next tile is. */
@@ -30,10 +52,9 @@ SF_INLINE int tile_width(ptrdiff_t n, ptrdiff_t remaining)
 }
 
 /* Rows [row, row + count) into the lanes of a tile of that width; m: their maxima. */
-static SF_NOINLINE void load_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row,
-                                  ptrdiff_t count, int width, real *m)
+static SF_NOINLINE void load_lanes(real *to, const sf_input *in, const sf_call *call, ptrdiff_t row,
+                                   ptrdiff_t count, int width, real *m)
 {
-    const sf_input *in = &call->x;
     ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, in, row), lanes = width * LANES;
     int native = is_native(in) && count == lanes;
     int widened = !native && count == lanes && in->class_stride == 1 && in->row_stride == n;
@@ -50,7 +71,7 @@ static SF_NOINLINE void load_tile(sf_tile *tile, const sf_call *call, ptrdiff_t 
                 vload_transposed(x + begin, in->row_stride, column);
                 for (int j = 0; j < COLUMNS; j++) {
                     maximum = vmax(column[j], maximum);
-                    vstore(tile->x + (begin + j) * lanes + k * LANES, column[j]);
+                    vstore(to + (begin + j) * lanes + k * LANES, column[j]);
                 }
             }
             vstore(m + k * LANES, maximum);
@@ -62,19 +83,25 @@ static SF_NOINLINE void load_tile(sf_tile *tile, const sf_call *call, ptrdiff_t 
         for (ptrdiff_t i = 0; i < lanes; i++) {
             x = fetch(in, offset + SF_MIN(i, count - 1) * in->row_stride, n, buffer);
             for (ptrdiff_t c = 0; c < n; c++)
-                tile->x[c * lanes + i] = x[c];
+                to[c * lanes + i] = x[c];
         }
     }
     for (int k = 0; k < width; k++) {
         vec maximum = vset1((real)-INFINITY);
         for (ptrdiff_t c = 0; c < n; c++) {
-            real *home = tile->x + c * lanes + k * LANES;
+            real *home = to + c * lanes + k * LANES;
             if (native && in->row_stride == 1)
                 vstore(home, vload(x + c * in->class_stride + k * LANES));
             maximum = vmax(vload(home), maximum);
         }
         vstore(m + k * LANES, maximum);
     }
+}
+
+SF_INLINE void load_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, ptrdiff_t count, int width,
+                         real *m)
+{
+    load_lanes(tile->x, &call->x, call, row, count, width, m);
 }
 
 SF_INLINE vec times(vec x, vec first, const real *has_second, vec second)
@@ -200,15 +227,18 @@ SF_INLINE void exponentiate_tile(sf_tile *tile, ptrdiff_t n, const int width, co
 }
 
 /* Statistics of the lanes, from the sums without their maxima. */
-SF_INLINE void tile_stats(const sf_call *call, ptrdiff_t row, ptrdiff_t count, const real *m,
-                             const double *sum, const real *ties, double *row_max,
-                             double *row_rest)
+SF_INLINE void tile_stats(const sf_call *call, ptrdiff_t row, ptrdiff_t count, const int width,
+                          const real *m, const double *sum, const real *ties, double *row_max,
+                          double *row_rest)
 {
     int special = 0;
-    for (ptrdiff_t i = 0; i < count; i++) {
+    for (int k = 0; k < width; k++) {
+        vec nought = vsub(vload(m + k * LANES), vload(m + k * LANES));
+        special |= vequal_mask(nought, nought) != (1u << LANES) - 1;
+    }
+    for (int i = 0; i < width * LANES; i++) {
         row_max[i] = m[i];
         row_rest[i] = unbiased(sum[i]) + ((double)ties[i] - 1.0);
-        special |= !(m[i] - m[i] == 0);
     }
     for (ptrdiff_t i = 0; special && i < count; i++)
         if (!isfinite(m[i])) {
@@ -231,7 +261,7 @@ SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, pt
         tile_temperatures(tile, call, row, count);
     exponentiate_tile(tile, call->n_classes, width, m, keep, 1,
                       tile_next(call, row, count, tile, keep), sum, ties);
-    tile_stats(call, row, count, m, sum, ties, batch->max + at, batch->rest + at);
+    tile_stats(call, row, count, width, m, sum, ties, batch->max + at, batch->rest + at);
 }
 
 /* A step on tiles, compiled for each of their widths. */
@@ -268,42 +298,50 @@ SF_INLINE int one_by_one(ptrdiff_t n, ptrdiff_t count)
     return count < LANES && count * (n / LANES + 6) < n;
 }
 
-/* Biased exponentials of the row in e (room for LANES more), and the statistics a tile would give. */
-SF_INLINE void exponentiate_row(const real *x, ptrdiff_t n, const sf_temperature *t, real *e,
-                                int apart, double *row_max, double *row_rest)
+/* The sum of n entries as a lane adds them up; three more can be written. */
+SF_INLINE double sum_as_lane(real *g, ptrdiff_t n)
 {
-    real m = maximum_of(x, n);
-    vrate c = vector_rate(t);
-    vec vm = vset1(m);
-    ptrdiff_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        vstore(e + i, vexp(vsub(vload(x + i), vm), c));
-    if (i < n)
-        vstore(e + i, vexp(vsub(vload_first(x + i, n - i, (real)-INFINITY), vm), c));
-    for (i = n; i < n + 3; i++)
-        e[i] = 0;
-    double ties = 0;
     real sum = 0, lost = 0;
-    for (i = 0; i < n; i += 4) {
-        real g[4] = {e[i], e[i + 1], e[i + 2], e[i + 3]};
-        if (apart)
-            for (int j = 0; j < 4 && i + j < n; j++)
-                if (x[i + j] - m == 0) {
-                    g[j] = 0;
-                    ties += 1;
-                }
+    g[n] = g[n + 1] = g[n + 2] = 0;
+    for (ptrdiff_t i = 0; i < n; i += 4) {
         /* One operation at a time: where float is computed in double, each is rounded as a lane is. */
-        real low = g[0] + g[1], high = g[2] + g[3], group = low + high;
+        real low = g[i] + g[i + 1], high = g[i + 2] + g[i + 3], group = low + high;
         if (i == 0) { /* the steps below would lose nothing */
-            sum = group;
+            sum = 0 + group;
             continue;
         }
         real y = group - lost, total = sum + y, added = total - sum;
         lost = added - y;
         sum = total;
     }
-    double value = (double)sum - (double)lost;
-    double rest = apart ? unbiased(value) + (ties - 1.0) : value * EXP_UNBIAS;
+    return (double)sum - (double)lost;
+}
+
+/* Biased exponentials of the row in e (room for LANES more), and the statistics a tile would give. */
+SF_INLINE void exponentiate_row(const real *x, ptrdiff_t n, const sf_temperature *t, real *e,
+                                int apart, double *row_max, double *row_rest)
+{
+    SF_ALIGNED(64) real others[SF_SHORT_ROW + LANES + 3];
+    real m = maximum_of(x, n);
+    vrate c = vector_rate(t);
+    vec vm = vset1(m), tied = vset1(0);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        vec d = vsub(i + LANES <= n ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY), vm);
+        vec g = vexp(d, c);
+        vstore(e + i, g);
+        if (apart) {
+            vstore(others + i, vzero_where_zero(d, g));
+            tied = vadd(tied, vone_where_zero(d));
+        }
+    }
+    double value = sum_as_lane(apart ? others : e, n), ties = 0, rest = value * EXP_UNBIAS;
+    if (apart) {
+        real counts[LANES];
+        vstore(counts, tied);
+        for (int i = 0; i < LANES; i++)
+            ties += counts[i];
+        rest = unbiased(value) + (ties - 1.0);
+    }
     if (apart && !isfinite(m))
         rest = has_nan(x, n) ? NAN : m > 0 ? 0.0 : -1.0;
     *row_max = m;

@@ -4,14 +4,27 @@
  *   blocks  longer rows, in blocks of BLOCK entries that are merged in order
  *   panel   longer rows that are not contiguous: some are copied together, then as above */
 
+/* log(1 + rest) of rows whose sums have the digits of this type. */
+static SF_NOINLINE void short_logs(const double *rest, double *log_sum, ptrdiff_t count)
+{
+    SF_ALIGNED(64) real r[SF_BATCH];
+    for (ptrdiff_t i = 0; i < count; i++)
+        r[i] = (real)rest[i];
+    log1p_array(r, r, count);
+    for (ptrdiff_t i = 0; i < count; i++)
+        log_sum[i] = r[i];
+}
+
 static void finish_rows(const sf_call *call, const sf_operation *operation, ptrdiff_t first,
                         ptrdiff_t count, sf_batch *batch, sf_sink sink)
 {
     if (operation->flags & SF_TAKES_LOGS) {
-        log1p_doubles(batch->rest, batch->log_sum, count);
+        if (SF_DOUBLE || call->n_classes > SF_SHORT_ROW)
+            log1p_doubles(batch->rest, batch->log_sum, count);
+        else
+            short_logs(batch->rest, batch->log_sum, count);
         for (ptrdiff_t i = 0; i < count; i++)
-            if (!isfinite(batch->max[i]))
-                batch->log_sum[i] = NAN;
+            batch->log_sum[i] += batch->max[i] - batch->max[i];
     }
     if (!operation->finish)
         return;
@@ -29,8 +42,12 @@ static SF_NOINLINE void walk_short_rows(const sf_call *call, const sf_operation 
     sf_tile tile;
     SF_ALIGNED(64) sf_batch batch;
     const ptrdiff_t n = call->n_classes, end = first + count;
+    sf_row_sums own = {{{0.0}, {0.0}}, {{0.0}, {0.0}}};
+    batch.sums = sink.sums ? sink.sums : &own;
     if (!call->temperature_step && !one_by_one(n, count))
         tile_temperatures(&tile, call, first, count);
+    if ((operation->flags & SF_READS_TARGETS) && !sf_is_hard_label(call->targets))
+        mix_targets(&tile, call);
     while (first < end) {
         ptrdiff_t filled = 0;
         do { /* a tile that will be written is finished by itself */
@@ -61,6 +78,8 @@ static SF_NOINLINE void walk_short_rows(const sf_call *call, const sf_operation 
             first += filled;
         }
     }
+    if (sink.results && !sink.sums && (operation->flags & SF_READS_TARGETS))
+        sf_fold_row_sums(sink.results, &own, count);
 }
 
 typedef struct { const sf_long_row *row; sf_block_step *step; ptrdiff_t piece_blocks; } row_in_pieces;
@@ -102,6 +121,7 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
                                        sf_parallel_for *loop, int n_threads)
 {
     SF_ALIGNED(64) sf_batch batch;
+    batch.sums = NULL;
     const ptrdiff_t n = call->n_classes, n_blocks = (n + BLOCK - 1) / BLOCK, end = first + count;
     const int reads_targets = operation->flags & SF_READS_TARGETS;
     const int waits = operation->flags & SF_WAITS_IN_OUT;
@@ -121,7 +141,9 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
         some = SF_MIN(together, end - first);
         for (r.at = 0; operation->block && r.at < some; r.at++) {
             r.row = first + r.at;
-            if (reads_targets && !row_counts(call, r.row)) {
+            if (reads_targets)
+                read_labels(call, r.row, 1, &batch, r.at);
+            if (reads_targets && batch.y[r.at] < 0) {
                 batch.max[r.at] = batch.rest[r.at] = batch.quotient[r.at] = 0.0;
                 continue;
             }
@@ -133,7 +155,7 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
         finish_rows(call, operation, first, some, &batch, sink);
         for (r.at = 0; operation->block_out && r.at < some; r.at++) {
             r.row = first + r.at;
-            if (reads_targets && !batch.counts[r.at]) {
+            if (reads_targets && batch.y[r.at] < 0) {
                 clear_row(call, r.row);
                 continue;
             }
@@ -155,7 +177,7 @@ static SF_NOINLINE void walk_panels(const sf_call *call, const sf_operation *ope
         const ptrdiff_t some = SF_MIN(panel_rows, end - first), n = call->n_classes;
         sf_targets targets;
         sf_call view = sf_rows_from(call, first, &targets);
-        sf_sink to = {sink.results, 0, sink.each_row};
+        sf_sink to = {sink.results, 0, sink.each_row, NULL};
         if (sink.results && sink.each_row)
             to.results += first - sink.first;
         sf_result before = sink.each_row || !sink.results ? sf_no_result() : *sink.results;
