@@ -166,14 +166,14 @@ SF_INLINE vec log1p_unit(vec q)
 #if SF_DOUBLE
 #define LOG_2_HIGH 0x1.62e42fefa3800p-1 /* times an exponent exact */
 #define LOG_2_LOW 0x1.ef35793c76730p-45
-#define LOG_OF_INFINITY 0x1p-1020 /* times a number below its logarithm, but for infinity */
+#define LARGEST 0x1.fffffffffffffp1023
 static const double log_coefficient[7] = { /* relative error 1.2e-18 */
     0x1.2f056395f5a67p-3, 0x1.39a1bab2e7e3cp-3, 0x1.74663ee8bc916p-3, 0x1.c71c52095abb5p-3,
     0x1.24924941f1295p-2, 0x1.999999997fdb7p-2, 0x1.5555555555592p-1};
 #else
 #define LOG_2_HIGH 0x1.62e4p-1f
 #define LOG_2_LOW 0x1.7f7d1cp-20f
-#define LOG_OF_INFINITY 0x1p-126f
+#define LARGEST 0x1.fffffep127f
 static const float log_coefficient[4] = { /* relative error 2e-9 */
     0x1.c71c72p-3f, 0x1.24924ap-2f, 0x1.99999ap-2f, 0x1.555556p-1f};
 #endif
@@ -198,7 +198,7 @@ SF_INLINE vec log1p_of(vec r)
     vec half_square = vmul(vmul(f, f), half);
     vec tail = vfma(k, vset1(LOG_2_LOW), vmul(s, vadd(half_square, p)));
     vec result = vfma(k, vset1(LOG_2_HIGH), vsub(f, vsub(half_square, tail)));
-    return vmax(result, vmul(r, vset1(LOG_OF_INFINITY)));
+    return vmax(result, vsub(r, vset1(LARGEST))); /* the latter is above 0 for infinity alone */
 }
 
 static SF_NOINLINE void log1p_array(const real *x, real *out, ptrdiff_t n)

@@ -236,7 +236,7 @@ SF_INLINE void tile_stats(const sf_call *call, ptrdiff_t row, ptrdiff_t count, c
         vec nought = vsub(vload(m + k * LANES), vload(m + k * LANES));
         special |= vequal_mask(nought, nought) != (1u << LANES) - 1;
     }
-    for (int i = 0; i < width * LANES; i++) {
+    for (ptrdiff_t i = 0; i < count; i++) {
         row_max[i] = m[i];
         row_rest[i] = unbiased(sum[i]) + ((double)ties[i] - 1.0);
     }
