@@ -116,7 +116,7 @@ def oracle(x, y, *, temperature=1.0, weights=None, ignored=-100, n_bins=15, top_
         "weight_sum": weight,
         "loss": loss,
         "loss_stderr": stderr(lambda r: r["loss"]),
-        "perplexity": math.exp(loss),
+        "perplexity": math.exp(loss) if loss < math.log(sys.float_info.max) else loss * math.inf,
         "accuracy": mean(hit),
         "accuracy_stderr": stderr(hit),
         "top_k": {str(k): mean(lambda r, k=k: float(r["rank"] < k)) for k in top_k},

@@ -26,14 +26,28 @@ typedef struct { double least, most; } extent;
 
 static extent extent_of(const double *values, ptrdiff_t n)
 {
+    /* Four at a time: each waits for the one before. */
+    double least[4] = {INFINITY, INFINITY, INFINITY, INFINITY}, most[4] = {0.0, 0.0, 0.0, 0.0};
     extent e = {1.0, 1.0};
-    int found = 0;
-    for (ptrdiff_t i = 0; values && i < n; i++)
-        if (values[i] != 0.0) {
-            e.least = found ? SF_MIN(e.least, values[i]) : values[i];
-            e.most = found ? SF_MAX(e.most, values[i]) : values[i];
-            found = 1;
+    ptrdiff_t i = 0;
+    for (; values && i + 4 <= n; i += 4)
+        for (int k = 0; k < 4; k++) {
+            const double v = values[i + k], other = v == 0.0 ? INFINITY : v;
+            least[k] = other < least[k] ? other : least[k];
+            most[k] = v > most[k] ? v : most[k];
         }
+    for (; values && i < n; i++) {
+        least[0] = values[i] != 0.0 ? SF_MIN(least[0], values[i]) : least[0];
+        most[0] = SF_MAX(most[0], values[i]);
+    }
+    for (int k = 1; k < 4; k++) {
+        least[0] = SF_MIN(least[0], least[k]);
+        most[0] = SF_MAX(most[0], most[k]);
+    }
+    if (most[0] > 0.0) {
+        e.least = least[0];
+        e.most = most[0];
+    }
     return e;
 }
 

@@ -280,6 +280,22 @@ void sf_target_weights(const sf_targets *targets, ptrdiff_t n_rows, ptrdiff_t n_
 {
     ptrdiff_t counted = 0;
     const int weighted = targets->class_weight || targets->sample_weight;
+    if (!weighted && sf_has_labels(targets)) {
+        /* No label is negative. */
+        const int64_t skipped = targets->has_ignore_index ? targets->ignore_index : -1;
+        ptrdiff_t bad = 0;
+        for (ptrdiff_t row = 0; row < n_rows; row++) {
+            const int64_t label = sf_label(targets, row);
+            const int within = (uint64_t)label < (uint64_t)n_classes;
+            counted += within & (label != skipped);
+            bad += !within & (label != skipped || !targets->has_ignore_index);
+        }
+        if (!bad) {
+            sf_sum_add(&result->weight, (double)counted);
+            return;
+        }
+        counted = 0;
+    }
     for (ptrdiff_t row = 0; row < n_rows && result->bad_label_row < 0; row++) {
         if (!sf_row_counts(targets, row, n_classes, result))
             continue;

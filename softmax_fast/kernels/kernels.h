@@ -109,6 +109,7 @@ typedef struct {
     double share[SF_BATCH];               /* sum of a, the weighted target */
     double quotient[SF_BATCH];            /* sum of a (x - m)/T; of a label, without its weight */
     double scale[SF_BATCH];               /* of the gradient: the caller's, the row's weight and 1/T */
+    double inverse[SF_BATCH];             /* of a gradient: 1/(1 + rest), NaN for rows without probabilities */
     double at_label[SF_BATCH];            /* exp((x - m)/T) there; then the gradient */
     ptrdiff_t y[SF_BATCH];                /* the label, of probability targets 0; -1: does not count */
     sf_row_sums *sums;                    /* of short rows; longer ones are added one by one */

@@ -203,6 +203,13 @@ static SF_NOINLINE void read_labels(const sf_call *call, ptrdiff_t first, ptrdif
     /* No label is negative. */
     const int64_t skipped = targets->has_ignore_index ? targets->ignore_index : -1;
     ptrdiff_t *y = batch->y + at;
+    if (!has_labels && !targets->sample_weight) {
+        for (ptrdiff_t i = 0; i < count; i++) {
+            y[i] = 0;
+            batch->share[at + i] = 1.0;
+        }
+        return;
+    }
     if (!has_labels || targets->sample_weight || targets->class_weight) {
         for (ptrdiff_t i = 0; i < count; i++) {
             y[i] = !row_counts(call, first + i) ? -1 : has_labels ? (ptrdiff_t)sf_label(targets, first + i) : 0;
@@ -275,9 +282,24 @@ static SF_NOINLINE void settle_weights(const sf_tile *tile, const sf_call *call,
             product[i] += a == 0.0 ? 0.0 : a * d;
             share[i] = tile->uniform_share + a;
         }
+    int64_t odd[SF_BATCH], any = 0;
+    if (call->temperature_step)
+        for (ptrdiff_t i = 0; i < count; i++)
+            quotient[i] = product[i] / temperature[i];
+    else if (*temperature != 1.0)
+        for (ptrdiff_t i = 0; i < count; i++)
+            quotient[i] = product[i] / *temperature;
+    else
+        memcpy(quotient, product, (size_t)count * sizeof *product);
     for (ptrdiff_t i = 0; i < count; i++)
-        quotient[i] = product[i] / temperature[i * call->temperature_step];
+        odd[i] = quotient[i] - quotient[i] == 0.0 ? 0 : 1;
+    for (ptrdiff_t i = 0; !SF_DOUBLE && i < count; i++)
+        odd[i] |= fabs(share[i]) >= 0x1p-64 ? 0 : 1;
+    for (ptrdiff_t i = 0; !SF_DOUBLE && i < count; i++)
+        odd[i] |= fabs(share[i]) <= 0x1p64 ? 0 : 1;
     for (ptrdiff_t i = 0; i < count; i++)
+        any |= odd[i];
+    for (ptrdiff_t i = 0; any && i < count; i++)
         if ((!is_fit(share[i]) || !(fabs(quotient[i]) <= 1.7976931348623157e308)) && batch->y[at + i] >= 0)
             weigh_in_double(call, first + i, m[i], &share[i], &quotient[i]);
 }
@@ -525,25 +547,25 @@ static void gradient_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t coun
     const double *temperature = call->temperature + first * call->temperature_step;
     const double one_scale = targets->gradient_scale / *temperature;
     const double *share = batch->share + at, *rest = batch->rest + at, *row_max = batch->max + at;
-    double *scale = batch->scale + at, *e = batch->at_label + at;
+    double *scale = batch->scale + at, *e = batch->at_label + at, *inverse = batch->inverse + at;
     loss_finish(call, first, count, batch, at, result);
-    for (ptrdiff_t i = 0; i < count; i++)
+    for (ptrdiff_t i = 0; i < count; i++) {
         scale[i] = one_scale;
+        inverse[i] = 1.0 / (1.0 + rest[i]) + (row_max[i] - row_max[i]);
+    }
     for (ptrdiff_t i = 0; (v || call->temperature_step) && i < count; i++)
         scale[i] = targets->gradient_scale * (v ? v[i] : 1.0) / temperature[i * call->temperature_step];
     if (sf_is_hard_label(targets)) {
         /* At the label K sum a (p_y - 1), where 1 - p_y = ((1 - e_y) + rest)/(1 + rest) does not
          * cancel; NaN where the maximum is infinite. */
         for (ptrdiff_t i = 0; i < count; i++)
-            e[i] = -(scale[i] * share[i]) * ((1.0 - e[i] * EXP_UNBIAS) + rest[i]) / (1.0 + rest[i])
-                 + (row_max[i] - row_max[i]);
+            e[i] = -(scale[i] * share[i]) * ((1.0 - e[i] * EXP_UNBIAS) + rest[i]) * inverse[i];
     } else if (sf_has_labels(targets) && batch->sums) {
         const double kept = 1.0 - targets->label_smoothing;
         const double uniform = targets->label_smoothing / (double)call->n_classes;
         for (ptrdiff_t i = 0; i < count; i++) {
             double a = batch->y[at + i] < 0 ? 0.0 : (kept + uniform) * sf_label_weight(targets, first + i);
-            e[i] = scale[i] * (e[i] * EXP_UNBIAS / (1.0 + rest[i]) * share[i] - a)
-                 + (row_max[i] - row_max[i]);
+            e[i] = scale[i] * (e[i] * EXP_UNBIAS * inverse[i] * share[i] - a);
         }
     }
 }
@@ -608,12 +630,11 @@ static SF_NOINLINE void unfit_gradient(const sf_call *call, ptrdiff_t row, real 
                        batch, at);
 }
 
-/* What turns biased exponentials of rows into probabilities, as softmax_factor. */
+/* What turns biased exponentials of rows into probabilities. */
 SF_INLINE void softmax_factors(const sf_batch *batch, ptrdiff_t at, ptrdiff_t count, real *factor)
 {
-    const double *row_max = batch->max + at, *rest = batch->rest + at;
     for (ptrdiff_t i = 0; i < count; i++)
-        factor[i] = (real)(EXP_UNBIAS / (1.0 + rest[i]) + (row_max[i] - row_max[i]));
+        factor[i] = (real)(EXP_UNBIAS * batch->inverse[at + i]);
 }
 
 /* The gradients at the labels of rows that count. */

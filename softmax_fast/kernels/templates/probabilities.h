@@ -152,13 +152,39 @@ static void merge_cross_entropy(const sf_long_row *r)
     }
 }
 
+/* -log(p) of rows that are short: in float, as log1p((1 - p)/p), where that does not overflow. */
+static SF_NOINLINE void minus_short_logs(const double *p, double *out, ptrdiff_t n)
+{
+#if SF_DOUBLE
+    minus_logs(p, out, n);
+#else
+    SF_ALIGNED(64) float q[SF_BATCH];
+    float least = 1;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        float f = (float)p[i] + 0.0f; /* -0 becomes 0 */
+        q[i] = (1.0f - f) / f;
+    }
+    for (ptrdiff_t i = 0; i < n; i++)
+        least = (float)p[i] < least ? (float)p[i] : least;
+    log1p_array(q, q, n);
+    for (ptrdiff_t i = 0; i < n; i++)
+        out[i] = q[i];
+    for (ptrdiff_t i = 0; least < 0x1p-100f && i < n; i++)
+        if (p[i] < 0x1p-100)
+            minus_logs(p + i, out + i, 1);
+#endif
+}
+
 static void cross_entropy_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
                                  ptrdiff_t at, sf_result *result)
 {
     double *loss = batch->log_sum + at, *quotient = batch->quotient + at;
     SF_ASSUME(count > 0);
     if (sf_is_hard_label(call->targets)) {
-        minus_logs(quotient, loss, count);
+        if (call->n_classes <= SF_SHORT_ROW)
+            minus_short_logs(quotient, loss, count);
+        else
+            minus_logs(quotient, loss, count);
     } else {
         memcpy(loss, quotient, (size_t)count * sizeof *loss);
         for (ptrdiff_t i = 0; i < count; i++)
@@ -167,6 +193,8 @@ static void cross_entropy_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t
     for (ptrdiff_t i = 0; i < count; i++) {
         quotient[i] = 0.0;
         loss[i] += batch->rest[at + i]; /* NaN, or 0 */
+    }
+    for (ptrdiff_t i = 0; i < count; i++) {
         if (batch->max[at + i] != 0.0 && result->bad_value_row < 0 && batch->y[at + i] >= 0)
             result->bad_value_row = first + i;
     }
