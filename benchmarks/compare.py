@@ -16,6 +16,7 @@ from pathlib import Path
 import growth
 import harness
 import report
+import short_rows
 import targets
 from harness import (
     AXIS_PAIRS,
@@ -155,6 +156,9 @@ def measure(options: argparse.Namespace, say) -> Results:
     if options.growth or options.targets:
         say("growth with size and threads …")
         results.growth = growth.measure(options.dtype[0], options.threads, options.quick)
+    if options.targets:
+        say("short rows …")
+        results.short_rows = short_rows.measure(options.threads)
     return results
 
 
@@ -183,6 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         print(report.text(results))
     if results.growth:
         print("\n" + growth.text(results.growth))
+    if results.short_rows:
+        print("\n" + short_rows.text(results.short_rows))
     if options.targets:
         print("\n" + targets.text(results))
     failed = [

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isnan
 
 import growth
+import short_rows
 from harness import (
     AXIS_PAIRS,
     BINARY_SHAPES,
@@ -211,6 +212,8 @@ def text(results: Results) -> str:
     value = growth.least_gain(results.growth)
     # A loss of 5 % is within what the clock can tell apart on a shared machine.
     add("all threads over one, at any size: least gain", "any", 1, False, value, value >= 0.95)
+    for what, where, aim, value in short_rows.worst(results.short_rows):
+        add(what, where, aim, True, value, value <= aim)
     counts = {verdict: sum(row[-1] == verdict for row in rows) for verdict in ("pass", "MISS", "–")}
     return (
         text_table(["target", "case", "aim", "measured", ""], rows)
