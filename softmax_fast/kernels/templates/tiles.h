@@ -249,9 +249,9 @@ SF_INLINE void tile_stats(const sf_call *call, ptrdiff_t row, ptrdiff_t count, c
         }
 }
 
-/* Loads a tile and leaves its rows' statistics in the batch; keep as in exponentiate_tile. */
+/* Loads a tile and leaves its rows' statistics in the batch. */
 SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, ptrdiff_t count,
-                           const int width, const int keep, sf_batch *batch, ptrdiff_t at)
+                           const int width, sf_batch *batch, ptrdiff_t at)
 {
     SF_ALIGNED(64) real m[2 * LANES];
     SF_ALIGNED(64) real ties[2 * LANES];
@@ -259,8 +259,8 @@ SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, pt
     load_tile(tile, call, row, count, width, m);
     if (call->temperature_step)
         tile_temperatures(tile, call, row, count);
-    exponentiate_tile(tile, call->n_classes, width, m, keep, 1,
-                      tile_next(call, row, count, tile, keep), sum, ties);
+    exponentiate_tile(tile, call->n_classes, width, m, 0, 1, tile_next(call, row, count, tile, 0), sum,
+                      ties);
     tile_stats(call, row, count, width, m, sum, ties, batch->max + at, batch->rest + at);
 }
 
@@ -279,16 +279,9 @@ SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, pt
 SF_INLINE void summarize_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
                                  const int width, sf_batch *batch, ptrdiff_t at)
 {
-    reduce_tile(tile, call, first, count, width, 0, batch, at);
+    reduce_tile(tile, call, first, count, width, batch, at);
 }
 FOR_BOTH_WIDTHS(summarize_tile, summarize_tile_of)
-
-SF_INLINE void exponentiate_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first,
-                                    ptrdiff_t count, const int width, sf_batch *batch, ptrdiff_t at)
-{
-    reduce_tile(tile, call, first, count, width, 1, batch, at);
-}
-FOR_BOTH_WIDTHS(exponentiate_and_summarize_tile, exponentiate_tile_of)
 
 /* ---- a short row by itself: the arithmetic of one lane of a tile, in the same order --------------- */
 
