@@ -4,6 +4,12 @@ from libc.stdint cimport int64_t
 from softmax_fast._layout cimport Source
 
 
+cdef enum:
+    MEAN
+    SUM
+    UNREDUCED
+
+
 cdef class Options:
     cdef readonly cnp.ndarray weight
     cdef readonly object ignore_index
@@ -25,13 +31,12 @@ cpdef Py_ssize_t some_classes(str name, tuple shape, int axis) except -1
 cpdef cnp.ndarray as_array(name, value)
 cpdef Source source(str name, value)
 cpdef object threads(value, str name=*)
-cpdef str reduction(value)
+cdef int reduction(value) except -1
 cpdef object ignore_index(value)
 cpdef double label_smoothing(value) except -1
 cdef object number_as_temperature(value)
 cpdef object temperature(value, tuple rows)
 cpdef object entry_temperature(value, tuple shape, str what=*)
-cpdef object array_or_none(number)
 cpdef cnp.ndarray class_weight(value, Py_ssize_t n_classes, str name=*)
 cpdef cnp.ndarray sample_weight(value, tuple rows)
 cpdef cnp.ndarray entry_weight(str name, value, tuple shape)
@@ -42,5 +47,6 @@ cpdef object targets(value, tuple rows, tuple shape, ignored, str name=*)
 cpdef Labels indices(value, tuple rows, ignored)
 cpdef Source binary_targets(value, tuple shape)
 
-cpdef cnp.ndarray output(str name, out, tuple shape, dtype, dict inputs, cnp.ndarray in_place=*)
+cpdef cnp.ndarray output(str name, out, tuple shape, dtype)
+cpdef int apart(str name, cnp.ndarray out, str other, array, cnp.ndarray in_place=*) except -1
 cdef bint may_share_memory(cnp.ndarray a, cnp.ndarray b) noexcept

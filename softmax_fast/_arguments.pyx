@@ -8,8 +8,10 @@ on few numbers meets is asked of C alone: a call of NumPy takes as long as a sho
 
 cimport cython
 cimport numpy as cnp
-from cpython.float cimport PyFloat_AsDouble, PyFloat_Check
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_Check
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -27,7 +29,7 @@ from numpy.exceptions import AxisError, TooHardError
 
 cnp.import_array()
 
-REDUCTIONS = ("mean", "sum", "none")
+cdef tuple REDUCTIONS = ("mean", "sum", "none")  # in the order of MEAN, SUM and UNREDUCED
 NAN_POLICIES = ("propagate", "omit", "raise")
 STRATEGIES = ("uniform", "quantile")
 DEFAULT_IGNORE_INDEX = -100
@@ -52,7 +54,16 @@ _OVERLAP_WORK = 100_000
 
 
 cdef tuple shape_of(cnp.ndarray array):
-    return (<object>array).shape
+    cdef int dim, n = cnp.PyArray_NDIM(array)
+    cdef tuple shape = PyTuple_New(n)
+    for dim in range(n):
+        _put(shape, dim, cnp.PyArray_DIM(array, dim))
+    return shape
+
+
+cdef inline void _put(tuple shape, int dim, object size):
+    Py_INCREF(size)
+    PyTuple_SET_ITEM(shape, dim, size)
 
 
 cdef bint _has_shape(cnp.ndarray array, tuple shape) except -1:
@@ -202,14 +213,19 @@ cpdef int axis(value, int ndim) except -1:
 
 cpdef tuple rows_shape(tuple shape, int axis):
     """Shape of the rows: that of the array without its class axis."""
-    return shape[:axis] + shape[axis + 1 :]
+    cdef int dim, n = <int>len(shape)
+    cdef tuple rows = PyTuple_New(n - 1)
+    for dim in range(n - 1):
+        _put(rows, dim, shape[dim if dim < axis else dim + 1])
+    return rows
 
 
 cpdef Py_ssize_t some_classes(str name, tuple shape, int axis) except -1:
     """The number of classes, at least one."""
-    if shape[axis] == 0:
+    cdef Py_ssize_t n_classes = shape[axis]
+    if n_classes == 0:
         raise ValueError(f"{name} has shape {shape}: a loss needs at least one class (axis {axis})")
-    return shape[axis]
+    return n_classes
 
 
 # Options
@@ -228,11 +244,14 @@ cpdef object threads(value, str name="n_threads"):
     return count
 
 
-cpdef str reduction(value):
-    if isinstance(value, str):
-        for known in REDUCTIONS:
-            if value == known:
-                return known
+cdef int reduction(value) except -1:
+    """MEAN, SUM or UNREDUCED."""
+    cdef int number
+    for number in range(3):
+        if value is REDUCTIONS[number]:
+            return number
+    if isinstance(value, str) and value in REDUCTIONS:
+        return REDUCTIONS.index(value)
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {value!r}")
 
 
@@ -256,7 +275,10 @@ cpdef double label_smoothing(value) except -1:
 
 cdef bint _is_number(value, double *number) except -1:
     """Whether ``value`` is a real number; then ``number`` is it as a float."""
-    if not (PyFloat_Check(value) or PyLong_Check(value) or isinstance(value, numbers.Real)):
+    if PyFloat_CheckExact(value):
+        number[0] = PyFloat_AS_DOUBLE(value)
+        return True
+    if not (PyLong_Check(value) or isinstance(value, numbers.Real)):
         return False
     try:
         number[0] = float(value)
@@ -298,11 +320,6 @@ cpdef object entry_temperature(value, tuple shape, str what="one per entry"):
     _all_finite("temperature", array, "> 0")
     return _broadcast("temperature", array, shape, what) if cnp.PyArray_NDIM(array) else (
         float(array[()]))
-
-
-cpdef object array_or_none(number):
-    """An array to look for overlaps in, or None for a plain number."""
-    return None if isinstance(number, float) else number
 
 
 def _broadcasts(shape, to):
@@ -400,6 +417,7 @@ cpdef object pos_weight(value, tuple shape):
 
 
 @cython.final
+@cython.no_gc
 @cython.freelist(8)
 cdef class Options:
     """What is the same for all rows of a loss: a weight a class or None, the label that is ignored or
@@ -424,6 +442,7 @@ cdef Options options(cnp.ndarray weight, ignore_index, double label_smoothing):
 
 
 @cython.final
+@cython.no_gc
 @cython.freelist(8)
 cdef class Labels:
     """Class indices: C-contiguous int32 or int64 in the order of the rows, ``per_row`` for each, and
@@ -849,13 +868,12 @@ def _same_dtype(name, given, converted, features, layer):
 # Outputs
 
 
-cpdef cnp.ndarray output(str name, out, tuple shape, dtype, dict inputs, cnp.ndarray in_place=None):
+cpdef cnp.ndarray output(str name, out, tuple shape, dtype):
     """Check an output; return it as a plain ndarray, or None when ``out`` is None.
 
-    ``inputs`` maps the names of the arrays that are read to the arrays, or to None. ``out`` may be
-    exactly the array ``in_place`` (same memory, same layout) and must not touch any other.
+    That it touches no input is for `apart` to say.
     """
-    cdef cnp.ndarray result, array
+    cdef cnp.ndarray result
     if out is None:
         return None
     if not cnp.PyArray_CheckExact(out) and (not cnp.PyArray_Check(out) or _is_masked(out)):
@@ -874,15 +892,18 @@ cpdef cnp.ndarray output(str name, out, tuple shape, dtype, dict inputs, cnp.nda
         raise ValueError(
             f"{name} has strides {out.strides} for shape {shape}: its elements must not overlap"
         )
-    for other, other_array in inputs.items():
-        if other_array is None:
-            continue
-        array = other_array
-        if not _overlap(result, array):
-            continue
-        if array is not in_place or not _same_layout(result, array):
-            raise ValueError(_overlap_text(name, other, array is in_place))
     return result if cnp.PyArray_CheckExact(out) else out.view(np.ndarray)
+
+
+cpdef int apart(str name, cnp.ndarray out, str other, array, cnp.ndarray in_place=None) except -1:
+    """Check that an output, or None, shares no memory with an array that is read. What is no array
+    is passed over. ``out`` may be exactly the array ``in_place``: same memory, same layout.
+    """
+    if out is None or not cnp.PyArray_Check(array) or not _overlap(out, array):
+        return 0
+    if array is not in_place or not _same_layout(out, array):
+        raise ValueError(_overlap_text(name, other, array is in_place))
+    return 0
 
 
 def _overlap_text(name, other, may_be_same):

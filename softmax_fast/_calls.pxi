@@ -34,12 +34,11 @@ cdef object deliver_loss(out, cnp.ndarray checked, double value):
     return out
 
 
-cdef cnp.ndarray loss_output(out, str reduction, tuple shape, dtype, dict inputs,
-                             cnp.ndarray in_place=None):
+cdef cnp.ndarray loss_output(out, int reduction, tuple shape, dtype):
     """Check ``out`` of a loss: of ``shape`` and ``dtype`` for "none", a 0-d float64 otherwise."""
-    if reduction == "none":
-        return arguments.output("out", out, shape, dtype, inputs, in_place)
-    return arguments.output("out", out, (), FLOAT64, inputs)
+    if reduction == UNREDUCED:
+        return arguments.output("out", out, shape, dtype)
+    return arguments.output("out", out, (), FLOAT64)
 
 
 # ---- one result an entry, or a row -------------------------------------------------------------------
@@ -58,12 +57,14 @@ cdef object normalised(int operation, x, axis, temperature, out, n_threads):
         out = checked = cnp.PyArray_EMPTY(
             cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), source.result_type(), 0)
     else:
-        checked = arguments.output(
-            "out", out, arguments.shape_of(array), source.result_dtype,
-            {"x": array, "temperature": arguments.array_or_none(one_or_each)}, array)
+        checked = arguments.output("out", out, arguments.shape_of(array), source.result())
+        arguments.apart("out", checked, "x", array, array)
+        arguments.apart("out", checked, "temperature", one_or_each)
     if cnp.PyArray_SIZE(array):
-        for block in layout.row_blocks(source, dim, 1, checked, one_or_each):
+        block = layout.first_block(source, dim, 1, checked, one_or_each, None, None, None, 1)
+        while block is not None:
             run_block(block, operation, None, None, most)
+            block = layout.next_block(block)
     return out
 
 
@@ -89,13 +90,15 @@ def logsumexp(x, axis, temperature, keepdims, out, n_threads):
     if out is None:
         checked = empty(rows, source.result_type())
     else:
-        checked = arguments.output(
-            "out", out, rows, source.result_dtype,
-            {"x": array, "temperature": arguments.array_or_none(one_or_each)}, array)
+        checked = arguments.output("out", out, rows, source.result())
+        arguments.apart("out", checked, "x", array, array)
+        arguments.apart("out", checked, "temperature", one_or_each)
     if cnp.PyArray_SIZE(array):
-        for block in layout.row_blocks(source, dim, 1, checked, one_or_each):
+        block = layout.first_block(source, dim, 1, checked, one_or_each, None, None, None, 1)
+        while block is not None:
             block.out.class_stride = 1
             run_block(block, SF_LOGSUMEXP, None, None, most)
+            block = layout.next_block(block)
     else:
         checked[...] = -INFINITY
     return deliver(out, checked, checked)
@@ -118,26 +121,27 @@ def selected_log_probs(logits, indices, temperature, ignore_index, out, n_thread
     most = threads_for(n_threads, cnp.PyArray_SIZE(array))
     shape = arguments.shape_of(chosen.given)
     if out is not None:
-        inputs = {
-            "logits": array,
-            "indices": chosen.codes,
-            "temperature": arguments.array_or_none(one_or_each),
-        }
-        checked = arguments.output("out", out, shape, x.result_dtype, inputs)
+        checked = arguments.output("out", out, shape, x.result())
+        arguments.apart("out", checked, "logits", array)
+        arguments.apart("out", checked, "indices", chosen.codes)
+        arguments.apart("out", checked, "temperature", one_or_each)
     values = row_buffer(checked, shape, x.result_type())
     if cnp.PyArray_SIZE(values):
-        options, sums = arguments.options(None, ignored, 0.0), Sums()
-        for block in layout.row_blocks(
-                x, last, 1, None, one_or_each, chosen.codes, None, values, chosen.per_row):
+        options, sums = arguments.options(None, ignored, 0.0), Sums.__new__(Sums)
+        block = layout.first_block(
+            x, last, 1, None, one_or_each, chosen.codes, None, values, chosen.per_row)
+        while block is not None:
             run_block(block, SF_SELECTED_LOG_PROBS, options, sums, most)
             if sums.result.bad_label_row >= 0:
                 raise label_error("indices", chosen, sums.result.bad_label_row, n_classes, ignored)
+            block = layout.next_block(block)
     return deliver(out, checked, values)
 
 
 # ---- losses --------------------------------------------------------------------------------------------
 
 @cython.final
+@cython.no_gc
 @cython.freelist(8)
 cdef class LossProblem:
     """Targets and options of a loss over rows, checked, and what its rows have added up to."""
@@ -148,7 +152,7 @@ cdef class LossProblem:
     cdef readonly object temperature
     cdef readonly cnp.ndarray sample_weight
     cdef readonly Options options
-    cdef readonly str reduction
+    cdef int reduction
     cdef readonly Sums sums
 
     @property
@@ -159,14 +163,15 @@ cdef class LossProblem:
         """The labels, or None."""
         return (<Labels>self.targets).codes if type(self.targets) is Labels else None
 
-    cdef dict arrays(self, dict inputs):
-        """``inputs``, and the arrays that are read during the work, by name."""
+    cdef int apart(self, str name, cnp.ndarray out, cnp.ndarray in_place=None) except -1:
+        """Check that an output shares no memory with the arrays that are read during the work."""
         codes = self.codes()
-        inputs["targets"] = (<Source>self.targets).array if codes is None else codes
-        inputs["weight"] = self.options.weight
-        inputs["sample_weight"] = self.sample_weight
-        inputs["temperature"] = arguments.array_or_none(self.temperature)
-        return inputs
+        arguments.apart(
+            name, out, "targets", (<Source>self.targets).array if codes is None else codes, in_place)
+        arguments.apart(name, out, "weight", self.options.weight)
+        arguments.apart(name, out, "sample_weight", self.sample_weight)
+        arguments.apart(name, out, "temperature", self.temperature)
+        return 0
 
     def of_rows(self, rows):
         """The problem of some rows of a matrix of logits, with the same sums."""
@@ -198,21 +203,21 @@ cdef class LossProblem:
 
     cpdef double weigh(self) except? -1:
         """Check the labels, and return what "mean" divides by: Σ v·w[y], or Σ v for probabilities."""
-        cdef Py_ssize_t n_rows = 1
+        cdef Py_ssize_t n_rows = 1, dim
         cdef Sums sums
-        for n in self.rows:
-            n_rows *= <Py_ssize_t>n
-        if self.sample_weight is None and not self.has_labels:
+        codes = self.codes()
+        for dim in range(len(self.rows)):
+            n_rows *= <Py_ssize_t>self.rows[dim]
+        if self.sample_weight is None and codes is None:
             return <double>n_rows
-        sums = Sums()
-        add_target_weights(
-            self.codes(), n_rows, self.n_classes, self.sample_weight, self.options, sums)
+        sums = Sums.__new__(Sums)
+        add_target_weights(codes, n_rows, self.n_classes, self.sample_weight, self.options, sums)
         self.check_labels(sums)
         return sf_sum_value(sums.result.weight)
 
     cpdef double gradient_scale(self, double weight_sum):
         """The factor of the gradient, which is scaled as the loss is; infinite over nothing."""
-        return 1.0 / weight_sum if self.reduction == "mean" else 1.0
+        return 1.0 / weight_sum if self.reduction == MEAN else 1.0
 
     cpdef evaluate(self, int operation, Source x, int axis, int n_threads,
                    cnp.ndarray row_losses=None, cnp.ndarray grad=None, double scale=1.0):
@@ -221,15 +226,17 @@ cdef class LossProblem:
         if not cnp.PyArray_SIZE(x.array):
             return
         codes = self.codes()
-        for block in layout.row_blocks(
-                x, axis, sf_rows_of_a_sum(self.n_classes), grad, self.temperature,
-                self.targets if codes is None else codes, self.sample_weight, row_losses):
+        block = layout.first_block(
+            x, axis, sf_rows_of_a_sum(self.n_classes), grad, self.temperature,
+            self.targets if codes is None else codes, self.sample_weight, row_losses, 1)
+        while block is not None:
             block.targets.gradient_scale = scale
             run_block(block, operation, self.options, self.sums, n_threads)
             self.check_labels(self.sums)
             if self.sums.result.bad_value_row >= 0:
                 raise row_probability_error(
                     "cross_entropy", x, axis, self.sums.result.bad_value_row)
+            block = layout.next_block(block)
 
     cdef int check_labels(self, Sums sums) except -1:
         if sums.result.bad_label_row >= 0:
@@ -239,24 +246,29 @@ cdef class LossProblem:
         return 0
 
     cpdef cnp.ndarray output(self, out, dtype, dict inputs):
-        """Check the caller's ``out``; ``inputs`` are arrays beside those of the problem."""
+        """Check the caller's ``out``; ``inputs`` are arrays beside those of the problem, by name."""
+        cdef cnp.ndarray checked
         if out is None:
             return None
-        return loss_output(out, self.reduction, self.rows, dtype, self.arrays(inputs))
+        checked = loss_output(out, self.reduction, self.rows, dtype)
+        for name, array in inputs.items():
+            arguments.apart("out", checked, name, array)
+        self.apart("out", checked)
+        return checked
 
     cpdef cnp.ndarray row_losses(self, cnp.ndarray checked, dtype):
         """Where the losses of the rows go, or None."""
-        if self.reduction != "none":
+        if self.reduction != UNREDUCED:
             return None
         return row_buffer(checked, self.rows, (<cnp.dtype>dtype).type_num)
 
     cpdef reduced(self, cnp.ndarray row_losses, out, cnp.ndarray checked, weight_sum=None):
         """The loss as the caller asked for it; ``weight_sum`` where not all rows were summed."""
         cdef double value
-        if self.reduction == "none":
+        if self.reduction == UNREDUCED:
             return deliver(out, checked, row_losses)
         value = sf_sum_value(self.sums.result.loss)
-        if self.reduction == "mean":
+        if self.reduction == MEAN:
             value /= (sf_sum_value(self.sums.result.weight) if weight_sum is None
                       else <double>weight_sum)
         return deliver_loss(out, checked, value)
@@ -278,7 +290,7 @@ cdef LossProblem problem_of(targets, tuple shape, int axis, Py_ssize_t n_classes
     problem.sample_weight = arguments.sample_weight(sample_weight, rows)
     problem.temperature = arguments.temperature(temperature, rows)
     problem.reduction = arguments.reduction(reduction)
-    problem.sums = Sums()
+    problem.sums = Sums.__new__(Sums)
     return problem
 
 
@@ -299,7 +311,7 @@ cdef object loss_of(int operation, str name, values, targets, axis, temperature,
         ignore_index, reduction, label_smoothing, temperature)
     cdef cnp.ndarray checked, row_losses
     most = threads_for(n_threads, cnp.PyArray_SIZE(x.array))
-    dtype = x.result_dtype
+    dtype = x.result()
     checked = None if out is None else problem.output(out, dtype, {name: x.array})
     row_losses = problem.row_losses(checked, dtype)
     problem.evaluate(operation, x, dim, most, row_losses)
@@ -328,10 +340,11 @@ def softmax_loss_and_grad(logits, targets, axis, temperature, weight, sample_wei
     cdef cnp.ndarray checked = None, grad = None, row_losses
     cdef double scale
     most = threads_for(n_threads, cnp.PyArray_SIZE(x.array))
-    dtype = x.result_dtype
+    dtype = x.result()
     if grad_out is not None:
-        grad = arguments.output(
-            "grad_out", grad_out, shape, dtype, problem.arrays({"logits": x.array}), x.array)
+        grad = arguments.output("grad_out", grad_out, shape, dtype)
+        arguments.apart("grad_out", grad, "logits", x.array, x.array)
+        problem.apart("grad_out", grad, x.array)
     if out is not None:
         checked = problem.output(out, dtype, {"logits": x.array, "grad_out": grad})
     scale = problem.gradient_scale(problem.weigh())
@@ -351,44 +364,45 @@ cdef object binary_loss(int operation, str name, values, targets, temperature, s
     cdef tuple shape = arguments.shape_of(x.array)
     cdef cnp.ndarray v, checked = None, losses = None
     cdef Sums sums
-    cdef int most
+    cdef int most, way
     t = arguments.binary_targets(targets, shape)
     one_or_each = arguments.entry_temperature(temperature, shape)
     v = arguments.entry_weight("sample_weight", sample_weight, shape)
     q = arguments.pos_weight(pos_weight, shape)
-    reduced = arguments.reduction(reduction)
+    way = arguments.reduction(reduction)
     most = threads_for(n_threads, cnp.PyArray_SIZE(x.array))
     if out is not None:
-        inputs = {
-            name: x.array,
-            "targets": t.array,
-            "temperature": arguments.array_or_none(one_or_each),
-            "sample_weight": v,
-            "pos_weight": arguments.array_or_none(q),
-        }
-        checked = loss_output(out, reduced, shape, x.result_dtype, inputs, x.array)
-    if reduced == "none":
+        checked = loss_output(out, way, shape, x.result())
+        in_place = x.array if way == UNREDUCED else None
+        arguments.apart("out", checked, name, x.array, in_place)
+        arguments.apart("out", checked, "targets", t.array, in_place)
+        arguments.apart("out", checked, "temperature", one_or_each, in_place)
+        arguments.apart("out", checked, "sample_weight", v, in_place)
+        arguments.apart("out", checked, "pos_weight", q, in_place)
+    if way == UNREDUCED:
         losses = empty(shape, x.result_type()) if checked is None else checked
     if checked is not None and arguments.may_share_memory(checked, x.array):
         # An error finds the entry it quotes only before they are overwritten.
         add_entries(operation, x, t, one_or_each, v, q, None, most)
     sums = add_entries(operation, x, t, one_or_each, v, q, losses, most)
-    if reduced == "none":
+    if way == UNREDUCED:
         return deliver(out, checked, losses)
-    if reduced == "sum":
-        return deliver_loss(out, checked, sums.loss)
+    if way == SUM:
+        return deliver_loss(out, checked, sf_sum_value(sums.result.loss))
     return deliver_loss(
         out, checked, sf_sum_value(sums.result.loss) / sf_sum_value(sums.result.weight))
 
 
 cdef Sums add_entries(int operation, Source x, Source t, temperature, v, q, losses, int n_threads):
-    cdef Sums sums = Sums()
+    cdef Sums sums = Sums.__new__(Sums)
     cdef Block block
     if cnp.PyArray_SIZE(x.array):
-        for block in layout.entry_blocks(x, t, sf_rows_of_a_sum(1), temperature, v, q, losses):
+        block = layout.first_entries(x, t, sf_rows_of_a_sum(1), temperature, v, q, losses)
+        while block is not None:
             run_block(block, operation, NO_OPTIONS, sums, n_threads)
             if sums.result.bad_value_row >= 0 or sums.result.bad_label_row >= 0:
                 raise binary_error(x, t, sums.result.bad_value_row, sums.result.bad_label_row)
+            block = layout.next_block(block)
     return sums
 
 

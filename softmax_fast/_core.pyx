@@ -18,7 +18,7 @@ from libc.string cimport memcpy
 from softmax_fast cimport _arguments as arguments
 from softmax_fast cimport _layout as layout
 from softmax_fast._api cimport *
-from softmax_fast._arguments cimport Labels, Options
+from softmax_fast._arguments cimport MEAN, SUM, UNREDUCED, Labels, Options
 from softmax_fast._kernels cimport *
 from softmax_fast._layout cimport Block, Source
 from softmax_fast._openmp cimport (
@@ -164,7 +164,8 @@ def on_large_work(resolve):
 
 cdef int threads_for(n_threads, Py_ssize_t size) except -1:
     """Checks the argument, and decides how many threads a call may use at most."""
-    n_threads = arguments.threads(n_threads)
+    if n_threads is not None:
+        n_threads = arguments.threads(n_threads)
     return 1 if size < SERIAL_BELOW else resolve_threads(n_threads, size)
 
 

@@ -8,6 +8,7 @@ cdef class Source:
     cdef int code
 
     cdef int result_type(self) noexcept
+    cdef cnp.dtype result(self)
 
 
 cdef Source source_of(cnp.ndarray array, int code)
@@ -20,14 +21,15 @@ cdef class Block:
     cdef double one_temperature, one_pos_weight
     cdef const double *temperature
     cdef sf_targets targets
-    cdef object alive
+    cdef object alive, others
 
     cdef Block rows_from(self, Py_ssize_t first, Py_ssize_t n_rows)
 
 
-cpdef object row_blocks(Source x, int axis, Py_ssize_t cut=*, cnp.ndarray out=*, temperature=*,
-                        targets=*, cnp.ndarray sample_weight=*, cnp.ndarray row_results=*,
-                        Py_ssize_t per_row=*)
+cdef Block first_block(Source x, int axis, Py_ssize_t cut, cnp.ndarray out, temperature, targets,
+                       cnp.ndarray sample_weight, cnp.ndarray row_results, Py_ssize_t per_row)
 
-cdef object entry_blocks(Source x, Source targets, Py_ssize_t cut, temperature,
+cdef Block first_entries(Source x, Source targets, Py_ssize_t cut, temperature,
                          cnp.ndarray sample_weight, pos_weight, cnp.ndarray losses)
+
+cdef Block next_block(Block block)

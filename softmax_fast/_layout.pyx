@@ -30,11 +30,12 @@ cdef enum:
     OTHER = -1  # integers and booleans that are still to be widened
 
 cdef dict _CODES = {"f32": SF_F32, "f64": SF_F64, "f16": SF_F16, "bf16": SF_BF16}
-cdef object _FLOAT32 = np.dtype(np.float32)
-cdef object _FLOAT64 = np.dtype(np.float64)
+cdef cnp.dtype _FLOAT32 = np.dtype(np.float32)
+cdef cnp.dtype _FLOAT64 = np.dtype(np.float64)
 
 
 @cython.final
+@cython.no_gc
 @cython.freelist(8)
 cdef class Source:
     """An input in the form the kernels read: native, aligned, half-width floats as their bits.
@@ -56,9 +57,12 @@ cdef class Source:
     cdef int result_type(self) noexcept:
         return cnp.NPY_FLOAT64 if self.code in (SF_F64, OTHER) else cnp.NPY_FLOAT32
 
+    cdef cnp.dtype result(self):
+        return _FLOAT64 if self.result_type() == cnp.NPY_FLOAT64 else _FLOAT32
+
     @property
     def result_dtype(self):
-        return _FLOAT64 if self.result_type() == cnp.NPY_FLOAT64 else _FLOAT32
+        return self.result()
 
     @property
     def is_half(self):
@@ -101,13 +105,15 @@ cdef object _values(object array, int code):
 
 
 @cython.final
+@cython.no_gc
 @cython.freelist(8)
 cdef class Block:
     """Some consecutive rows, everything cut: what one call of ``_core`` works on.
 
-    Addresses and strides, where the first row of the block begins; ``alive`` holds the arrays they
-    are of. ``temperature`` is NULL where one is for all rows. What belongs to targets lies where the
-    kernels expect it.
+    Addresses and strides, where the first row of the block begins: who asks for blocks keeps the
+    arrays alive, but for the buffers, which ``alive`` holds. ``temperature`` is NULL where one is for
+    all rows. What belongs to targets lies where the kernels expect it. ``others`` yields the blocks
+    that follow, or is None.
     """
 
     @property
@@ -140,21 +146,23 @@ cdef class Block:
 
 
 cdef struct strided:
-    const cnp.npy_intp *strides  # of bytes; NULL: no such array
+    const cnp.npy_intp *strides  # of bytes
     int lacks                    # this dimension, or none
+    int item                     # its size, as a power of 2
     Py_ssize_t[2] step           # of the dimensions that are left
 
 
 cdef inline strided _strided(cnp.ndarray array, int lacks) noexcept:
     cdef strided result
-    result.strides = NULL if array is None else cnp.PyArray_STRIDES(array)
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(array)
+    result.strides = cnp.PyArray_STRIDES(array)
     result.lacks = lacks
-    result.step[0] = result.step[1] = 0
+    result.item = 3 if item == 8 else 2 if item == 4 else 1
     return result
 
 
 cdef inline Py_ssize_t _stride(const strided *array, int dim) noexcept:
-    if array.strides is NULL or dim == array.lacks:
+    if dim == array.lacks:
         return 0
     return array.strides[dim - 1 if dim > array.lacks else dim]
 
@@ -169,17 +177,20 @@ cdef bint _lay(Block block, Source x, Source probabilities, cnp.ndarray out, int
     lack the axis of the classes.
     """
     cdef const cnp.npy_intp *shape = cnp.PyArray_DIMS(x.array)
-    cdef int n_dims = cnp.PyArray_NDIM(x.array), n_left = 0, dim, k
-    cdef Py_ssize_t size, item
+    cdef int n_dims = cnp.PyArray_NDIM(x.array), n_left = 0, n = 1, dim, k
+    cdef Py_ssize_t size
     cdef Py_ssize_t sizes[2]
     cdef strided arrays[3]
     cdef bint joins
-    if out is not None and not cnp.PyArray_ISALIGNED(out):
-        return False
     arrays[0] = _strided(x.array, NO_DIMENSION)
-    arrays[1] = _strided(None if probabilities is None else probabilities.array, NO_DIMENSION)
-    arrays[2] = _strided(
-        out, axis if out is not None and cnp.PyArray_NDIM(out) < n_dims else NO_DIMENSION)
+    if probabilities is not None:
+        arrays[n] = _strided(probabilities.array, NO_DIMENSION)
+        n += 1
+    if out is not None:
+        if not cnp.PyArray_ISALIGNED(out):
+            return False
+        arrays[n] = _strided(out, axis if cnp.PyArray_NDIM(out) < n_dims else NO_DIMENSION)
+        n += 1
     sizes[0] = sizes[1] = 1
     for dim in range(n_dims):
         size = shape[dim]
@@ -187,7 +198,7 @@ cdef bint _lay(Block block, Source x, Source probabilities, cnp.ndarray out, int
             continue
         joins = n_left > 0
         if joins:
-            for k in range(3):
+            for k in range(n):
                 joins &= arrays[k].step[n_left - 1] == size * _stride(&arrays[k], dim)
         if joins:
             sizes[n_left - 1] *= size
@@ -196,42 +207,41 @@ cdef bint _lay(Block block, Source x, Source probabilities, cnp.ndarray out, int
         else:
             sizes[n_left] = size
             n_left += 1
-        for k in range(3):
+        for k in range(n):
             arrays[k].step[n_left - 1] = _stride(&arrays[k], dim)
     block.n_rows = sizes[0] * sizes[1]
     block.inner = sizes[n_left - 1] if n_left else 1
     block.n_classes = shape[axis]
-    item = cnp.PyArray_ITEMSIZE(x.array)
-    for k in range(3):
+    for k in range(n):
         if n_left == 0:
-            arrays[k].step[0] = block.n_classes * item
+            arrays[k].step[0] = block.n_classes << arrays[k].item
         if n_left < 2:
             arrays[k].step[1] = arrays[k].step[0]
-    block.x = _input(x, &arrays[0], axis, block.n_classes)
+    _put_input(&block.x, x, &arrays[0], axis, block.n_classes)
     if probabilities is not None:
-        block.targets.probabilities = _input(probabilities, &arrays[1], axis, block.n_classes)
+        _put_input(&block.targets.probabilities, probabilities, &arrays[1], axis, block.n_classes)
     if out is not None:
-        item = cnp.PyArray_ITEMSIZE(out)
+        k = n - 1
         block.out.data = cnp.PyArray_DATA(out)
-        block.out.outer_stride = arrays[2].step[0] // item
-        block.out.row_stride = arrays[2].step[1] // item
-        block.out.class_stride = _stride(&arrays[2], axis) // item if block.n_classes > 1 else 1
+        block.out.outer_stride = arrays[k].step[0] >> arrays[k].item
+        block.out.row_stride = arrays[k].step[1] >> arrays[k].item
+        block.out.class_stride = 1
+        if block.n_classes > 1:
+            block.out.class_stride = _stride(&arrays[k], axis) >> arrays[k].item
     return True
 
 
-cdef inline sf_input _input(Source source, const strided *rows, int axis, Py_ssize_t n_classes) noexcept:
-    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(source.array)
-    cdef sf_input result
-    result.data = cnp.PyArray_DATA(source.array)
-    result.outer_stride = rows.step[0] // item
-    result.row_stride = rows.step[1] // item
-    result.class_stride = _stride(rows, axis) // item if n_classes > 1 else 1
-    result.kind = source.code
-    return result
+cdef inline void _put_input(sf_input *where, Source source, const strided *rows, int axis,
+                            Py_ssize_t n_classes) noexcept:
+    where.data = cnp.PyArray_DATA(source.array)
+    where.outer_stride = rows.step[0] >> rows.item
+    where.row_stride = rows.step[1] >> rows.item
+    where.class_stride = _stride(rows, axis) >> rows.item if n_classes > 1 else 1
+    where.kind = source.code
 
 
-cpdef object row_blocks(
-    Source x,
+def row_blocks(
+    Source x not None,
     int axis,
     Py_ssize_t cut=1,
     cnp.ndarray out=None,
@@ -239,16 +249,36 @@ cpdef object row_blocks(
     targets=None,
     cnp.ndarray sample_weight=None,
     cnp.ndarray row_results=None,
-    Py_ssize_t per_row=1,
 ):
-    """The rows of a non-empty ``x``, to be gone through once, as the `Block` or blocks that ``_core``
-    is called with.
+    """Yield the blocks of `first_block`, which keep their arrays alive."""
+    block = first_block(x, axis, cut, out, temperature, targets, sample_weight, row_results, 1)
+    while block is not None:
+        block.alive = (block.alive, x, out, temperature, targets, sample_weight, row_results)
+        yield block
+        block = next_block(block)
+
+
+cdef Block next_block(Block block):
+    """The block that follows, or None. What was written to ``block`` has reached the arrays then."""
+    return None if block.others is None else _next_of(block.others)
+
+
+cdef Block _next_of(blocks):
+    """The next block of a generator, which must not hold it, with the others."""
+    cdef Block block = next(blocks, None)
+    if block is not None:
+        block.others = blocks
+    return block
+
+
+cdef Block first_block(Source x, int axis, Py_ssize_t cut, cnp.ndarray out, temperature, targets,
+                       cnp.ndarray sample_weight, cnp.ndarray row_results, Py_ssize_t per_row):
+    """The rows of a non-empty ``x``, to be gone through once: all of them, or the first `Block`.
 
     Blocks begin at multiples of ``cut`` rows. ``out`` has the shape of ``x``, or that of the rows;
     ``targets`` are a `Source` of the shape of ``x``, or have an entry a row, int32 or int64. All else
     has an entry a row too, or is one for all; arrays of an entry a row are C-contiguous. Of
-    ``targets`` and ``row_results`` there may be several, ``per_row``. What was written to a block has
-    reached the arrays when the next is asked for.
+    ``targets`` and ``row_results`` there may be several, ``per_row``.
     """
     cdef Block block = Block.__new__(Block)
     cdef Source probabilities = targets if type(targets) is Source else None
@@ -264,10 +294,9 @@ cpdef object row_blocks(
         block.targets.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
     if row_results is not None:
         block.targets.row_losses = cnp.PyArray_DATA(row_results)
-    block.alive = (x, out, temperature, targets, sample_weight, row_results)
     if _lay(block, x, probabilities, out, axis):
-        return (block,)
-    return _row_parts(block, x, probabilities, out, axis, cut)
+        return block
+    return _next_of(_row_parts(block, x, probabilities, out, axis, cut))
 
 
 cdef inline int _give_temperature(Block block, temperature) except -1:
@@ -286,24 +315,28 @@ def _row_parts(Block block, Source x, Source probabilities, out, int axis, Py_ss
     if out is not None:
         writes.append(axis_last(out if out.ndim == x.array.ndim else np.expand_dims(out, axis), axis))
     for rows, views in cut_rows(reads, writes, cut):
-        part = block.rows_from(rows.start, rows.stop - rows.start)
-        _lay(
-            part,
-            source_of(views[0], x.code),
-            None if probabilities is None else source_of(views[1], probabilities.code),
-            views[-1] if writes else None,
-            2,
-        )
-        part.alive = (block, views)
-        yield part
+        yield _row_part(block, rows, x, probabilities, views, bool(writes))
+
+
+cdef Block _row_part(Block block, rows, Source x, Source probabilities, list views, bint has_out):
+    cdef Block part = block.rows_from(rows.start, rows.stop - rows.start)
+    _lay(
+        part,
+        source_of(views[0], x.code),
+        None if probabilities is None else source_of(views[1], probabilities.code),
+        views[-1] if has_out else None,
+        2,
+    )
+    part.alive = views
+    return part
 
 
 # ---- blocks of entries ----------------------------------------------------------------------------
 
 
-cdef object entry_blocks(Source x, Source targets, Py_ssize_t cut, temperature,
+cdef Block first_entries(Source x, Source targets, Py_ssize_t cut, temperature,
                          cnp.ndarray sample_weight, pos_weight, cnp.ndarray losses):
-    """The entries of a non-empty ``x`` as rows of one class, as `row_blocks`.
+    """The entries of a non-empty ``x`` as rows of one class, as `first_block`.
 
     ``targets`` and, where they are arrays, the others have its shape; temperature and pos_weight may
     be numbers.
@@ -315,8 +348,9 @@ cdef object entry_blocks(Source x, Source targets, Py_ssize_t cut, temperature,
     if targets.code == code and _is_flat(x.array) and _is_flat(targets.array) and (
             _is_flat(temperature) and _is_flat(sample_weight) and _is_flat(pos_weight)
             and _is_flat(losses)):
-        return (_entries(0, x, targets, temperature, sample_weight, pos_weight, losses),)
-    return _entry_parts(x, targets, cut, temperature, sample_weight, pos_weight, losses, code)
+        return _entries(0, x, targets, temperature, sample_weight, pos_weight, losses)
+    return _next_of(
+        _entry_parts(x, targets, cut, temperature, sample_weight, pos_weight, losses, code))
 
 
 cdef inline bint _is_flat(value) noexcept:
@@ -350,7 +384,7 @@ cdef Block _entries(Py_ssize_t first, Source x, Source targets, temperature,
     if losses is not None:
         block.out.data = cnp.PyArray_DATA(losses)
         block.out.outer_stride = block.out.row_stride = block.out.class_stride = 1
-    block.alive = (x, targets, temperature, sample_weight, pos_weight, losses)
+    block.alive = targets
     return block
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 import tracemalloc
 
 import numpy as np
@@ -91,6 +92,27 @@ def test_blocks_split_into_blocks_of_their_rows(shape, most):
             assert (maximum == maxima[rows]).all() and (rest == rests[rows]).all()
             seen = rows.stop
     assert seen == n_rows
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_an_error_in_any_block_leaves_no_array_alive(place):
+    """Neither the blocks nor who yields them may hold what the other holds."""
+    shape = (9, 5, 70, 100)
+    x = strided(shape)[0]
+    y, t = np.zeros(shape[:-1], np.int64), np.full(shape, 0.5)
+    bad = (0,) * 3 if place == "first" else (-1,) * 3
+    y[bad], t[bad] = 100, 2
+    calls = [
+        lambda: sf.softmax_loss(x, y),
+        lambda: sf.selected_log_probs(x, y),
+        lambda: sf.cross_entropy(t, y * 0),
+        lambda: sf.binary_cross_entropy_with_logits(x, t),
+    ]
+    for call in calls:
+        before = [sys.getrefcount(a) for a in (x, y, t)]
+        with pytest.raises((IndexError, ValueError)):
+            call()
+        assert [sys.getrefcount(a) for a in (x, y, t)] == before
 
 
 def test_the_cut_depends_on_the_classes_alone():
