@@ -17,6 +17,7 @@ import growth
 import harness
 import report
 import short_rows
+import small_calls
 import targets
 from harness import (
     AXIS_PAIRS,
@@ -159,6 +160,8 @@ def measure(options: argparse.Namespace, say) -> Results:
     if options.targets:
         say("short rows …")
         results.short_rows = short_rows.measure(options.threads)
+        say("calls on ten numbers …")
+        results.small_calls = small_calls.measure()
     return results
 
 

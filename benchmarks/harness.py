@@ -332,6 +332,7 @@ class Results:
     table: dict[Case, dict[str, Measurement]] = field(default_factory=dict)
     growth: list[dict] = field(default_factory=list)
     short_rows: list[dict] = field(default_factory=list)
+    small_calls: list[dict] = field(default_factory=list)
 
     def names(self, kind: str) -> list[str]:
         return [name for name, about in self.contestants.items() if about["kind"] == kind]
@@ -360,14 +361,20 @@ class Results:
             for key in ("best", "median"):  # JSON has no NaN
                 row[key] = None if isnan(row[key]) else row[key]
         head = {name: getattr(self, name) for name in ("machine", "settings", "contestants")}
-        more = {"growth": self.growth, "short_rows": self.short_rows}
-        return json.dumps({**head, **more, "results": rows}, indent=1) + "\n"
+        lists = {name: getattr(self, name) for name in ("growth", "short_rows", "small_calls")}
+        return json.dumps({**head, **lists, "results": rows}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Results":
         raw = json.loads(text)
-        results = cls(raw["machine"], raw["settings"], raw["contestants"], {}, raw["growth"])
-        results.short_rows = raw.get("short_rows", [])
+        results = cls(
+            raw["machine"],
+            raw["settings"],
+            raw["contestants"],
+            growth=raw["growth"],
+            short_rows=raw.get("short_rows", []),
+            small_calls=raw.get("small_calls", []),
+        )
         for row in raw["results"]:
             case = Case(row["operation"], tuple(row["shape"]), row["axis"], row["dtype"])
             nan = float("nan")

@@ -2,18 +2,21 @@
 
     python benchmarks/small_calls.py
     python benchmarks/small_calls.py --functions softmax_loss --dtype float64
+    python benchmarks/small_calls.py --update-results
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 import harness
 import numpy as np
-from harness import text_table
+from harness import markdown_table, text_table
 
 SHAPES = ((1, 10), (10,))
 DTYPES = ("float32", "float64")
 GOAL = 3e-6  # seconds
+RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 
 
 def _options(shape, dtype, axis):
@@ -234,13 +237,46 @@ def text(found: list[dict]) -> str:
     )
 
 
+def markdown(found: list[dict]) -> str:
+    """Of each function the plain call, and the slowest."""
+    rows = []
+    for function in dict.fromkeys(f["function"] for f in found):
+        calls = [f for f in found if f["function"] == function]
+        plain = [f["seconds"] for f in calls if not f["given"]]
+        slow = max(calls, key=lambda f: f["seconds"])
+        shape = "×".join(map(str, slow["shape"]))
+        rows.append(
+            [
+                function,
+                str(len(calls)),
+                f"{min(plain) * 1e6:.2f} to {max(plain) * 1e6:.2f}",
+                f"{slow['seconds'] * 1e6:.2f}",
+                f"{slow['given'] or 'nothing else'}, {slow['dtype']} {shape}",
+            ]
+        )
+    machine = harness.machine()
+    over = sum(f["seconds"] > GOAL for f in found)
+    return (
+        f"Best times of calls on ten numbers, µs, one thread: shapes 1×10 and 10, float32 and float64. "
+        f"{over} of {len(found)} take more than {GOAL * 1e6:g} µs. {machine['cpu']}; "
+        f"Python {machine['python']}.\n\n"
+        + markdown_table(["function", "calls", "plain call", "slowest", "given there"], rows)
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--functions", nargs="+", choices=FUNCTIONS, metavar="NAME")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--update-results", action="store_true", help="put a table into RESULTS.md"
+    )
     options = parser.parse_args(argv)
-    print(text(measure(options.functions, options.dtype, options.rounds)))
+    found = measure(options.functions, options.dtype, options.rounds)
+    print(text(found))
+    if options.update_results:
+        harness.replace_between(RESULTS, "small calls", markdown(found))
     return 0
 
 

@@ -6,6 +6,7 @@ from math import isnan
 
 import growth
 import short_rows
+import small_calls
 from harness import (
     AXIS_PAIRS,
     BINARY_SHAPES,
@@ -214,6 +215,10 @@ def text(results: Results) -> str:
     add("all threads over one, at any size: least gain", "any", 1, False, value, value >= 0.95)
     for what, where, aim, value in short_rows.worst(results.short_rows):
         add(what, where, aim, True, value, value <= aim)
+    for function in small_calls.FUNCTIONS:
+        value = small_calls.slowest(results.small_calls, function) * 1e6
+        what = "ten numbers, whatever is given: slowest call in µs"
+        add(what, function, small_calls.GOAL * 1e6, True, value, value <= small_calls.GOAL * 1e6)
     counts = {verdict: sum(row[-1] == verdict for row in rows) for verdict in ("pass", "MISS", "–")}
     return (
         text_table(["target", "case", "aim", "measured", ""], rows)
