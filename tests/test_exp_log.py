@@ -150,3 +150,10 @@ def test_log1p_at_its_ends(isa, dtype):
     tiny = np.finfo(dtype).smallest_subnormal
     got = vector_log1p(np.array([0.0, tiny, np.inf], dtype))
     np.testing.assert_array_equal(got, [0.0, tiny, np.inf])
+
+
+def test_masked_entries_give_exactly_0(isa, dtype):
+    x = np.array([-np.inf, -np.finfo(dtype).max, -1e30, -2000.0] * 9, dtype)
+    out = np.ones_like(x)
+    _core._exp(x, out)
+    assert (out == 0).all() and not np.signbit(out).any()

@@ -58,16 +58,16 @@
 
 #if defined(__clang__)
 #define SF_TARGET_BEGIN_AVX2 \
-    _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c\"))), apply_to = function)")
+    _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,prfchw\"))), apply_to = function)")
 #define SF_TARGET_BEGIN_AVX512 \
-    _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c\"))), apply_to = function)")
+    _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw\"))), apply_to = function)")
 #define SF_TARGET_END _Pragma("clang attribute pop")
 #elif defined(__GNUC__)
 #define SF_TARGET_BEGIN_AVX2 \
-    _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c\")")
+    _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,prfchw\")")
 #define SF_TARGET_BEGIN_AVX512 \
     _Pragma("GCC push_options") \
-    _Pragma("GCC target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512\")")
+    _Pragma("GCC target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw,prefer-vector-width=512\")")
 #define SF_TARGET_END _Pragma("GCC pop_options")
 #else
 #define SF_TARGET_BEGIN_AVX2

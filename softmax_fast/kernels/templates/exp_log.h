@@ -7,7 +7,8 @@
  * (relative error up to 2.5e-8 for float, 1.8e-17 for double).
  * The result carries a factor 2**EXP_BIAS, which the caller's last multiplication takes out:
  * so every result down to 0 is rounded once, and subnormals cost nothing extra.
- *   range     d in [-inf, 0]; -inf gives at most 2**(EXP_FLOOR + EXP_BIAS + 1), which the bias turns to 0
+ *   range     d in [-inf, 0]; at EXP_FLOOR and below the exponent's bits are 0, and so is the result
+ *             (a subnormal one would cost some processors a hundred cycles)
  *   NaN       NaN, whatever its sign and payload
  *   error     below 1.5 ULP, which tests/test_exp_log.py asserts; benchmarks/accuracy.py measures it
  * The bias also goes for d > 0 up to 2**EXP_BIAS, beyond which results mean nothing.
@@ -18,14 +19,14 @@ typedef struct { vec hi, lo, floor; } vrate;
 #if SF_DOUBLE
 #define EXP_BIAS 128
 #define EXP_UNBIAS 0x1p-128
-#define EXP_FLOOR (-1148.0)
+#define EXP_FLOOR (-1151.0)
 #define EXP_ROUNDER (0x1.8p52 / (1 << POW2_BITS))
 #define EXP_MAGIC (EXP_ROUNDER + 1023 + EXP_BIAS)
 #define EXP_VANISHES 0.0
 #else
 #define EXP_BIAS 64
 #define EXP_UNBIAS 0x1p-64
-#define EXP_FLOOR (-188.0)
+#define EXP_FLOOR (-191.0)
 #define EXP_ROUNDER (0x1.8p23 / (1 << POW2_BITS))
 #define EXP_MAGIC (EXP_ROUNDER + 127 + EXP_BIAS)
 #define EXP_VANISHES 0x1p-86 /* 2**(EXP_BIAS - 150): sums below it are 0 in float */

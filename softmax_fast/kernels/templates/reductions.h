@@ -52,16 +52,27 @@ SF_INLINE next_lines next_of(const sf_call *call, const real *x, ptrdiff_t x_ste
     return next;
 }
 
-/* Adds exp((x - m)/T) to w, groups of four vectors at a time, and leaves it in e unless that is NULL.
- * Meanwhile what will be read and written next is fetched. */
+/* 0 in one lane; none where there is no such lane. */
+SF_INLINE vec without_lane(vec a, ptrdiff_t lane)
+{
+    SF_ALIGNED(64) real lanes[LANES];
+    if (lane < 0 || lane >= LANES)
+        return a;
+    vstore(lanes, a);
+    lanes[lane] = 0;
+    return vload(lanes);
+}
+
+/* Adds exp((x - m)/T) to w, groups of four vectors at a time, and leaves it in e unless that is NULL;
+ * entry apart (-1: none) adds 0.  Meanwhile what will be read and written next is fetched. */
 SF_INLINE wide add_exponentials(wide w, const real *x, ptrdiff_t n, vec m, vrate c, real *e,
-                                next_lines next)
+                                ptrdiff_t apart, next_lines next)
 {
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
         for (int b = 0; next.in && b < 4 * LANES * (int)REAL_BYTES; b += 64) {
             SF_PREFETCH(next.in + i * REAL_BYTES + b);
-            if (e)
+            if (next.out)
                 SF_PREFETCH_WRITE(next.out + i * REAL_BYTES + b);
         }
         vec group[4];
@@ -72,20 +83,21 @@ SF_INLINE wide add_exponentials(wide w, const real *x, ptrdiff_t n, vec m, vrate
             for (int k = first; e && k < first + EXP_INTERLEAVE; k++)
                 vstore(e + i + k * LANES, group[k]);
         }
+        if (apart >= i && apart < i + 4 * LANES)
+            for (int k = 0; k < 4; k++)
+                group[k] = without_lane(group[k], apart - i - k * LANES);
         w = wide_add(w, vadd(vadd(group[0], group[1]), vadd(group[2], group[3])));
     }
     vec rest = vset1(0);
-    for (; i + LANES <= n; i += LANES) {
-        vec e0 = vexp(vsub(vload(x + i), m), c);
-        if (e)
+    for (; i < n; i += LANES) {
+        const int whole = i + LANES <= n;
+        vec x0 = whole ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY);
+        vec e0 = vexp(vsub(x0, m), c);
+        if (e && whole)
             vstore(e + i, e0);
-        rest = vadd(rest, e0);
-    }
-    if (i < n) {
-        vec e0 = vexp(vsub(vload_first(x + i, n - i, (real)-INFINITY), m), c);
-        if (e)
+        else if (e)
             vstore_first(e + i, e0, n - i);
-        rest = vadd(rest, e0);
+        rest = vadd(rest, without_lane(e0, apart - i));
     }
     return wide_add(w, rest);
 }
@@ -103,18 +115,52 @@ SF_INLINE double total(wide w)
     return unbiased(sf_lanes_total(lanes, LANES));
 }
 
-static SF_NOINLINE ptrdiff_t find(const real *x, ptrdiff_t n, real value)
+/* The first entry of that value, or n. */
+SF_INLINE ptrdiff_t find(const real *x, ptrdiff_t n, real value)
 {
     vec v = vset1(value);
     ptrdiff_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
-        if (vequal_mask(vload(x + i), v) | vequal_mask(vload(x + i + LANES), v)
-            | vequal_mask(vload(x + i + 2 * LANES), v)
-            | vequal_mask(vload(x + i + 3 * LANES), v))
-            break;
+    for (; i + LANES <= n; i += LANES) {
+        unsigned equal = vequal_mask(vload(x + i), v);
+        if (equal)
+            return i + sf_count_bits((equal & (0u - equal)) - 1);
+    }
     while (i < n && x[i] != value)
         i++;
     return i;
+}
+
+/* The maximum of a block and, where that is finite, its first place: what the maximum was after every
+ * sixteen vectors tells where to look. */
+static SF_NOINLINE real maximum_and_place(const real *x, ptrdiff_t n, ptrdiff_t *place)
+{
+    enum { STEP = 16 * LANES };
+    vec until[BLOCK / STEP + 1];
+    vec m0 = vset1((real)-INFINITY), m1 = m0, m2 = m0, m3 = m0;
+    ptrdiff_t i = 0, step = 0;
+    for (; i + STEP <= n; i += STEP) {
+        for (int k = 0; k < 16; k += 4) {
+            m0 = vmax(vload(x + i + k * LANES), m0);
+            m1 = vmax(vload(x + i + (k + 1) * LANES), m1);
+            m2 = vmax(vload(x + i + (k + 2) * LANES), m2);
+            m3 = vmax(vload(x + i + (k + 3) * LANES), m3);
+        }
+        until[i / STEP] = vmax(vmax(m0, m1), vmax(m2, m3));
+    }
+    const ptrdiff_t steps = i / STEP;
+    real m = maximum_of(x + i, n - i);
+    if (steps) {
+        real before = vhmax(until[steps - 1]);
+        if (before >= m)
+            m = before;
+        else
+            step = steps;
+    }
+    for (vec v = vset1(m); step < steps && !vequal_mask(until[step], v); step++)
+        ;
+    i = step * STEP;
+    *place = i + find(x + i, n - i, m);
+    return m;
 }
 
 static SF_NOINLINE int has_nan(const real *x, ptrdiff_t n)
@@ -131,29 +177,18 @@ static SF_NOINLINE int has_nan(const real *x, ptrdiff_t n)
 SF_INLINE void reduce_block(const real *x, ptrdiff_t n, const sf_temperature *t, real *e,
                             int apart, next_lines next, double *max, double *rest)
 {
-    real m = maximum(x, n);
-    vrate c = vector_rate(t);
-    wide w = wide_zero();
+    ptrdiff_t place = -1;
+    real m = apart ? maximum_and_place(x, n, &place) : maximum(x, n);
     *max = m;
     if (!isfinite(m)) {
         *rest = has_nan(x, n) ? NAN : m > 0 ? 0.0 : -1.0;
         if (e)
             memset(e, 0, (size_t)(n * REAL_BYTES));
-    } else if (apart) {
-        vec vm = vset1(m);
-        ptrdiff_t k = find(x, n, m);
-        w = add_exponentials(w, x, k, vm, c, e, next);
-        if (next.in) {
-            next.in += k * REAL_BYTES;
-            next.out += k * REAL_BYTES;
-        }
-        w = add_exponentials(w, x + k + 1, n - k - 1, vm, c, e ? e + k + 1 : NULL, next);
-        if (e)
-            e[k] = (real)(1 / EXP_UNBIAS);
-        *rest = total(w);
-    } else {
-        *rest = total(add_exponentials(w, x, n, vset1(m), c, e, next)) - 1.0;
+        return;
     }
+    *rest = total(add_exponentials(wide_zero(), x, n, vset1(m), vector_rate(t), e, place, next));
+    if (!apart)
+        *rest -= 1.0;
 }
 
 static SF_NOINLINE void exponentiate_block(const real *x, ptrdiff_t n, const sf_temperature *t,
@@ -238,8 +273,10 @@ SF_INLINE const real *block_at(const sf_call *call, ptrdiff_t row, ptrdiff_t b, 
     return fetch(in, offset, block_length(call, b), buffer);
 }
 
-/* As reduce_block, of blocks [first, first + count): the exponentials go where they wait. */
-SF_INLINE void reduce_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count, const int keep)
+/* As reduce_block, of blocks [first, first + count): with keep, the exponentials go where they wait;
+ * with writes, the row is written soon. */
+SF_INLINE void reduce_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count, const int keep,
+                             const int writes)
 {
     SF_ALIGNED(64) real x_buffer[BLOCK], e_buffer[BLOCK];
     const sf_call *call = r->call;
@@ -253,6 +290,9 @@ SF_INLINE void reduce_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t co
         const real *x = block_at(call, r->row, b, x_buffer);
         if (!keep) {
             next_lines next = next_of(call, x, x == x_buffer ? 0 : x_step, NULL, 0);
+            if (writes && next.in && !call->stream && stride == 1
+                && call->n_classes <= 32 * BLOCK) /* what a level-2 cache holds until then */
+                next.out = (char *)(out_at(call, r->row) + begin);
             summarize_block(x, n, r->temperature, next, &r->blocks.max[b], &r->blocks.rest[b]);
             continue;
         }
@@ -267,7 +307,7 @@ SF_INLINE void reduce_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t co
 
 static void summarize_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
 {
-    reduce_blocks(r, first, count, 0);
+    reduce_blocks(r, first, count, 0, 0);
 }
 
 /* The row's statistics from those of its blocks, whose rests become the factors

@@ -49,7 +49,7 @@ static void softmax_row_out(sf_tile *room, const sf_call *call, ptrdiff_t row, s
 
 static void softmax_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
 {
-    reduce_blocks(r, first, count, 1);
+    reduce_blocks(r, first, count, 1, 0);
 }
 
 static void softmax_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
@@ -132,6 +132,11 @@ static void log_softmax_row_out(sf_tile *room, const sf_call *call, ptrdiff_t ro
     sf_temperature t = row_temperature(call, row);
     log_softmax_entries(fetch(&call->x, offset, n, room->x), call, row, out_at(call, row), n, t.inverse,
                         batch->max[at], batch->log_sum[at]);
+}
+
+static void log_softmax_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
+{
+    reduce_blocks(r, first, count, 0, 1);
 }
 
 static void log_softmax_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
@@ -236,7 +241,8 @@ SF_INLINE void exponentials_of(const real *x, const sf_call *call, ptrdiff_t row
 {
     ptrdiff_t stride = call->out.class_stride;
     next_lines none = {NULL, NULL};
-    add_exponentials(wide_zero(), x, n, vset1((real)call->row_max[row]), vector_rate(t), buffer, none);
+    add_exponentials(wide_zero(), x, n, vset1((real)call->row_max[row]), vector_rate(t), buffer, -1,
+                     none);
     multiply_contiguous(buffer, stride == 1 ? out : buffer, n, (real)EXP_UNBIAS, (real)call->row_rest[row],
                      0);
     if (stride != 1)

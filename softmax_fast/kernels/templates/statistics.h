@@ -39,10 +39,11 @@ SF_INLINE void add_moments(moments *total, const vec *s, const vec *e, const int
         flush_moments(total);
 }
 
-/* The sum of add_exponentials, in its order, and the moments.  d is not below the floor of exp, so
- * that s is finite. */
+/* The sum of add_exponentials, in its order, and the moments; entry apart adds nothing to either.  d is
+ * not below the floor of exp, so that s is finite. */
 static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m,
-                                       const sf_temperature *t, next_lines next, moments *total)
+                                       const sf_temperature *t, ptrdiff_t apart, next_lines next,
+                                       moments *total)
 {
     const vec vm = vset1(m), inverse = vset1(t->inverse);
     const vrate c = vector_rate(t);
@@ -59,6 +60,9 @@ static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real 
             }
             exp_steps(e + first, EXP_INTERLEAVE, c);
         }
+        if (apart >= i && apart < i + 4 * LANES)
+            for (int k = 0; k < 4; k++)
+                e[k] = without_lane(e[k], apart - i - k * LANES);
         w = wide_add(w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
         add_moments(&sums, s, e, 4);
     }
@@ -67,7 +71,7 @@ static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real 
         e[0] = i + LANES <= n ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY);
         e[0] = vmax(c.floor, vsub(e[0], vm));
         s[0] = vmul(e[0], inverse);
-        e[0] = vexp(e[0], c);
+        e[0] = without_lane(vexp(e[0], c), apart - i);
         rest = vadd(rest, e[0]);
         add_moments(&sums, s, e, 1);
     }
@@ -236,18 +240,15 @@ static void statistics_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
         const ptrdiff_t n = block_length(call, b), begin = b * BLOCK;
         const real *x = block_at(call, r->row, b, x_buffer);
         next_lines next = next_of(call, x, x == x_buffer ? 0 : BLOCK, NULL, 0);
-        const real m = maximum(x, n);
-        ptrdiff_t k = 0;
+        ptrdiff_t k;
+        const real m = maximum_and_place(x, n, &k);
         moments sums = no_moments();
         r->blocks.max[b] = m;
         if (!isfinite(m)) {
             r->blocks.rest[b] = has_nan(x, n) ? NAN : m > 0 ? 0.0 : -1.0;
+            k = 0;
         } else {
-            k = find(x, n, m);
-            wide w = add_statistics(wide_zero(), x, k, m, r->temperature, next, &sums);
-            if (next.in)
-                next.in += k * REAL_BYTES;
-            w = add_statistics(w, x + k + 1, n - k - 1, m, r->temperature, next, &sums);
+            wide w = add_statistics(wide_zero(), x, n, m, r->temperature, k, next, &sums);
             r->blocks.rest[b] = total(w);
         }
         flush_moments(&sums);

@@ -25,7 +25,7 @@ const sf_kernels SF_KERNELS = {
         [SF_LOG_SOFTMAX] = {
             .tile = summarize_tile, .tile_out = log_softmax_tile_out,
             .row = summarize_row, .row_out = log_softmax_row_out,
-            .block = summarize_blocks, .merge = merge_statistics, .block_out = log_softmax_blocks_out,
+            .block = log_softmax_blocks, .merge = merge_statistics, .block_out = log_softmax_blocks_out,
             .flags = SF_TAKES_LOGS | SF_STREAMS,
         },
         [SF_LOGSUMEXP] = {
