@@ -26,6 +26,8 @@ AVX2, GENERIC = "softmax_fast, avx2", "softmax_fast, generic"
 LARGE = tuple(shape for shape in SHAPES if shape[0] * shape[1] >= 64000)
 SHORT_ROWS = ((65536, 10), (65536, 3), (32768, 32), (16384, 64))
 OUT_OF_CACHE = ((16384, 1000), (1024, 32000), (256, 128256))
+STORES = ((16384, 1000), (65536, 1000), (4096, 4000), (1024, 32000), (256, 128256))
+LOSSES_OUT_OF_CACHE = ((16384, 1000), (50000, 1000), (1024, 128256))
 DENSE = ("softmax", "log_softmax")
 REDUCED = ("logsumexp", "softmax_loss")
 
@@ -107,6 +109,26 @@ TARGETS = (
     Target(_fastest("one long row"), _cases(DENSE, ((1, 128256),)), _over_fastest, 2.5),
     Target(_fastest("loss, from 64×1000"), _cases(REDUCED, LARGE), _over_fastest, 3),
     Target("loss, from 64×1000: over PyTorch", _cases(REDUCED, LARGE), _over("PyTorch"), 10),
+    *(
+        Target(
+            f"{operation}: of the copy limit",
+            _cases((operation,), STORES, dtype),
+            _of_memory_limit,
+            bound,
+        )
+        for operation, bound in (("softmax", 0.85), ("log_softmax", 0.75))
+        for dtype in ("float32", "float64")
+    ),
+    *(
+        Target(
+            f"loss: of the read limit{', AVX2 forced' if ours == AVX2 else ''}",
+            _cases(("softmax_loss",), LOSSES_OUT_OF_CACHE, dtype),
+            _over("memory limit", ours),
+            0.5,
+        )
+        for ours in (OURS, AVX2)
+        for dtype in ("float32", "float64")
+    ),
     Target("loss, out of cache: of the limit", _cases(REDUCED, OUT_OF_CACHE), _of_limit, 0.75),
     Target(
         "in cache, one thread: of the bare exp loop",

@@ -23,8 +23,9 @@ def show_config(mode="stdout"):
         For ``mode="dicts"``, nested dicts of the version, the instruction sets (built into the
         module, supported by this CPU, in use), the OpenMP runtime or None, the number of threads,
         whether calls choose theirs by what they find (and for how many seconds of work one thread
-        works alone at present), the compiler, the Python and NumPy versions, and the cache sizes in
-        bytes.
+        works alone at present), the compiler, the Python and NumPy versions, the cache sizes in
+        bytes, and how large results of softmax and log_softmax are written: "plain", "streaming",
+        or what was measured so far for calls of each kind.
 
     Raises
     ------
@@ -34,7 +35,9 @@ def show_config(mode="stdout"):
     Notes
     -----
     The environment variable ``SOFTMAX_FAST_ISA``, read at import, selects a lower instruction set;
-    ``SOFTMAX_FAST_ADAPTIVE=0`` makes every call use all the threads it may.
+    ``SOFTMAX_FAST_ADAPTIVE=0`` makes every call use all the threads it may. Results of at least
+    4 MiB are written through the caches or past them, whichever the first such calls of a process
+    find to be faster; ``SOFTMAX_FAST_STREAM=0`` or ``1``, read at import, forces one.
 
     Examples
     --------
@@ -92,6 +95,7 @@ def _config():
         "NumPy": np.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
         "cache sizes": dict(_core.cache_sizes()),
+        "stores of large results": _core.stores(),
     }
 
 

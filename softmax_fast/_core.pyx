@@ -803,6 +803,28 @@ def cache_sizes():
     return {"L1d": sf_cache_size(1), "L2": sf_cache_size(2), "L3": sf_cache_size(3)}
 
 
+def choose_stores(stores):
+    """"plain" or "streaming" for all large results from now on, or "measured": then afresh."""
+    sf_choose_stores({"measured": SF_STORES_MEASURED, "plain": SF_STORES_PLAIN,
+                      "streaming": SF_STORES_STREAMING}[stores])
+
+
+def stores():
+    """How large results are written: what is chosen, and what was measured so far."""
+    cdef sf_measured_stores found
+    cdef int i = 0, chosen = sf_stores_chosen()
+    if chosen != SF_STORES_MEASURED:
+        return "streaming" if chosen == SF_STORES_STREAMING else "plain"
+    measured = {}
+    while sf_stores_measured(i, &found):
+        kind = ("in one block", "near", "long")[found.rows]
+        call = (f"{'softmax' if found.operation == SF_SOFTMAX else 'log_softmax'} "
+                f"float{8 * found.item_size}, rows {kind}, from {(SF_STREAM_BYTES << found.size) >> 20} MiB")
+        measured[call] = "streaming" if found.stores else "plain"
+        i += 1
+    return measured or "not measured yet"
+
+
 def _exp(real[::1] x, real[::1] out):
     """exp(x) for x <= 0 by the vector function of the instruction set in use."""
     cdef const sf_tables *tables = sf_tables_in_use()
@@ -827,3 +849,7 @@ def _choose_isa(wanted):
 
 
 _choose_isa(os.environ.get("SOFTMAX_FAST_ISA"))
+
+
+if os.environ.get("SOFTMAX_FAST_STREAM", "") not in ("", "0", "1"):
+    warnings.warn("SOFTMAX_FAST_STREAM is ignored: it is neither 0 nor 1", RuntimeWarning, stacklevel=2)

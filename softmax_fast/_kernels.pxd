@@ -110,6 +110,16 @@ cdef extern from "drive.h" nogil:
     const char *sf_isa_built(int i) noexcept
     Py_ssize_t sf_cache_size(int level) noexcept
 
+    enum: SF_STORES_MEASURED, SF_STORES_PLAIN, SF_STORES_STREAMING, SF_STREAM_BYTES
+
+    ctypedef struct sf_measured_stores:
+        int operation, item_size, rows, size, stores
+        double seconds[2]
+
+    void sf_choose_stores(int stores) noexcept
+    int sf_stores_chosen() noexcept
+    int sf_stores_measured(int i, sf_measured_stores *measured) noexcept
+
 cdef extern from "adapt.h" nogil:
     ctypedef struct sf_adapt:
         int is_on

@@ -118,7 +118,7 @@ static void fold_rows(sf_result *total, const sf_result *rows, ptrdiff_t n_rows,
 typedef struct {
     const sf_call *call;
     int operation, reach;
-    ptrdiff_t block_rows;
+    ptrdiff_t block_rows, first_block;
     int each_row;         /* has a result of its own, else each block */
     sf_result *results;   /* or NULL */
     char *scratch;
@@ -155,6 +155,7 @@ static void run_rows(const work *w, ptrdiff_t first, ptrdiff_t count, sf_sink si
 static void run_block(void *context, ptrdiff_t block, int worker)
 {
     const work *w = (const work *)context;
+    block += w->first_block;
     ptrdiff_t inner = w->call->inner, first = block * w->block_rows;
     ptrdiff_t end = SF_MIN(first + w->block_rows, w->call->n_rows), count;
     sf_row_sums sums = {{{0.0}, {0.0}}, {{0.0}, {0.0}}};
@@ -169,6 +170,33 @@ static void run_block(void *context, ptrdiff_t block, int worker)
     if (w->results && !w->each_row)
         sf_fold_row_sums(&w->results[block], &sums, SF_SUM_LANES);
     sf_leave(found);
+}
+
+/* All blocks, on n threads; while the stores are on trial, some of them at a time. */
+static void run_blocks(work *w, ptrdiff_t n_blocks, int n)
+{
+    sf_parallel_for *loop = n == 1 ? serial_for : parallel_for;
+    const sf_call *call = w->call;
+    sf_store_class *on_trial = call->stream ? sf_store_class_of(call, w->operation) : NULL;
+    if (!on_trial) {
+        loop(run_block, w, n_blocks, n);
+        return;
+    }
+    const ptrdiff_t row_bytes = call->n_classes * call->kernels->item_size;
+    const ptrdiff_t some = SF_MAX(n, SF_TRIAL_BYTES / (w->block_rows * row_bytes));
+    sf_call either = *call;
+    for (ptrdiff_t count; w->first_block < n_blocks; w->first_block += count) {
+        int trial = sf_next_trial(on_trial, &either.stream);
+        ptrdiff_t left = n_blocks - w->first_block;
+        count = trial >= 0 && left >= 2 * some ? some : left;
+        ptrdiff_t rows = SF_MIN(count * w->block_rows, call->n_rows - w->first_block * w->block_rows);
+        w->call = &either;
+        sf_moment begun = trial >= 0 ? sf_now() : (sf_moment){0, 0};
+        loop(run_block, w, count, n);
+        if (trial >= 0)
+            sf_note_trial(on_trial, either.stream, rows * row_bytes, begun);
+    }
+    w->call = call;
 }
 
 /* How many threads should share each row; 1: rows are shared out instead. */
@@ -217,7 +245,7 @@ static int run(work *w, sf_result *total)
             }
             sf_leave(found);
         } else {
-            (n == 1 ? serial_for : parallel_for)(run_block, w, n_blocks, n);
+            run_blocks(w, n_blocks, n);
         }
         if (total && w->each_row)
             fold_rows(total, w->results, n_rows, call->n_classes);
@@ -242,12 +270,17 @@ static int is_one_block(const sf_call *call)
         && !call->stream;
 }
 
-/* Exponentials that do not wait in a level-2 cache are better left where they will be scaled. */
+/* Exponentials that do not wait in a level-2 cache are better left where they will be scaled, and tiles
+ * of short rows are written plain. */
 static int may_stream(const sf_call *call, const sf_operation *operation)
 {
-    return (operation->flags & SF_STREAMS)
+    const ptrdiff_t row_bytes = call->n_classes * call->kernels->item_size;
+    return sf_stores_chosen() != SF_STORES_PLAIN && (operation->flags & SF_STREAMS)
+        && call->n_classes > SF_SHORT_ROW
         && (!(operation->flags & SF_WAITS_IN_OUT)
-            || call->n_classes * call->kernels->item_size <= sf_cached(2) / 4 * 3);
+            || row_bytes <= SF_MIN(SF_STREAM_ROW_BYTES, sf_cached(2) / 4 * 3))
+        && (threads_within_rows(call, operation) == 1
+            || call->n_rows * row_bytes > sf_cached(3) / 2 || sf_stores_chosen() == SF_STORES_STREAMING);
 }
 
 int sf_run(const sf_call *call, int operation, sf_result *result)

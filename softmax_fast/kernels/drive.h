@@ -8,6 +8,7 @@
 #include "cpu.h"
 #include "dispatch.h"
 #include "kernels.h"
+#include "stores.h"
 
 /* The loop for all calls from now on.  The first is serial. */
 void sf_set_parallel_for(sf_parallel_for *loop);
@@ -33,10 +34,9 @@ static inline void sf_begin(sf_call *call, sf_input x, ptrdiff_t n_rows, ptrdiff
 static inline void sf_write_to(sf_call *call, sf_output out)
 {
     call->out = out;
-    /* Streaming stores pay when in and out together exceed the last cache; in place, the lines are
-     * there anyway. */
-    call->stream = call->prefetch && call->x.data != out.data
-        && call->n_rows * call->n_classes * call->kernels->item_size > sf_cached(3) / 2;
+    /* Where they may be streamed; in place, the lines are there anyway. */
+    call->stream = call->prefetch && call->x.data != out.data && out.class_stride == 1
+        && call->n_rows * call->n_classes * call->kernels->item_size >= SF_STREAM_BYTES;
 }
 
 /* Returns SF_OK or SF_NO_MEMORY.  For operations that sum up, result begins as sf_no_result or as an

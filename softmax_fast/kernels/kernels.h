@@ -95,7 +95,7 @@ typedef struct {
     ptrdiff_t first_row;        /* of the call, in the columns */
     int n_threads;              /* at most; the loop is not entered for one */
     int prefetch;               /* the rows do not lie in a cache next to the core */
-    int stream;                 /* write out past the caches, which it would not fit */
+    int stream;                 /* write out past the caches */
 } sf_call;
 
 /* ---- how it is computed ---------------------------------------------------------------------------- */
