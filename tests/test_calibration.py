@@ -76,8 +76,9 @@ def check_optimum(fit, x, y, v=None, rtol=1e-6):
     assert fit.loss_before == pytest.approx(sf.softmax_loss(x, y, sample_weight=v), rel=1e-12)
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("temperature", "weighted"), [(0.3, True), (1.0, False), (2.5, True), (2.5, False)]
+)
 def test_the_temperature_is_that_of_golden_section_in_high_precision(temperature, weighted):
     x, y = simulated(40, 4, temperature)
     v = generator(3).random(40) + 0.1 if weighted else None
@@ -93,7 +94,7 @@ def test_the_temperature_is_that_of_golden_section_in_high_precision(temperature
 )
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0, 1.5, 4.0, 10.0])
 def test_the_slope_changes_its_sign_there_and_passes_are_few(shape, temperature):
-    for key in range(3):
+    for key in range(3 if math.prod(shape) <= 50_000 else 1):
         x, y = simulated(*shape, temperature, key)
         fit = sf.fit_temperature(x, y)
         assert fit.status == "converged"
