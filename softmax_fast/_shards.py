@@ -38,7 +38,8 @@ class Shards:
     logits, labels, weights : str
         Files or patterns of files, `weights` may be None.
     ignore_index : int or None
-        The label that need not be a class.
+        The label that need not be a class: of 64 bits, signed or, as -1 has become in a file of
+        uint64, not. The attribute of this name is what it is among the labels of chunks.
 
     Raises
     ------
@@ -48,7 +49,8 @@ class Shards:
     """
 
     def __init__(self, logits, labels, weights, ignore_index):
-        self.ignore_index = ignore_index
+        large = ignore_index is not None and ignore_index >= 2**63
+        self.ignore_index = ignore_index - 2**64 if large else ignore_index
         opened = [read_logits(x) for x in open_shards(logits, ("logits",))]
         groups = [opened, open_shards(labels, ("targets", "labels"))]
         if weights is not None:

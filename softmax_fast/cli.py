@@ -177,16 +177,22 @@ def check_plot(path):
 
 
 @contextlib.contextmanager
+def naming(path):
+    """What cannot be written here is this file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error)}") from None
+
+
+@contextlib.contextmanager
 def written(path):
     """An `OutputFile`, or None if there is no path; errors name it."""
     if path is None:
         yield None
         return
-    try:
-        with OutputFile(path) as output:
-            yield output
-    except OSError as error:
-        raise InputError(f"{path}: {reason(error)}") from None
+    with naming(path), OutputFile(path) as output:
+        yield output
 
 
 def draw(path, output, evaluation, before=None):
@@ -202,12 +208,12 @@ class RowColumns:
         self.shape = shape
         self.columns = {}
 
-    def add(self, chunk, arguments):
+    def add(self, chunk, arguments, ignore_index):
         statistics = row_statistics(
             chunk.logits,
             chunk.labels,
             temperature=arguments.temperature,
-            ignore_index=arguments.ignore_index,
+            ignore_index=ignore_index,
             n_threads=arguments.n_threads,
         )
         for name, values in statistics._asdict().items():
@@ -224,14 +230,15 @@ def evaluate(arguments):
     check_plot(arguments.plot)
     if arguments.rows is not None and not arguments.rows.endswith(".npz"):
         raise InputError(f"{arguments.rows}: the rows' numbers go to a .npz file")
-    ignore_index = arguments.ignore_index
-    shards = Shards(arguments.logits, arguments.targets, arguments.sample_weight, ignore_index)
+    shards = Shards(
+        arguments.logits, arguments.targets, arguments.sample_weight, arguments.ignore_index
+    )
     evaluator = Evaluator(
         temperature=arguments.temperature,
         top_k=tuple(sorted({*arguments.top_k, 1, 5})),
         n_bins=arguments.bins,
         classwise=arguments.classwise,
-        ignore_index=ignore_index,
+        ignore_index=shards.ignore_index,
         nan_policy=arguments.nan_policy,
         n_threads=arguments.n_threads,
     )
@@ -242,13 +249,14 @@ def evaluate(arguments):
             for chunk in shards.chunks(rows_per_chunk(shards)):
                 update(shards, evaluator, chunk)
                 if columns is not None:
-                    columns.add(chunk, arguments)
+                    columns.add(chunk, arguments, shards.ignore_index)
                 progress.advance(chunk.rows.stop)
         seconds = time.perf_counter() - start
         evaluation = evaluator.result()
         check_some_rows(arguments, evaluation)
         if columns is not None:
-            columns.write(rows_file)
+            with naming(arguments.rows):  # not the picture, in whose block this is
+                columns.write(rows_file)
         if plot_file is not None:
             draw(arguments.plot, plot_file, evaluation)
     speed = {
@@ -336,7 +344,7 @@ def fitted(shards, ranges, arguments, progress):
     """The temperature fitted on these ranges of rows; bounds of a range are numbers of rows."""
 
     def rows_of(chunk):
-        return labelled_rows(chunk.logits, chunk.labels, ignore_index=arguments.ignore_index)
+        return labelled_rows(chunk.logits, chunk.labels, ignore_index=shards.ignore_index)
 
     def chunks(all_at_once=True):
         for start, stop in ranges:
@@ -366,7 +374,7 @@ def fitted(shards, ranges, arguments, progress):
             row -= stop - start
         raise IndexError(row)
 
-    start = first_guess(chunks(False), n_rows, shards.n_classes, arguments.ignore_index)
+    start = first_guess(chunks(False), n_rows, shards.n_classes, shards.ignore_index)
     try:
         return fit(sums_at, nan_policy="raise", row_error=row_error, start=start)
     except ValueError:
@@ -412,7 +420,7 @@ def calibrate(arguments):
     def evaluator(temperature):
         return Evaluator(
             temperature=temperature,
-            ignore_index=arguments.ignore_index,
+            ignore_index=shards.ignore_index,
             n_threads=arguments.n_threads,
         )
 
@@ -623,11 +631,12 @@ def optional_label(text):
     if text == "none":
         return None
     try:
-        return int(np.int64(int(text)))
-    except OverflowError:
-        raise argparse.ArgumentTypeError("expected an integer of 64 bits") from None
+        value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected an integer or none, got {text!r}") from None
+    if not -(2**63) <= value < 2**64:
+        raise argparse.ArgumentTypeError("expected an integer of 64 bits")
+    return value
 
 
 def parser():
