@@ -15,6 +15,7 @@ from pathlib import Path
 
 import growth
 import harness
+import numpy as np
 import report
 import short_rows
 import small_calls
@@ -22,6 +23,8 @@ import targets
 from harness import (
     AXIS_PAIRS,
     BINARY_SHAPES,
+    EVALUATED_SHAPES,
+    FITTED_SHAPE,
     LINEAR_SHAPES,
     OPERATIONS,
     SHAPES,
@@ -41,14 +44,15 @@ QUICK_OPERATIONS = (
     "softmax_loss",
     "softmax_loss_and_grad",
 )
-ON_LOGITS = [name for name in OPERATIONS if not name.startswith(("binary", "linear"))]
+OF_THEIR_OWN_SHAPES = ("binary", "linear", "evaluate", "fit")
+ON_LOGITS = [name for name in OPERATIONS if not name.startswith(OF_THEIR_OWN_SHAPES)]
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     add = parser.add_argument
     add("--quick", action="store_true", help="fewer shapes, operations and rounds: about a minute")
-    add("--dtype", nargs="+", choices=("float32", "float64"), default=["float32"])
+    add("--dtype", nargs="+", choices=("float16", "float32", "float64"), default=["float32"])
     add("--threads", type=int, default=harness.usable_cpus(), help="for each contestant")
     add("--operations", nargs="+", choices=OPERATIONS, metavar="NAME", help=", ".join(OPERATIONS))
     add("--shapes", nargs="+", type=harness.parse_shape, metavar="SHAPE",
@@ -90,6 +94,10 @@ def plan(options: argparse.Namespace) -> list[Case]:
                     places = [(shape, -1) for shape in BINARY_SHAPES]
                 elif operation.startswith("linear"):
                     places = [(shape, -1) for shape in LINEAR_SHAPES]
+                elif operation == "evaluate":
+                    places = [(shape, -1) for shape in EVALUATED_SHAPES]
+                elif operation == "fit_temperature":
+                    places = [(FITTED_SHAPE, -1)]
                 else:
                     places = [(shape, -1) for shape in (QUICK_SHAPES if options.quick else SHAPES)]
                 cases += [Case(operation, shape, axis, dtype) for shape, axis in places]
@@ -99,6 +107,8 @@ def plan(options: argparse.Namespace) -> list[Case]:
                 ]
                 cases += [Case("linear_softmax_loss", s, -1, dtype) for s in LINEAR_SHAPES]
                 cases += [Case("softmax", *place, dtype) for pair in AXIS_PAIRS for place in pair]
+                cases += [Case("evaluate", s, -1, dtype) for s in EVALUATED_SHAPES]
+                cases.append(Case("fit_temperature", FITTED_SHAPE, -1, dtype))
     order = {inputs: k for k, inputs in enumerate(dict.fromkeys(case.inputs for case in cases))}
     return sorted(dict.fromkeys(cases), key=lambda case: order[case.inputs])
 
@@ -106,7 +116,7 @@ def plan(options: argparse.Namespace) -> list[Case]:
 def _fits(case: Case, n_contestants: int) -> bool:
     """Whether every contestant can hold input, output, a copy of its own and a temporary."""
     available = harness.available_memory()
-    itemsize = 4 if case.dtype == "float32" else 8
+    itemsize = np.dtype(case.dtype).itemsize
     return available is None or 4 * n_contestants * case.elements * itemsize < 0.9 * available
 
 
@@ -135,6 +145,11 @@ def measure(options: argparse.Namespace, say) -> Results:
             Contestant("MemoryLimit", options.threads, options.isa),
             Contestant("ArithmeticLimit", options.threads, options.isa),
             *(targets.variants(options.threads) if options.targets else ()),
+            *(
+                Contestant(name, options.threads, options.isa)
+                for name in ("LossAlone", "CommandLine")
+                if any(case.operation == "evaluate" for case in cases)
+            ),
         ]
         with Contest(contestants, say) as contest:
             for contestant in contestants:
@@ -145,10 +160,9 @@ def measure(options: argparse.Namespace, say) -> Results:
                     }
             inputs = logs = None
             for case in cases:
-                if not _fits(case, len(contest.workers)):
-                    say(
-                        f"{case}: skipped, not enough memory for {len(contest.workers)} contestants"
-                    )
+                n = len(contest.taking_part(case))
+                if not _fits(case, n):
+                    say(f"{case}: skipped, not enough memory for {n} contestants")
                     continue
                 if case.inputs != inputs:
                     inputs, logs = case.inputs, harness.reference(case, harness.make_arrays(case))
@@ -182,8 +196,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.bars:
         options.bars.write_text(report.bars(results), encoding="utf-8")
     if options.update_results:
-        harness.replace_between(RESULTS, "speed", report.markdown(results))
-        harness.replace_between(README, "speed", report.summary(results))
+        others = results.of(set(OPERATIONS) - set(harness.EVALUATING))
+        if others.table:
+            harness.replace_between(RESULTS, "speed", report.markdown(others))
+            harness.replace_between(README, "speed", report.summary(others))
+        evaluations = results.of(harness.EVALUATING)
+        if evaluations.table:
+            harness.replace_between(RESULTS, "evaluation", report.markdown(evaluations))
     if options.markdown:
         print(report.markdown(results))
     elif results.table:

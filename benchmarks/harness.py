@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import repeat
 from math import isnan
 from pathlib import Path
@@ -22,7 +22,7 @@ class Operation:
     """What an operation gives back, and the memory traffic that bounds it."""
 
     title: str
-    gives: str  # "rows of classes", "rows", "loss" or "loss and rows of classes"
+    gives: str  # "rows of classes", "rows", "loss", "loss and rows of classes" or what it is called
     traffic: str  # "copy", "read" or "product"
 
 
@@ -44,6 +44,10 @@ OPERATIONS = {
     "linear_softmax_loss": Operation(
         "softmax loss of a linear layer (N×D×C), mean", "loss", "product"
     ),
+    "evaluate": Operation(
+        "evaluation: loss, accuracy, top 5, calibration error", "evaluation", "read"
+    ),
+    "fit_temperature": Operation("the temperature that calibrates", "temperature", "read"),
 }
 
 SHAPES = (
@@ -60,6 +64,12 @@ SHAPES = (
 )
 BINARY_SHAPES = ((1000,), (1_000_000,), (16_384_000,))
 LINEAR_SHAPES = ((2048, 512, 1000), (1024, 512, 32000))
+EVALUATED_SHAPES = ((50000, 1000), (1024, 128256), (2_000_000, 10))
+FITTED_SHAPE = (50000, 1000)
+# The logits of a fit are those of labels drawn at this temperature.
+DRAWN_AT = 1.5
+N_BINS = 15
+EVALUATING = ("evaluate", "fit_temperature")
 # Not along the last axis, each beside the same rows laid out along it.
 AXIS_PAIRS = (
     (((1000, 16384), 0), ((16384, 1000), -1)),
@@ -92,7 +102,7 @@ class Case:
     def inputs(self) -> tuple:
         """Cases with equal ``inputs`` work on the same arrays."""
         first = self.operation.partition("_")[0]
-        family = first if first in ("binary", "linear") else "logits"
+        family = first if first in ("binary", "linear", "fit") else "logits"
         return family, self.shape, self.axis, self.dtype
 
     def __str__(self) -> str:
@@ -111,7 +121,8 @@ def parse_shape(text: str) -> tuple[tuple[int, ...], int]:
 def normal_logits(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Logits drawn from N(0, 3²); beyond a million they repeat, with a prime period."""
     size = int(np.prod(shape))
-    block = 3 * np.random.default_rng(20).standard_normal(min(size, 1_000_003), dtype=dtype)
+    drawn = "float32" if dtype == "float16" else dtype
+    block = 3 * np.random.default_rng(20).standard_normal(min(size, 1_000_003), dtype=drawn)
     x = np.empty(size, dtype)
     for begin in range(0, size, block.size):
         part = x[begin : begin + block.size]
@@ -143,6 +154,13 @@ def make_arrays(case: Case) -> SimpleNamespace:
     x = normal_logits(case.shape, case.dtype)
     if family == "binary":
         targets = rng.integers(0, 2, x.shape).astype(case.dtype)
+    elif family == "fit":
+        noise = rng.gumbel(size=1_000_003).astype(np.float32)
+        targets = np.empty(len(x), np.int64)
+        for i in range(0, len(x), 1000):
+            part = x[i : i + 1000] / np.float32(DRAWN_AT)
+            # Added to logits, Gumbel noise makes the maximum a draw from their softmax.
+            targets[i : i + 1000] = (part + np.resize(np.roll(noise, -i), part.shape)).argmax(1)
     else:
         rows = np.delete(case.shape, case.axis)
         targets = rng.integers(0, case.shape[case.axis], rows)
@@ -150,13 +168,15 @@ def make_arrays(case: Case) -> SimpleNamespace:
 
 
 def reference(case: Case, arrays: SimpleNamespace) -> np.ndarray:
-    """In float64: the log-sum-exp of every row; for a binary case, the mean loss.
+    """In float64: the log-sum-exp of every row; the mean loss of a binary case, the T of a fit.
 
     Worked through in pieces, so that no float64 copy of a large input is made.
     """
     if case.inputs[0] == "binary":
         x = arrays.x.astype(np.float64)
         return np.mean(np.maximum(x, 0) - x * arrays.targets + np.log1p(np.exp(-np.abs(x))))
+    if case.inputs[0] == "fit":
+        return np.float64(_fitted(arrays))
     if case.inputs[0] == "linear":
         weights = arrays.weights.astype(np.float64).T
         rows = (part.astype(np.float64) @ weights for part in np.array_split(arrays.features, 16))
@@ -173,6 +193,55 @@ def reference(case: Case, arrays: SimpleNamespace) -> np.ndarray:
         logs.append(m + np.log(np.exp(z - m[..., None]).sum(-1)))
     shape = arrays.targets.shape
     return np.concatenate(logs).reshape(shape)
+
+
+def _fitted(arrays: SimpleNamespace) -> float:
+    """The temperature of the smallest mean loss, by Newton's method in 1/T."""
+    beta = 1 / DRAWN_AT
+    while True:
+        slope = curvature = 0.0
+        for i in range(0, len(arrays.x), 1000):
+            x, y = arrays.x[i : i + 1000].astype(np.float64), arrays.targets[i : i + 1000]
+            p = np.exp(beta * (x - x.max(1, keepdims=True)))
+            p /= p.sum(1, keepdims=True)
+            mean = np.einsum("nc,nc->n", p, x)
+            slope += np.sum(mean - x[np.arange(len(y)), y])
+            curvature += np.sum(np.einsum("nc,nc->n", p, x * x) - mean**2)
+        step = slope / curvature
+        beta -= step
+        if abs(step) < 1e-6 * beta:
+            return 1 / beta
+
+
+def _evaluated(arrays: SimpleNamespace, logs: np.ndarray) -> dict[str, float]:
+    """What an evaluation gives, in float64 from the log-sum-exp of every row."""
+    x, y = arrays.x, arrays.targets
+    rows = np.arange(len(y))
+    chosen, top, confidence = x[rows, y], np.empty(len(y), int), np.empty(len(y))
+    for i in range(0, len(y), 1000):
+        part = x[i : i + 1000]
+        at = part.argmax(1)
+        top[i : i + 1000] = (part > chosen[i : i + 1000, None]).sum(1)
+        confidence[i : i + 1000] = part[np.arange(len(part)), at]
+    confidence = np.exp(confidence - logs)
+    bins = np.clip(np.ceil(confidence * N_BINS).astype(int) - 1, 0, N_BINS - 1)
+    gaps = np.bincount(bins, (top == 0) - confidence, N_BINS)
+    return {
+        "loss": float(np.mean(logs - chosen.astype(np.float64))),
+        "accuracy": float(np.mean(top == 0)),
+        "top5": float(np.mean(top < 5)),
+        "ece": float(np.abs(gaps).sum() / len(y)),
+    }
+
+
+def _wrong_evaluation(arrays: SimpleNamespace, logs: np.ndarray, result: dict) -> str | None:
+    """A loss to 1e-5, shares to 1e-3: of equal logits not everybody takes the first."""
+    for name, want in _evaluated(arrays, logs).items():
+        if name in result:
+            error = abs(float(result[name]) - want)
+            if not error <= (1e-5 * abs(want) if name == "loss" else 1e-3):
+                return f"{name} is {float(result[name])}, expected {want}"
+    return None
 
 
 def _sampled_rows(n: int, elements: int) -> np.ndarray:
@@ -206,6 +275,10 @@ def wrong(case: Case, arrays: SimpleNamespace, logs: np.ndarray, result) -> str 
             return f"{what}: off by {np.max(error / tolerance):.3g} times the tolerance"
         return None
 
+    if operation.gives == "evaluation":
+        return _wrong_evaluation(arrays, logs, result)
+    if operation.gives == "temperature":
+        return compare("temperature", result, logs, 1e-3 * logs)
     if operation.gives == "rows":
         return compare("logsumexp", result, logs, 256 * eps * np.maximum(1, np.abs(logs)))
     loss, dense = None, None
@@ -350,6 +423,11 @@ class Results:
         """Seconds below which the machine cannot go: memory or arithmetic, the slower."""
         times = [self.best(case, name) for name in self.names("limit")]
         return max((time for time in times if time > 0), default=float("nan"))
+
+    def of(self, operations) -> "Results":
+        """Those of these operations alone."""
+        table = {case: row for case, row in self.table.items() if case.operation in operations}
+        return replace(self, table=table)
 
     def to_json(self) -> str:
         rows = [

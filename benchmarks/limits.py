@@ -60,6 +60,10 @@ class Limit(Peer):
         self.nothing = lambda: self.library.limits_copy(self.isa, None, None, 0, 0, 1)
         self.thread_counts = {1, threads} if self.library.limits_has_openmp() else {1}
 
+    @classmethod
+    def has(cls, operation):
+        return hasattr(cls, OPERATIONS[operation].traffic)
+
     def versions(self):
         return {"instruction set": ISAS[self.isa], "threads": str(max(self.thread_counts))}
 
@@ -134,7 +138,7 @@ class ArithmeticLimit(Limit):
         return None
 
     def wrong(self, case, a, logs, returned):
-        x = np.linspace(-20, 0, 4096, dtype=a.x.dtype)
+        x = np.linspace(-20, 0, 4096, dtype=np.result_type(a.x.dtype, np.float32))
         y = np.empty_like(x)
         exp = getattr(self.library, f"limits_exp_f{8 * x.itemsize}")
         exp(self.isa, x.ctypes.data, y.ctypes.data, x.size)

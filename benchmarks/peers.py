@@ -9,8 +9,13 @@ None after writing it to ``arrays.out``. Where an operation takes ``out`` and th
 its own (see ``workers.py``).
 """
 
+import contextlib
 import importlib.metadata
+import io
+import json
 import os
+import tempfile
+import warnings
 from types import SimpleNamespace
 
 import harness
@@ -21,6 +26,7 @@ class Peer:
     name = ""
     kind = "peer"
     packages: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()  # the operations it takes part in, if not in all it has
 
     def __init__(self, threads: int):
         self.threads = threads
@@ -33,6 +39,13 @@ class Peer:
 
     def versions(self) -> dict[str, str]:
         return {package: importlib.metadata.version(package) for package in self.packages}
+
+    @classmethod
+    def has(cls, operation: str) -> bool:
+        """Whether it may take part; of some arrays `prepare` says no."""
+        if cls.only and operation not in cls.only:
+            return False
+        return any(getattr(cls, name, None) for name in (operation, f"{operation}_fresh"))
 
     def prepare(self, operation: str, arrays: SimpleNamespace):
         """The callable to time, or None when this peer has no such operation."""
@@ -102,6 +115,67 @@ class SoftmaxFast(Peer):
 
     def linear_softmax_loss(self, a):
         return lambda: self.sf.linear_softmax_loss(a.features, a.weights, a.targets)
+
+    def evaluate(self, a):
+        def call():
+            found = self.sf.evaluate(a.x, a.targets)
+            return {
+                "loss": found.loss,
+                "accuracy": found.accuracy,
+                "top5": found.top_k[5],
+                "ece": found.ece,
+            }
+
+        return call
+
+    def fit_temperature(self, a):
+        return lambda: self.sf.fit_temperature(a.x, a.targets).temperature
+
+
+class LossAlone(SoftmaxFast):
+    """The loss of what is evaluated: what an evaluation may be compared with."""
+
+    name = "softmax_fast, loss alone"
+    kind = "beside"
+    only = ("evaluate",)
+
+    def evaluate(self, a):
+        softmax_loss, x, y = self.sf.softmax_loss, a.x, a.targets
+        return lambda: {"loss": softmax_loss(x, y)}
+
+
+class CommandLine(Peer):
+    """``softmax-fast evaluate`` of files in the page cache, but for the start of Python."""
+
+    name = "softmax_fast, command line"
+    kind = "beside"
+    packages = ("softmax_fast",)
+
+    def __init__(self, threads):
+        super().__init__(threads)
+        from softmax_fast import cli
+
+        self.cli = cli
+
+    def evaluate(self, a):
+        self.folder = tempfile.TemporaryDirectory()
+        files = [os.path.join(self.folder.name, name) for name in ("x.npy", "y.npy")]
+        for path, array in zip(files, (a.x, a.targets), strict=True):
+            np.save(path, array)
+        arguments = ["evaluate", *files, "--json", "--n-threads", str(self.threads)]
+
+        def call():
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                assert self.cli.main(arguments) == 0
+            found = json.loads(printed.getvalue())
+            return {
+                "loss": found["loss"],
+                "accuracy": found["accuracy"],
+                "top5": found["top5_accuracy"],
+                "ece": found["ece"],
+            }
+
+        return call
 
 
 class NumPyFormula(Peer):
@@ -273,6 +347,62 @@ class PyTorch(Peer):
         cross_entropy, linear = self.functional.cross_entropy, self.functional.linear
         features, weights, y = map(self.torch.from_numpy, (a.features, a.weights, a.targets))
         return lambda: cross_entropy(linear(features, weights), y)
+
+
+class TorchMetrics(PyTorch):
+    """The metrics of an evaluation one after the other, as there is no function for all."""
+
+    name = "PyTorch, torchmetrics"
+    packages = ("torch", "torchmetrics")
+    only = ("evaluate", "fit_temperature")
+
+    def __init__(self, threads):
+        super().__init__(threads)
+        from torchmetrics.functional import classification
+
+        self.metrics = classification
+
+    def evaluate(self, a):
+        if a.x.dtype == np.float16:  # its sums would be float16
+            return None
+        x, y = self.torch.from_numpy(a.x), self.torch.from_numpy(a.targets)
+        options = {"num_classes": x.shape[1], "validate_args": False}
+
+        def accuracy(k):
+            return self.metrics.multiclass_accuracy(x, y, average="micro", top_k=k, **options)
+
+        def call():
+            return {
+                "loss": self.functional.cross_entropy(x, y),
+                "accuracy": accuracy(1),
+                "top5": accuracy(5),
+                "ece": self.metrics.multiclass_calibration_error(
+                    x, y, n_bins=harness.N_BINS, norm="l1", **options
+                ),
+            }
+
+        return call
+
+    def fit_temperature(self, a):
+        """LBFGS on the mean loss, with a line search: without one it stops far from the optimum."""
+        torch = self.torch
+        x, y = torch.from_numpy(a.x), torch.from_numpy(a.targets)
+
+        def call():
+            with torch.enable_grad():
+                t = torch.ones(1, requires_grad=True)
+                optimizer = torch.optim.LBFGS([t], max_iter=50, line_search_fn="strong_wolfe")
+
+                def closure():
+                    optimizer.zero_grad()
+                    loss = self.functional.cross_entropy(x / t, y)
+                    loss.backward()
+                    return loss
+
+                optimizer.step(closure)
+            return float(t)
+
+        return call
 
 
 class JAX(Peer):
@@ -532,5 +662,49 @@ class ScikitLearn(Peer):
         losses = np.empty_like(a.x)
         return lambda: half.loss(a.targets, a.x, None, losses, self.threads).mean()
 
+    def evaluate(self, a):
+        """The metrics it has: no calibration error, but the Brier score.
 
-PEERS = (NumPyFormula, SciPy, PyTorch, JAX, ONNXRuntime, TensorFlow, ScikitLearn, Optax)
+        Its loss is another one: of probabilities that are at least one ε.
+        """
+        if a.x.dtype == np.float16 or a.x.size > 10**8:  # several arrays of one-hot labels in float64
+            return None
+        from sklearn import metrics
+        from sklearn.utils.extmath import softmax
+
+        classes = np.arange(a.x.shape[1])
+
+        def call():
+            p = softmax(a.x)
+            return {
+                "loss of clipped probabilities": metrics.log_loss(a.targets, p, labels=classes),
+                "accuracy": metrics.top_k_accuracy_score(a.targets, p, k=1, labels=classes),
+                "top5": metrics.top_k_accuracy_score(a.targets, p, k=5, labels=classes),
+                "brier": metrics.brier_score_loss(a.targets, p, labels=classes),
+            }
+
+        return call
+
+    def fit_temperature(self, a):
+        """What ``CalibratedClassifierCV(method="temperature")`` does with the logits of a model."""
+        from sklearn.calibration import _TemperatureScaling
+
+        def call():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return 1 / _TemperatureScaling().fit(a.x, a.targets).beta_
+
+        return call
+
+
+PEERS = (
+    NumPyFormula,
+    SciPy,
+    PyTorch,
+    TorchMetrics,
+    JAX,
+    ONNXRuntime,
+    TensorFlow,
+    ScikitLearn,
+    Optax,
+)

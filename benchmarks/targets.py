@@ -10,6 +10,8 @@ import small_calls
 from harness import (
     AXIS_PAIRS,
     BINARY_SHAPES,
+    EVALUATED_SHAPES,
+    FITTED_SHAPE,
     LINEAR_SHAPES,
     SHAPES,
     Case,
@@ -21,6 +23,7 @@ from workers import Contestant
 
 OURS = "softmax_fast"
 ONE_THREAD, ONE_THREAD_LIMIT = "softmax_fast, one thread", "exp limit, one thread"
+LOSS_ALONE, COMMAND_LINE = "softmax_fast, loss alone", "softmax_fast, command line"
 AVX2, GENERIC = "softmax_fast, avx2", "softmax_fast, generic"
 
 LARGE = tuple(shape for shape in SHAPES if shape[0] * shape[1] >= 64000)
@@ -80,6 +83,12 @@ def _of_memory_limit(results, case):
 def _of_last_axis(results, case):
     last = {(shape, axis): pair for (shape, axis), pair in AXIS_PAIRS}[case.shape, case.axis]
     twin = Case(case.operation, *last, case.dtype)
+    return results.best(twin, OURS) / results.best(case, OURS)
+
+
+def _in_float32(results, case):
+    """Elements a second as a share of those in float32."""
+    twin = Case(case.operation, case.shape, case.axis, "float32")
     return results.best(twin, OURS) / results.best(case, OURS)
 
 
@@ -203,6 +212,56 @@ TARGETS = (
         _of_memory_limit,
         0.9,
     ),
+    Target(
+        "evaluation: time in softmax_loss's",
+        _cases(("evaluate",), EVALUATED_SHAPES[:2]),
+        lambda results, case: 1 / _over(LOSS_ALONE)(results, case),
+        1.3,
+        at_most=True,
+    ),
+    Target(
+        "evaluation of short rows: time in softmax_loss's",
+        _cases(("evaluate",), EVALUATED_SHAPES[2:]),
+        lambda results, case: 1 / _over(LOSS_ALONE)(results, case),
+        2,
+        at_most=True,
+    ),
+    Target(
+        "evaluation in float16: elements a second over float32's",
+        _cases(("evaluate",), EVALUATED_SHAPES, "float16"),
+        _in_float32,
+        1,
+    ),
+    Target(
+        "evaluation of files in the page cache: speed in memory",
+        _cases(("evaluate",), EVALUATED_SHAPES),
+        lambda results, case: 1 / _over(COMMAND_LINE)(results, case),
+        0.6,
+    ),
+    Target(
+        "evaluation: over PyTorch, torchmetrics",
+        _cases(("evaluate",), EVALUATED_SHAPES),
+        _over("PyTorch, torchmetrics"),
+        20,
+    ),
+    Target(
+        "evaluation: over scikit-learn",
+        _cases(("evaluate",), (EVALUATED_SHAPES[0], EVALUATED_SHAPES[2])),
+        _over("scikit-learn"),
+        20,
+    ),
+    Target(
+        "temperature: over scikit-learn",
+        _cases(("fit_temperature",), (FITTED_SHAPE,)),
+        _over("scikit-learn"),
+        50,
+    ),
+    Target(
+        "temperature: over LBFGS in PyTorch",
+        _cases(("fit_temperature",), (FITTED_SHAPE,)),
+        _over("PyTorch, torchmetrics"),
+        100,
+    ),
 )
 
 
@@ -226,7 +285,7 @@ def text(results: Results) -> str:
         for case in target.cases:
             value = target.measure(results, case)
             where = f"{case.operation} {case.layout}"
-            where += " float64" if case.dtype == "float64" else ""
+            where += "" if case.dtype == "float32" else f" {case.dtype}"
             add(target.what, where, target.bound, target.at_most, value, target.met(value))
     for operation in ("softmax", "softmax_loss"):
         value = growth.flatness(results.growth, operation)

@@ -17,9 +17,10 @@ import harness
 import situations
 from harness import Case
 from limits import LIMITS, NumPyExp
-from peers import PEERS, SoftmaxFast
+from peers import PEERS, CommandLine, LossAlone, SoftmaxFast
 
-ADAPTERS = {adapter.__name__: adapter for adapter in (SoftmaxFast, *PEERS, *LIMITS, NumPyExp)}
+OURS = (SoftmaxFast, LossAlone, CommandLine)
+ADAPTERS = {adapter.__name__: adapter for adapter in (*OURS, *PEERS, *LIMITS, NumPyExp)}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Contestant:
     @property
     def kind(self) -> str:
         return "variant" if self.label else ADAPTERS[self.adapter].kind
+
+    def has(self, operation: str) -> bool:
+        return ADAPTERS[self.adapter].has(operation)
 
 
 def _end_with_parent() -> None:
@@ -179,6 +183,10 @@ class Contest:
         for worker in self.workers:
             worker.close()
 
+    def taking_part(self, case: Case) -> list[Worker]:
+        """Who has the operation; the others need not make the arrays."""
+        return [worker for worker in self.workers if worker.contestant.has(case.operation)]
+
     def run(self, case: Case, logs, rounds: int, seconds: float) -> dict[str, harness.Measurement]:
         """Check every contestant on a case, then time those that were right, in turns.
 
@@ -193,7 +201,7 @@ class Contest:
         """
         row: dict[str, harness.Measurement] = {}
         ready = []
-        for worker in list(self.workers):
+        for worker in self.taking_part(case):
             answer, content = worker.ask("prepare", case, logs)
             if answer == "ok":
                 ready.append(worker)
