@@ -160,6 +160,7 @@ static SF_NOINLINE void minus_short_logs(const double *p, double *out, ptrdiff_t
 #else
     SF_ALIGNED(64) float q[SF_BATCH];
     float least = 1;
+    SF_ASSUME(n > 0);
     for (ptrdiff_t i = 0; i < n; i++) {
         float f = (float)p[i] + 0.0f; /* -0 becomes 0 */
         q[i] = (1.0f - f) / f;

@@ -8,6 +8,7 @@
 static SF_NOINLINE void short_logs(const double *rest, double *log_sum, ptrdiff_t count)
 {
     SF_ALIGNED(64) real r[SF_BATCH];
+    SF_ASSUME(count > 0);
     for (ptrdiff_t i = 0; i < count; i++)
         r[i] = (real)rest[i];
     log1p_array(r, r, count);
