@@ -89,7 +89,7 @@ cdef void parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces, int n_
     if serial:
         work_alone(body, context, n_pieces)
     elif not adaptive.is_on:
-        region = sf_region_begin(n_pieces, 0.0)
+        region = sf_region_begin(n_pieces, n_workers, 0.0)
         work_together(body, context, n_pieces, n_workers, &region)
     else:
         n_workers = sf_adapt_enter(&adaptive, n_workers)
@@ -98,7 +98,7 @@ cdef void parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces, int n_
             work_alone(body, context, n_pieces)
             sf_adapt_alone(&adaptive, omp_get_wtime() - started)
         else:
-            region = sf_region_begin(n_pieces, started)
+            region = sf_region_begin(n_pieces, n_workers, started)
             work_together(body, context, n_pieces, n_workers, &region)
             sf_adapt_learn(&adaptive, &region, omp_get_wtime())
         sf_adapt_leave(&adaptive)
@@ -786,9 +786,9 @@ cdef class _Adaptive:
     def alone(self, double seconds):
         sf_adapt_alone(&self.adapt, seconds)
 
-    def region(self, long pieces, own, double wait=0.0, double started=0.0):
+    def region(self, long pieces, own, double wait=0.0, double started=0.0, int workers=2):
         """A region: the seconds of the caller's own pieces, and of its wait at the end."""
-        cdef sf_region region = sf_region_begin(pieces, started)
+        cdef sf_region region = sf_region_begin(pieces, workers, started)
         for seconds in own:
             sf_region_piece(&region, region.last + seconds)
         sf_adapt_learn(&self.adapt, &region, region.last + wait)

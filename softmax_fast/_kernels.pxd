@@ -133,6 +133,6 @@ cdef extern from "adapt.h" nogil:
     int sf_adapt_enter(sf_adapt *state, int most) noexcept
     void sf_adapt_leave(sf_adapt *state) noexcept
     void sf_adapt_alone(sf_adapt *state, double seconds) noexcept
-    sf_region sf_region_begin(Py_ssize_t pieces, double now) noexcept
+    sf_region sf_region_begin(Py_ssize_t pieces, int workers, double now) noexcept
     void sf_region_piece(sf_region *region, double now) noexcept
     void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now) noexcept

@@ -120,6 +120,13 @@ def test_a_caller_that_was_itself_without_a_core_loses_and_gains_nothing(adaptiv
     assert state["pause"] == state["lost"] == state["gained"] == 0
 
 
+def test_a_caller_with_half_its_part_of_the_pieces_gains_nothing(adaptive):
+    adaptive.region(4, [5e-4])
+    assert adaptive.state["gained"] == 0
+    adaptive.region(2, [5e-4])  # its part, as of a row in pieces
+    assert adaptive.state["gained"] == pytest.approx(5e-4)
+
+
 def test_an_interrupted_piece_says_nothing_of_the_work(adaptive):
     own = [PIECE] * 8
     own[3] = own[6] = 4e-3

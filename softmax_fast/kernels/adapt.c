@@ -68,7 +68,10 @@ void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now)
         SF_STORE(state->pause, factor * lost);
         return;
     }
-    /* The calling thread may itself have been without a core during one of its pieces. */
+    /* The calling thread may itself have been without a core during one of its pieces: then that is
+     * the longest, or it had half its part of the pieces or less. */
+    if (region->own_pieces * region->workers * 2.0 <= region->pieces)
+        return;
     if (region->own_pieces > 1.0)
         alone = (busy - region->longest) / (region->own_pieces - 1.0) * region->pieces;
     if (seconds < alone) {

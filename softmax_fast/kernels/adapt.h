@@ -45,7 +45,7 @@ typedef struct {
 
 /* What the calling thread sees of a region, in seconds. */
 typedef struct {
-    double pieces, own_pieces;
+    double pieces, own_pieces, workers;
     double started, last, busy, longest; /* busy: with its own pieces; longest: one of these */
 } sf_region;
 
@@ -58,9 +58,9 @@ void sf_adapt_leave(sf_adapt *state);
 /* Work was done by one thread that could have been shared. */
 void sf_adapt_alone(sf_adapt *state, double seconds);
 
-static inline sf_region sf_region_begin(ptrdiff_t pieces, double now)
+static inline sf_region sf_region_begin(ptrdiff_t pieces, int workers, double now)
 {
-    sf_region region = {(double)pieces, 0.0, now, now, 0.0, 0.0};
+    sf_region region = {(double)pieces, 0.0, workers, now, now, 0.0, 0.0};
     return region;
 }
 

@@ -25,8 +25,8 @@ static void omp_for(sf_body *body, void *context, ptrdiff_t n_pieces, int n_work
     static long n_calls;
     const int chooses = SF_ADD(n_calls, 1) % 3 == 0;
     double started = omp_get_wtime();
-    sf_region region = sf_region_begin(n_pieces, started);
     int n = chooses ? sf_adapt_enter(&adaptive, n_workers) : n_workers;
+    sf_region region = sf_region_begin(n_pieces, n, started);
 #pragma omp parallel for num_threads(n) schedule(dynamic)
     for (ptrdiff_t piece = 0; piece < n_pieces; piece++) {
         int worker = omp_get_thread_num();
