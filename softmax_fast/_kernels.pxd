@@ -98,6 +98,7 @@ cdef extern from "drive.h" nogil:
     ctypedef struct sf_kernels:
         void (*exp_array)(const void *, void *, Py_ssize_t) noexcept nogil
         void (*log1p_array)(const void *, void *, Py_ssize_t) noexcept nogil
+        void (*sums_of_array)(const double *, Py_ssize_t, sf_sum *, sf_sum *) noexcept nogil
 
     ctypedef struct sf_tables:
         const char *isa

@@ -189,9 +189,11 @@ struct sf_kernels {
     sf_walk *walk;
     sf_operation operations[SF_N_OPERATIONS];
 
-    /* The vector functions on contiguous arrays: exp for x <= 0, log1p for x >= 0. */
+    /* The vector functions on contiguous arrays: exp for x <= 0, log1p for x >= 0, and sums of x and its
+     * squares, which may be NULL (double only). */
     void (*exp_array)(const void *x, void *out, ptrdiff_t n);
     void (*log1p_array)(const void *x, void *out, ptrdiff_t n);
+    void (*sums_of_array)(const double *x, ptrdiff_t n, sf_sum *sum, sf_sum *squares);
 };
 
 size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size);

@@ -88,6 +88,14 @@ SF_INLINE vec vzero_where_zero(vec test, vec a)
 {
     return _mm256_andnot_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_EQ_OQ), a);
 }
+SF_INLINE vec vadd_one_where_ge(vec sum, vec a, vec b)
+{
+    return _mm256_add_ps(sum, _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ), _mm256_set1_ps(1.0f)));
+}
+SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y)
+{
+    return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GE_OQ));
+}
 SF_INLINE vec vone_where_zero(vec test)
 {
     return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_EQ_OQ),
@@ -202,6 +210,14 @@ SF_INLINE unsigned vequal_mask(vec a, vec b)
 SF_INLINE vec vzero_where_zero(vec test, vec a)
 {
     return _mm256_andnot_pd(_mm256_cmp_pd(test, _mm256_setzero_pd(), _CMP_EQ_OQ), a);
+}
+SF_INLINE vec vadd_one_where_ge(vec sum, vec a, vec b)
+{
+    return _mm256_add_pd(sum, _mm256_and_pd(_mm256_cmp_pd(a, b, _CMP_GE_OQ), _mm256_set1_pd(1.0)));
+}
+SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y)
+{
+    return _mm256_blendv_pd(y, x, _mm256_cmp_pd(a, b, _CMP_GE_OQ));
 }
 SF_INLINE vec vone_where_zero(vec test)
 {

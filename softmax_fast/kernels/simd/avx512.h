@@ -63,6 +63,14 @@ SF_INLINE vec vzero_where_zero(vec test, vec a)
     return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_EQ_OQ),
                               _mm512_setzero_ps());
 }
+SF_INLINE vec vadd_one_where_ge(vec sum, vec a, vec b)
+{
+    return _mm512_mask_add_ps(sum, _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), sum, _mm512_set1_ps(1.0f));
+}
+SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), y, x);
+}
 SF_INLINE vec vone_where_zero(vec test)
 {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_EQ_OQ),
@@ -178,6 +186,14 @@ SF_INLINE vec vzero_where_zero(vec test, vec a)
 {
     return _mm512_mask_mov_pd(a, _mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_EQ_OQ),
                               _mm512_setzero_pd());
+}
+SF_INLINE vec vadd_one_where_ge(vec sum, vec a, vec b)
+{
+    return _mm512_mask_add_pd(sum, _mm512_cmp_pd_mask(a, b, _CMP_GE_OQ), sum, _mm512_set1_pd(1.0));
+}
+SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y)
+{
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_GE_OQ), y, x);
 }
 SF_INLINE vec vone_where_zero(vec test)
 {

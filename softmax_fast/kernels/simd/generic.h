@@ -118,6 +118,18 @@ SF_INLINE vec vzero_where_zero(vec test, vec a)
     FOR_LANES a.lane[i] = test.lane[i] == 0 ? 0 : a.lane[i];
     return a;
 }
+/* sum, and one more where a >= b. */
+SF_INLINE vec vadd_one_where_ge(vec sum, vec a, vec b)
+{
+    FOR_LANES sum.lane[i] += a.lane[i] >= b.lane[i];
+    return sum;
+}
+/* x where a >= b, else y. */
+SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y)
+{
+    FOR_LANES y.lane[i] = a.lane[i] >= b.lane[i] ? x.lane[i] : y.lane[i];
+    return y;
+}
 SF_INLINE vec vone_where_zero(vec test)
 {
     FOR_LANES test.lane[i] = test.lane[i] == 0;

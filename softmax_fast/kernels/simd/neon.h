@@ -66,6 +66,12 @@ SF_INLINE vec vzero_where_zero(vec test, vec a)
 {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vceqzq_f32(test)));
 }
+SF_INLINE vec vadd_one_where_ge(vec sum, vec a, vec b)
+{
+    return vaddq_f32(sum, vreinterpretq_f32_u32(
+        vandq_u32(vcgeq_f32(a, b), vreinterpretq_u32_f32(vdupq_n_f32(1.0f)))));
+}
+SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y) { return vbslq_f32(vcgeq_f32(a, b), x, y); }
 SF_INLINE vec vone_where_zero(vec test)
 {
     return vreinterpretq_f32_u32(
@@ -167,6 +173,12 @@ SF_INLINE vec vzero_where_zero(vec test, vec a)
 {
     return vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a), vceqzq_f64(test)));
 }
+SF_INLINE vec vadd_one_where_ge(vec sum, vec a, vec b)
+{
+    return vaddq_f64(sum, vreinterpretq_f64_u64(
+        vandq_u64(vcgeq_f64(a, b), vreinterpretq_u64_f64(vdupq_n_f64(1.0)))));
+}
+SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y) { return vbslq_f64(vcgeq_f64(a, b), x, y); }
 SF_INLINE vec vone_where_zero(vec test)
 {
     return vreinterpretq_f64_u64(

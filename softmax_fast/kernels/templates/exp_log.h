@@ -80,16 +80,14 @@ static const float exp_coefficient[] = {0x1.c6a004p-5f, 0x1.ec0c32p-3f, 0x1.62e4
 static const float exp_coefficient[] = {0x1.c6ac6ap-5f, 0x1.ebfff4p-3f, 0x1.62e43p-1f};
 #endif
 
-/* exp of EXP_INTERLEAVE vectors in place, step by step, or of one. */
-SF_INLINE void exp_steps(vec *d, const int count, vrate c)
+/* exp of EXP_INTERLEAVE vectors in place, step by step, or of one; none is below the floor. */
+SF_INLINE void exp_steps_above_floor(vec *d, const int count, vrate c)
 {
     enum { degree = sizeof exp_coefficient / sizeof *exp_coefficient };
     const vec magic = vset1((real)EXP_MAGIC);
     vec z[4], f[4], p[4];
-    for (int k = 0; k < count; k++) {
-        d[k] = vmax(c.floor, d[k]);
+    for (int k = 0; k < count; k++)
         z[k] = vfma(d[k], c.hi, magic);
-    }
     for (int k = 0; k < count; k++) {
         f[k] = vfraction(d[k], c.hi, c.lo, vsub(z[k], magic));
         p[k] = vset1(exp_coefficient[0]);
@@ -112,6 +110,13 @@ SF_INLINE void exp_steps(vec *d, const int count, vrate c)
         vec power = vpow2(z[k]);
         d[k] = vfma(vmul(power, f[k]), p[k], power);
     }
+}
+
+SF_INLINE void exp_steps(vec *d, const int count, vrate c)
+{
+    for (int k = 0; k < count; k++)
+        d[k] = vmax(c.floor, d[k]);
+    exp_steps_above_floor(d, count, c);
 }
 
 SF_INLINE vec vexp(vec d, vrate c)
@@ -263,6 +268,62 @@ sf_sum sum_of_doubles(const double *x, ptrdiff_t n)
     for (; i < n; i++)
         sf_sum_add(&result, x[i]);
     return result;
+}
+
+/* Sums of each lane with what their roundings lost (Knuth's two-sum). */
+typedef struct { vec sum, lost; } pair;
+
+SF_INLINE void pair_add(pair *p, vec a)
+{
+    vec total = vadd(p->sum, a), added = vsub(total, p->sum);
+    p->lost = vadd(p->lost, vadd(vsub(p->sum, vsub(total, added)), vsub(a, added)));
+    p->sum = total;
+}
+
+SF_INLINE sf_sum pair_total(pair p)
+{
+    double sums[LANES], losts[LANES];
+    sf_sum result = {0.0, 0.0};
+    vstore(sums, p.sum);
+    vstore(losts, p.lost);
+    for (int k = 0; k < LANES; k++) {
+        sf_sum part = {sums[k], losts[k]};
+        sf_sum_merge(&result, part);
+    }
+    return result;
+}
+
+/* a a, and what its rounding lost (Veltkamp, Dekker). */
+SF_INLINE vec exact_square(vec a, vec *lost)
+{
+    vec c = vmul(a, vset1(134217729.0)), high = vsub(c, vsub(c, a)), low = vsub(a, high);
+    vec square = vmul(a, a), cross = vmul(high, low);
+    *lost = vadd(vadd(vsub(vmul(high, high), square), vadd(cross, cross)), vmul(low, low));
+    return square;
+}
+
+void sums_of_doubles(const double *x, ptrdiff_t n, sf_sum *sum, sf_sum *squares)
+{
+    const pair none = {vset1(0.0), vset1(0.0)};
+    pair sums[2] = {none, none}, squared[2] = {none, none};
+    for (ptrdiff_t i = 0; i < n; i += 2 * LANES)
+        for (int k = 0; k < 2; k++) {
+            const ptrdiff_t at = i + k * LANES, some = n - at;
+            if (some <= 0)
+                break;
+            vec a = some >= LANES ? vload(x + at) : vload_first(x + at, some, 0.0), lost;
+            pair_add(&sums[k], a);
+            if (squares) {
+                pair_add(&squared[k], exact_square(a, &lost));
+                squared[k].lost = vadd(squared[k].lost, lost);
+            }
+        }
+    *sum = pair_total(sums[0]);
+    sf_sum_merge(sum, pair_total(sums[1]));
+    if (squares) {
+        *squares = pair_total(squared[0]);
+        sf_sum_merge(squares, pair_total(squared[1]));
+    }
 }
 
 #endif

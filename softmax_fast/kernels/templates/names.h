@@ -18,6 +18,7 @@ extern const sf_kernels SF_KERNELS;
 #define minus_logs SF_PASTE(sf_minus_logs, SF_ISA)
 #define add_to_lanes SF_PASTE(sf_add_to_lanes, SF_ISA)
 #define sum_of_doubles SF_PASTE(sf_sum_of_doubles, SF_ISA)
+#define sums_of_doubles SF_PASTE(sf_sums_of_doubles, SF_ISA)
 
 /* exp(x/T) for x <= 0, and log(1 + x) for x >= 0; in place or not. */
 void exp_doubles(const double *x, double *out, ptrdiff_t n, sf_rate c);
@@ -30,3 +31,6 @@ void minus_logs(const double *p, double *out, ptrdiff_t n);
 sf_sum sum_of_doubles(const double *x, ptrdiff_t n);
 /* Adds x[i] to the lane of i, for n a multiple of SF_SUM_LANES. */
 void add_to_lanes(sf_lanes *lanes, const double *x, ptrdiff_t n);
+/* Sums of x and, unless squares is NULL, of x x as if that were not rounded: compensated, so that they are
+ * the same in any order to some 2^-100 of the sums of |x| and x x. */
+void sums_of_doubles(const double *x, ptrdiff_t n, sf_sum *sum, sf_sum *squares);

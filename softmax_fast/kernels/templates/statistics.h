@@ -25,12 +25,12 @@ SF_INLINE void flush_moments(moments *total)
     total->groups = 0;
 }
 
-/* What count <= 4 vectors of s, and of biased exponentials, add. */
+/* What count <= 4 vectors of s, and of biased exponentials, add.  Those of -inf are below what counts. */
 SF_INLINE void add_moments(moments *total, const vec *s, const vec *e, const int count)
 {
     const vec unbias = vset1((real)EXP_UNBIAS);
     for (int k = 0; k < count; k++) {
-        vec p = vmul(e[k], unbias), es = vzero_where_zero(p, vmul(e[k], s[k])); /* of -inf nothing */
+        vec p = vmul(e[k], unbias), es = vmul(e[k], s[k]);
         total->first = vadd(total->first, es);
         total->second = vfma(es, s[k], total->second);
         total->squares = vfma(p, p, total->squares);
@@ -39,26 +39,48 @@ SF_INLINE void add_moments(moments *total, const vec *s, const vec *e, const int
         flush_moments(total);
 }
 
-/* The sum of add_exponentials, in its order, and the moments; entry apart adds nothing to either.  d is
- * not below the floor of exp, so that s is finite. */
+/* The label of a row, counted from where some of its entries begin; its logit and the least number
+ * above; and how many entries come before it: those up to it that are no less, and those after it
+ * that are greater. */
+typedef struct { ptrdiff_t y; real x_y, above; ptrdiff_t before; } label_place;
+
+/* How many entries equal value. */
+SF_INLINE ptrdiff_t count_equal(const real *x, ptrdiff_t n, real value)
+{
+    const vec v = vset1(value);
+    ptrdiff_t count = 0, i = 0;
+    for (; i + LANES <= n; i += LANES)
+        count += sf_count_bits(vequal_mask(vload(x + i), v));
+    for (; i < n; i++)
+        count += x[i] == value;
+    return count;
+}
+
+/* The sum of add_exponentials, in its order, and the moments, to which entry apart adds nothing; and the
+ * entries before the label.  d is not below the floor of exp, so that s is finite. */
 static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m,
                                        const sf_temperature *t, ptrdiff_t apart, next_lines next,
-                                       moments *total)
+                                       moments *total, label_place *label)
 {
+    enum { GROUP = 4 * LANES };
     const vec vm = vset1(m), inverse = vset1(t->inverse);
+    const vec limits[2] = {vset1(label->above), vset1(label->x_y)};
     const vrate c = vector_rate(t);
     moments sums = *total;
-    vec s[4], e[4];
+    vec s[4], e[4], before = vset1(0);
     ptrdiff_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        for (int b = 0; next.in && b < 4 * LANES * (int)REAL_BYTES; b += 64)
+    for (; i + GROUP <= n; i += GROUP) {
+        const vec limit = limits[i + GROUP <= label->y];
+        for (int b = 0; next.in && b < GROUP * (int)REAL_BYTES; b += 64)
             SF_PREFETCH(next.in + i * REAL_BYTES + b);
         for (int first = 0; first < 4; first += EXP_INTERLEAVE) {
             for (int k = first; k < first + EXP_INTERLEAVE; k++) {
-                e[k] = vmax(c.floor, vsub(vload(x + i + k * LANES), vm));
+                vec entries = vload(x + i + k * LANES);
+                before = vadd_one_where_ge(before, entries, limit);
+                e[k] = vmax(c.floor, vsub(entries, vm));
                 s[k] = vmul(e[k], inverse);
             }
-            exp_steps(e + first, EXP_INTERLEAVE, c);
+            exp_steps_above_floor(e + first, EXP_INTERLEAVE, c);
         }
         if (apart >= i && apart < i + 4 * LANES)
             for (int k = 0; k < 4; k++)
@@ -66,16 +88,29 @@ static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real 
         w = wide_add(w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
         add_moments(&sums, s, e, 4);
     }
+    const ptrdiff_t grouped = i;
     vec rest = vset1(0);
     for (; i < n; i += LANES) {
-        e[0] = i + LANES <= n ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY);
+        const int whole = i + LANES <= n;
+        e[0] = whole ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY);
+        before = vadd_one_where_ge(before, e[0], limits[whole && i + LANES <= label->y]);
         e[0] = vmax(c.floor, vsub(e[0], vm));
         s[0] = vmul(e[0], inverse);
-        e[0] = without_lane(vexp(e[0], c), apart - i);
+        exp_steps_above_floor(e, 1, c);
+        e[0] = without_lane(e[0], apart - i);
         rest = vadd(rest, e[0]);
         add_moments(&sums, s, e, 1);
     }
     *total = sums;
+    /* Of the entries up to the label those from here on have been compared with what is above it. */
+    ptrdiff_t from = label->y < grouped ? label->y / GROUP * GROUP
+                   : SF_MIN(label->y / LANES * LANES, n / LANES * LANES);
+    real counts[LANES];
+    vstore(counts, before);
+    for (int k = 0; k < LANES; k++)
+        label->before += (ptrdiff_t)counts[k];
+    if (label->y > from)
+        label->before += count_equal(x + from, SF_MIN(label->y, n) - from, label->x_y);
     return wide_add(w, rest);
 }
 
@@ -130,95 +165,109 @@ SF_INLINE ptrdiff_t label_or_none(const sf_call *call, ptrdiff_t row)
     return call->targets && row_counts(call, row) ? (ptrdiff_t)sf_label(call->targets, row) : -1;
 }
 
+/* Moments of biased exponentials as true ones; sums of nothing but -inf vanish. */
+SF_INLINE void put_moments(double first, double second, double *to_first, double *to_second)
+{
+    const int vanish = -first < EXP_VANISHES;
+    *to_first = vanish ? 0.0 : first * EXP_UNBIAS;
+    *to_second = vanish ? 0.0 : second * EXP_UNBIAS;
+}
+
+/* What the rows in the lanes of a vector have, and what their entries add up to. */
+typedef struct {
+    vec maximum, inverse, label, x_y, above;
+    vrate c;
+    vec tied, top, before;
+    wide w;
+    moments sums;
+} tile_rows;
+
+/* Four entries from the one of number first on, or the count < 4 that remain. */
+SF_INLINE void add_tile_entries(tile_rows *r, const real *home, ptrdiff_t lanes, const int whole,
+                                ptrdiff_t first, ptrdiff_t count, ptrdiff_t n)
+{
+    const vec zero = vset1(0);
+    vec d[4], e[4], s[4];
+    for (int j = 0; j < 4; j++) {
+        d[j] = e[j] = s[j] = zero;
+        if (!whole && j >= count)
+            continue;
+        vec x = vload(home + j * lanes);
+        vec limit = vselect_ge(vset1((real)(first + j)), r->label, r->above, r->x_y);
+        r->before = vadd_one_where_ge(r->before, x, limit);
+        d[j] = vsub(x, r->maximum);
+        e[j] = vmax(r->c.floor, d[j]);
+        s[j] = vmul(e[j], r->inverse);
+    }
+    for (int j = 0; j < 4; j += whole ? EXP_INTERLEAVE : 1)
+        if (whole || j < count)
+            exp_steps_above_floor(e + j, whole ? EXP_INTERLEAVE : 1, r->c);
+    for (int j = 0; j < 4; j++) {
+        if (!whole && j >= count)
+            continue;
+        r->tied = vadd_one_where_ge(r->tied, d[j], zero);
+        r->top = vmax(r->top, vselect_ge(d[j], zero, vset1((real)(n - first - j)), zero));
+        e[j] = vzero_where_zero(d[j], e[j]);
+    }
+    r->w = wide_add(r->w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
+    add_moments(&r->sums, s, e, whole ? 4 : 3); /* what is not there is 0 */
+}
+
 SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
                                   const int width, sf_batch *batch, ptrdiff_t at)
 {
     const ptrdiff_t n = call->n_classes, lanes = width * LANES;
-    SF_ALIGNED(64) real m[2 * LANES], ties[2 * LANES], top[2 * LANES];
-    SF_ALIGNED(64) real label[2 * LANES], above_label[2 * LANES], above[2 * LANES], level[2 * LANES];
+    SF_ALIGNED(64) real m[2 * LANES], ties[2 * LANES], top[2 * LANES], before[2 * LANES];
+    SF_ALIGNED(64) real label[2 * LANES], x_y[2 * LANES], above[2 * LANES];
     SF_ALIGNED(64) double sum[2 * LANES], first_moment[2 * LANES];
     SF_ALIGNED(64) double second_moment[2 * LANES], squares[2 * LANES];
-    ptrdiff_t labels[2 * LANES];
     load_tile(tile, call, first, count, width, m);
     if (call->temperature_step)
         tile_temperatures(tile, call, first, count);
     for (ptrdiff_t i = 0; i < lanes; i++) {
-        labels[i] = i < count ? label_or_none(call, first + i) : -1;
-        label[i] = labels[i] < 0 ? 0 : tile->x[labels[i] * lanes + i];
-        above_label[i] = next_above(label[i]);
+        ptrdiff_t y = i < count ? label_or_none(call, first + i) : -1;
+        label[i] = (real)y;
+        x_y[i] = y < 0 ? (real)INFINITY : tile->x[y * lanes + i];
+        above[i] = next_above(x_y[i]);
     }
     next_lines next = tile_next(call, first, count, tile, 0);
     for (int k = 0; k < width; k++) {
         const real *home = tile->x + k * LANES;
-        const vec vm = vload(m + k * LANES), inverse = vload(tile->inverse + k * LANES);
-        const vec x_y = vload(label + k * LANES), x_above = vload(above_label + k * LANES);
-        const vrate c = {vload(tile->hi + k * LANES), vload(tile->lo + k * LANES),
-                         vload(tile->floor + k * LANES)};
-        vec tied = vset1(0), best = tied, over = tied, equal = tied;
-        wide w = wide_zero();
-        moments sums = no_moments();
-        for (ptrdiff_t begin = 0; begin < n; begin += 4) {
-            const int some = (int)SF_MIN(4, n - begin);
-            vec d[4], e[4], s[4];
-            for (int j = 0; j < 4; j++)
-                d[j] = e[j] = s[j] = vset1(0);
-            for (int j = 0; j < some; j++) {
-                vec x = vload(home + (begin + j) * lanes);
-                if (next.in)
-                    SF_PREFETCH(next.in + ((begin + j) * lanes + k * LANES) * REAL_BYTES);
-                d[j] = vsub(x, vm);
-                e[j] = vmax(c.floor, d[j]);
-                s[j] = vmul(e[j], inverse);
-                over = vadd(over, vone_where_zero(vsub(vmax(x, x_above), x)));
-                equal = vadd(equal, vone_where_zero(vsub(vmax(x, x_y), x)));
-            }
-            if (some == 4) {
-                for (int j = 0; j < 4; j += EXP_INTERLEAVE)
-                    exp_steps(e + j, EXP_INTERLEAVE, c);
-            } else {
-                for (int j = 0; j < some; j++)
-                    e[j] = vexp(e[j], c);
-            }
-            for (int j = 0; j < some; j++) {
-                vec is_top = vone_where_zero(d[j]);
-                tied = vadd(tied, is_top);
-                best = vmax(best, vmul(is_top, vset1((real)(n - begin - j))));
-                e[j] = vzero_where_zero(d[j], e[j]);
-            }
-            w = wide_add(w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
-            add_moments(&sums, s, e, some);
+        const vec zero = vset1(0);
+        tile_rows r = {vload(m + k * LANES), vload(tile->inverse + k * LANES), vload(label + k * LANES),
+                       vload(x_y + k * LANES), vload(above + k * LANES),
+                       {vload(tile->hi + k * LANES), vload(tile->lo + k * LANES),
+                        vload(tile->floor + k * LANES)},
+                       zero, zero, zero, wide_zero(), no_moments()};
+        ptrdiff_t c = 0;
+        for (; c + 4 <= n; c += 4) {
+            for (int j = 0; next.in && j < 4; j++)
+                SF_PREFETCH(next.in + ((c + j) * lanes + k * LANES) * REAL_BYTES);
+            add_tile_entries(&r, home + c * lanes, lanes, 1, c, 4, n);
         }
-        flush_moments(&sums);
-        vstore(ties + k * LANES, tied);
-        vstore(top + k * LANES, best);
-        vstore(above + k * LANES, over);
-        vstore(level + k * LANES, equal);
-        wide_store(sum + k * LANES, w);
-        wide_store(first_moment + k * LANES, sums.firsts);
-        wide_store(second_moment + k * LANES, sums.seconds);
-        wide_store(squares + k * LANES, sums.squared);
+        if (c < n)
+            add_tile_entries(&r, home + c * lanes, lanes, 0, c, n - c, n);
+        flush_moments(&r.sums);
+        vstore(ties + k * LANES, r.tied);
+        vstore(top + k * LANES, r.top);
+        vstore(before + k * LANES, r.before);
+        wide_store(sum + k * LANES, r.w);
+        wide_store(first_moment + k * LANES, r.sums.firsts);
+        wide_store(second_moment + k * LANES, r.sums.seconds);
+        wide_store(squares + k * LANES, r.sums.squared);
     }
     tile_stats(call, first, count, width, m, sum, ties, batch->max + at, batch->rest + at);
     for (ptrdiff_t i = 0; i < count; i++) {
-        ptrdiff_t y = labels[i];
-        batch->first_moment[at + i] = first_moment[i] * EXP_UNBIAS;
-        batch->second_moment[at + i] = second_moment[i] * EXP_UNBIAS;
+        put_moments(first_moment[i], second_moment[i], batch->first_moment + at + i,
+                    batch->second_moment + at + i);
         batch->squares[at + i] = squares[i] + ((double)ties[i] - 1.0);
-        batch->top[at + i] = (double)(n - (ptrdiff_t)top[i]);
-        batch->label[at + i] = (double)y;
-        batch->above[at + i] = (double)above[i];
-        batch->quotient[at + i] =
-            y < 0 ? 0.0 : sf_quotient(label[i], m[i], sf_temperature_of(call, first + i));
-        /* Others as high as the label: those before it come first. */
-        if (y >= 0 && (level[i] != above[i] + 1 || !(label[i] > -INFINITY))) {
-            ptrdiff_t before = 0;
-            for (ptrdiff_t c = 0; c < n; c++) {
-                real x = tile->x[c * lanes + i];
-                before += x > label[i] || (x == label[i] && c < y);
-            }
-            batch->above[at + i] = (double)before;
-        }
+        batch->top[at + i] = (double)n - (double)top[i];
+        batch->label[at + i] = (double)label[i];
+        batch->above[at + i] = (double)before[i];
     }
+    for (ptrdiff_t i = 0; i < count; i++)
+        batch->quotient[at + i] = label[i] < 0 ? 0.0
+            : sf_quotient(x_y[i], m[i], sf_temperature_of(call, first + i));
 }
 FOR_BOTH_WIDTHS(statistics_tile, statistics_tile_of)
 
@@ -234,7 +283,7 @@ static void statistics_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
     SF_ALIGNED(64) real x_buffer[BLOCK];
     const sf_call *call = r->call;
     const ptrdiff_t y = label_or_none(call, r->row);
-    const real x_y = y < 0 ? 0 : fetch_one(&call->x, sf_input_offset(call, &call->x, r->row)
+    const real x_y = y < 0 ? (real)INFINITY : fetch_one(&call->x, sf_input_offset(call, &call->x, r->row)
                                                          + y * call->x.class_stride);
     for (ptrdiff_t b = first; b < first + count; b++) {
         const ptrdiff_t n = block_length(call, b), begin = b * BLOCK;
@@ -243,20 +292,23 @@ static void statistics_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
         ptrdiff_t k;
         const real m = maximum_and_place(x, n, &k);
         moments sums = no_moments();
+        label_place label = {y < 0 ? -1 : y - begin, x_y, next_above(x_y), 0};
         r->blocks.max[b] = m;
         if (!isfinite(m)) {
             r->blocks.rest[b] = has_nan(x, n) ? NAN : m > 0 ? 0.0 : -1.0;
             k = 0;
+            if (!(m < x_y))
+                label.before = count_before(x, begin, n, y, x_y);
         } else {
-            wide w = add_statistics(wide_zero(), x, n, m, r->temperature, k, next, &sums);
+            wide w = add_statistics(wide_zero(), x, n, m, r->temperature, k, next, &sums, &label);
             r->blocks.rest[b] = total(w);
         }
         flush_moments(&sums);
-        r->blocks.share[b] = wide_total(sums.firsts) * EXP_UNBIAS;
-        r->blocks.product[b] = wide_total(sums.seconds) * EXP_UNBIAS;
+        put_moments(wide_total(sums.firsts), wide_total(sums.seconds), r->blocks.share + b,
+                    r->blocks.product + b);
         r->blocks.scaled[b] = wide_total(sums.squared);
         r->blocks.top[b] = (double)(begin + k);
-        r->blocks.above[b] = y < 0 || m < x_y ? 0.0 : (double)count_before(x, begin, n, y, x_y);
+        r->blocks.above[b] = y < 0 ? 0.0 : (double)label.before;
     }
 }
 

@@ -10,6 +10,11 @@ static void log1p_hook(const void *x, void *out, ptrdiff_t n)
     log1p_array((const real *)x, (real *)out, n);
 }
 
+static void sums_hook(const double *x, ptrdiff_t n, sf_sum *sum, sf_sum *squares)
+{
+    sums_of_doubles(x, n, sum, squares);
+}
+
 const sf_kernels SF_KERNELS = {
     .isa = SF_STRINGIFY(SF_ISA),
     .item_size = REAL_BYTES,
@@ -79,4 +84,5 @@ const sf_kernels SF_KERNELS = {
     },
     .exp_array = exp_hook,
     .log1p_array = log1p_hook,
+    .sums_of_array = sums_hook,
 };
