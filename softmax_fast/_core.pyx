@@ -367,6 +367,94 @@ cdef inline bint is_good(const rows_to_add *rows, Py_ssize_t i) noexcept nogil:
         rows.weights is NULL or rows.weights[i] > 0)
 
 
+cdef enum:
+    SUMMED_ROWS = 512  # whose columns fit a level-1 cache
+
+
+cdef bint add_plain_rows(const rows_to_add *rows, const sf_kernels *kernels, const int64_t *top_k,
+                         Py_ssize_t n_top, int64_t *counts, double *hi, double *lo) noexcept nogil:
+    """`add_to_sums` of at most `SUMMED_ROWS` rows of weight 1 that all count and have a finite loss;
+    of others nothing, and False.
+    """
+    cdef Py_ssize_t i, j, n = rows.n, hits = 0, tops
+    cdef int64_t special = 0
+    cdef sf_sum sums[2]
+    cdef double[SUMMED_ROWS] reciprocal
+    for i in range(n):
+        special |= rows.rank[i] | rows.prediction[i] | -(rows.loss[i] - rows.loss[i] != 0)
+    if special < 0:
+        return False
+    for i in range(n):
+        reciprocal[i] = 1.0 / (<double>rows.rank[i] + 1.0)
+        hits += rows.rank[i] == 0
+    counts[0] += n
+    counts[4] += hits
+    for j in range(2):
+        put(hi + j, lo + j, <double>n)
+        put(hi + 10 + j, lo + 10 + j, <double>hits)
+    kernels.sums_of_array(rows.loss, n, sums, sums + 1)
+    for j in range(3):
+        put_sum(hi + 4 + j, lo + 4 + j, &sums[j == 2].sum)
+    kernels.sums_of_array(rows.brier, n, sums, sums + 1)
+    for j in range(3):
+        put_sum(hi + 7 + j, lo + 7 + j, &sums[j == 2].sum)
+    put_column(kernels, reciprocal, n, hi + 12, lo + 12)
+    put_column(kernels, rows.entropy, n, hi + 13, lo + 13)
+    put_column(kernels, rows.confidence, n, hi + 14, lo + 14)
+    put_column(kernels, rows.slope, n, hi + 15, lo + 15)
+    put_column(kernels, rows.curvature, n, hi + 16, lo + 16)
+    for j in range(n_top):
+        tops = hits
+        if top_k[j] != 1:
+            tops = 0
+            for i in range(n):
+                tops += rows.rank[i] < top_k[j]
+        counts[5 + j] += tops
+        put(hi + 17 + j, lo + 17 + j, <double>tops)
+    return True
+
+
+cdef inline void put_column(const sf_kernels *kernels, const double *x, Py_ssize_t n, double *hi,
+                            double *lo) noexcept nogil:
+    cdef sf_sum total
+    kernels.sums_of_array(x, n, &total, NULL)
+    put_sum(hi, lo, &total.sum)
+
+
+cdef rows_to_add some_rows(const rows_to_add *rows, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    cdef rows_to_add some = rows[0]
+    some.n = n
+    some.confidence += first
+    some.entropy += first
+    some.loss += first
+    some.brier += first
+    some.slope += first
+    some.curvature += first
+    some.prediction += first
+    some.rank += first
+    if some.weights is not NULL:
+        some.weights += first
+    return some
+
+
+cdef void add_all_to_sums(const rows_to_add *rows, const sf_kernels *kernels, const int64_t *top_k,
+                          Py_ssize_t n_top, int64_t *counts, double *hi, double *lo,
+                          Py_ssize_t *first) noexcept nogil:
+    """`add_to_sums`, some rows at a time."""
+    cdef Py_ssize_t start = 0, j
+    cdef Py_ssize_t found[2]
+    cdef rows_to_add some
+    while start < rows.n:
+        some = some_rows(rows, start, min(<Py_ssize_t>SUMMED_ROWS, rows.n - start))
+        if rows.weights is not NULL or not add_plain_rows(&some, kernels, top_k, n_top, counts, hi, lo):
+            found[0] = found[1] = -1
+            add_to_sums(&some, top_k, n_top, counts, hi, lo, found)
+            for j in range(2):
+                if first[j] < 0 and found[j] >= 0:
+                    first[j] = start + found[j]
+        start += some.n
+
+
 cdef void add_to_sums(const rows_to_add *rows, const int64_t *top_k, Py_ssize_t n_top, int64_t *counts,
                       double *hi, double *lo, Py_ssize_t *first) noexcept nogil:
     """In the order of `_evaluation_state.SUMS` and `COUNTS`.  first: the first row without
@@ -444,19 +532,29 @@ cdef inline void put_square(double *sums, double x) noexcept nogil:
 
 
 cdef inline void put_in_bin(const rows_to_add *rows, Py_ssize_t i, Py_ssize_t at, Py_ssize_t n,
-                            double *hi, double *lo, int64_t *counts) noexcept nogil:
-    """In the order of `_evaluation_state.OF_BINS`."""
-    cdef double c = rows.confidence[i], v = 1.0, vv = 1.0
-    if rows.weights is not NULL:
-        v = rows.weights[i]
-        vv = v * v
+                            double *hi, double *lo, int64_t *counts, bint spread) noexcept nogil:
+    """In the order of `_evaluation_state.OF_BINS`, the last where spread is set.  Sums of weights of 1
+    are exact.
+    """
+    cdef double c = rows.confidence[i], v, vv
     counts[at] += 1
+    if rows.weights is NULL:
+        hi[at] += 1.0
+        hi[n + at] += 1.0
+        put(hi + 2 * n + at, lo + 2 * n + at, c)
+        hi[3 * n + at] += rows.rank[i] == 0
+        if spread:
+            put(hi + 4 * n + at, lo + 4 * n + at, c * (1.0 - c))
+        return
+    v = rows.weights[i]
+    vv = v * v
     put(hi + at, lo + at, v)
     put(hi + n + at, lo + n + at, vv)
     put(hi + 2 * n + at, lo + 2 * n + at, v * c)
     if rows.rank[i] == 0:
         put(hi + 3 * n + at, lo + 3 * n + at, v)
-    put(hi + 4 * n + at, lo + 4 * n + at, vv * (c * (1.0 - c)))
+    if spread:
+        put(hi + 4 * n + at, lo + 4 * n + at, vv * (c * (1.0 - c)))
 
 
 def bins_of(const double[::1] confidence, const double[::1] edges):
@@ -502,15 +600,20 @@ cdef inline Py_ssize_t cell_of(double c) noexcept nogil:
     return <Py_ssize_t>max(CELLS - 2 - bits, CELLS_HALF - CELLS_LOWEST)
 
 
-cdef void add_to_bins(const rows_to_add *rows, const double *edges, Py_ssize_t n_bins, double *bin_hi,
-                      double *bin_lo, int64_t *bin_counts, Py_ssize_t n_cells, double *cell_hi,
-                      double *cell_lo, int64_t *cell_counts) noexcept nogil:
+cdef void add_to_bins(const rows_to_add *rows, const double *edges, Py_ssize_t n_bins, double *hi,
+                      double *lo, int64_t *counts) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(rows.n):
         if is_good(rows, i):
-            put_in_bin(rows, i, bin_of(rows.confidence[i], edges, n_bins), n_bins, bin_hi, bin_lo,
-                       bin_counts)
-            put_in_bin(rows, i, cell_of(rows.confidence[i]), n_cells, cell_hi, cell_lo, cell_counts)
+            put_in_bin(rows, i, bin_of(rows.confidence[i], edges, n_bins), n_bins, hi, lo, counts, True)
+
+
+cdef void add_to_cells(const rows_to_add *rows, Py_ssize_t n_cells, double *hi, double *lo,
+                       int64_t *counts) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(rows.n):
+        if is_good(rows, i):
+            put_in_bin(rows, i, cell_of(rows.confidence[i]), n_cells, hi, lo, counts, False)
 
 
 def cells_of(const double[::1] confidence):
@@ -528,8 +631,8 @@ def add_rows(columns, const double[::1] weights, const int64_t[::1] top_k, const
              double[:, :, ::1] cell_sums, int64_t[::1] cell_counts, int n_threads):
     """Add the rows of `_row_statistics.Columns` to what `_evaluation_state.State` keeps.
 
-    Returns the first row without probabilities and the first of infinite loss, or -1.  Sums and bins
-    are two pieces of work, whose orders do not depend on each other.
+    Returns the first row without probabilities and the first of infinite loss, or -1.  Sums, bins and
+    cells are pieces of work whose orders do not depend on each other.
     """
     cdef const double[::1] confidence = columns.confidence, entropy = columns.entropy
     cdef const double[::1] loss = columns.loss, brier = columns.brier
@@ -539,7 +642,8 @@ def add_rows(columns, const double[::1] weights, const int64_t[::1] top_k, const
     cdef Py_ssize_t first[2]
     cdef Py_ssize_t i, n_bins = bin_sums.shape[2], n_cells = cell_sums.shape[2], n_top = top_k.shape[0]
     cdef const int64_t *tops = &top_k[0] if n_top else NULL
-    cdef int piece, workers = 1 if serial or rank.shape[0] < 2048 else min(n_threads, 2)
+    cdef int piece, workers = 1 if serial or rank.shape[0] < 2048 else min(n_threads, 3)
+    cdef const sf_kernels *kernels = sf_tables_in_use().f64
     first[0] = first[1] = -1
     if not rank.shape[0]:
         return -1, -1
@@ -555,18 +659,20 @@ def add_rows(columns, const double[::1] weights, const int64_t[::1] top_k, const
     rows.weights = NULL if weights is None else &weights[0]
     if workers == 1:
         with nogil:
-            add_to_sums(&rows, tops, n_top, &counts[0], &sums[0, 0], &sums[1, 0], first)
-            add_to_bins(&rows, &edges[0], n_bins, &bin_sums[0, 0, 0], &bin_sums[1, 0, 0],
-                        &bin_counts[0], n_cells, &cell_sums[0, 0, 0], &cell_sums[1, 0, 0],
-                        &cell_counts[0])
+            add_to_bins(&rows, &edges[0], n_bins, &bin_sums[0, 0, 0], &bin_sums[1, 0, 0], &bin_counts[0])
+            add_to_cells(&rows, n_cells, &cell_sums[0, 0, 0], &cell_sums[1, 0, 0], &cell_counts[0])
+            add_all_to_sums(&rows, kernels, tops, n_top, &counts[0], &sums[0, 0], &sums[1, 0], first)
     else:
-        for piece in prange(2, num_threads=workers, nogil=True):
+        for piece in prange(3, num_threads=workers, nogil=True, schedule="dynamic"):
             if piece == 0:
-                add_to_sums(&rows, tops, n_top, &counts[0], &sums[0, 0], &sums[1, 0], first)
-            else:
                 add_to_bins(&rows, &edges[0], n_bins, &bin_sums[0, 0, 0], &bin_sums[1, 0, 0],
-                            &bin_counts[0], n_cells, &cell_sums[0, 0, 0], &cell_sums[1, 0, 0],
-                            &cell_counts[0])
+                            &bin_counts[0])
+            elif piece == 1:
+                add_to_cells(&rows, n_cells, &cell_sums[0, 0, 0], &cell_sums[1, 0, 0],
+                             &cell_counts[0])
+            else:
+                add_all_to_sums(&rows, kernels, tops, n_top, &counts[0], &sums[0, 0], &sums[1, 0],
+                                first)
     # Beyond the range there is nothing to keep.
     for i in range(sums.shape[1]):
         if not sums[0, i] - sums[0, i] == 0:
