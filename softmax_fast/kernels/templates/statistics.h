@@ -135,17 +135,20 @@ static SF_NOINLINE ptrdiff_t count_from(const real *x, ptrdiff_t n, real limit)
     return count;
 }
 
-/* The least number above a; NaN for NaN. */
+/* The least number above a; NaN for NaN, and inf for inf. */
 SF_INLINE real next_above(real a)
 {
 #if SF_DOUBLE
+    const int64_t infinity = 0x7ff0000000000000, minus_infinity = INT64_MIN + infinity;
     int64_t bits;
 #else
+    const int32_t infinity = 0x7f800000, minus_infinity = INT32_MIN + infinity;
     int32_t bits;
 #endif
     a += 0; /* -0 becomes 0 */
     memcpy(&bits, &a, sizeof bits);
-    bits += a >= 0 ? a < (real)INFINITY : a < 0 ? -1 : 0;
+    bits += (bits >= 0) & (bits < infinity);
+    bits -= (bits < 0) & (bits <= minus_infinity);
     memcpy(&a, &bits, sizeof bits);
     return a;
 }
@@ -162,7 +165,13 @@ SF_INLINE ptrdiff_t count_before(const real *x, ptrdiff_t begin, ptrdiff_t n, pt
 /* The row's label, or -1 for one that does not count or where there are none. */
 SF_INLINE ptrdiff_t label_or_none(const sf_call *call, ptrdiff_t row)
 {
-    return call->targets && row_counts(call, row) ? (ptrdiff_t)sf_label(call->targets, row) : -1;
+    const sf_targets *t = call->targets;
+    if (!t)
+        return -1;
+    const int64_t y = sf_label(t, row);
+    if ((t->has_ignore_index && y == t->ignore_index) || (uint64_t)y >= (uint64_t)call->n_classes)
+        return -1;
+    return (t->sample_weight || t->class_weight) && !row_counts(call, row) ? -1 : (ptrdiff_t)y;
 }
 
 /* Moments of biased exponentials as true ones; sums of nothing but -inf vanish. */
@@ -228,8 +237,9 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         ptrdiff_t y = i < count ? label_or_none(call, first + i) : -1;
         label[i] = (real)y;
         x_y[i] = y < 0 ? (real)INFINITY : tile->x[y * lanes + i];
-        above[i] = next_above(x_y[i]);
     }
+    for (ptrdiff_t i = 0; i < lanes; i++)
+        above[i] = next_above(x_y[i]);
     next_lines next = tile_next(call, first, count, tile, 0);
     for (int k = 0; k < width; k++) {
         const real *home = tile->x + k * LANES;
@@ -264,6 +274,13 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         batch->top[at + i] = (double)n - (double)top[i];
         batch->label[at + i] = (double)label[i];
         batch->above[at + i] = (double)before[i];
+    }
+    if (!SF_DOUBLE && !call->temperature_step && call->temperature[0] == 1.0) {
+        for (ptrdiff_t i = 0; i < count; i++) {
+            const double d = (double)x_y[i] - (double)m[i];
+            batch->quotient[at + i] = label[i] < 0 ? 0.0 : d;
+        }
+        return;
     }
     for (ptrdiff_t i = 0; i < count; i++)
         batch->quotient[at + i] = label[i] < 0 ? 0.0
@@ -371,39 +388,58 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
     exp_doubles(s_y, e_y, count, sf_make_rate(1.0));
     double sum[SF_BATCH], mean[SF_BATCH], inverse[SF_BATCH];
     const double *row_max = batch->max + at, *rest = batch->rest + at, *log_sum = batch->log_sum + at;
+    const double *top = batch->top + at, *label = batch->label + at, *squares = batch->squares + at;
+    const double *first_moment = batch->first_moment + at, *second_moment = batch->second_moment + at;
+    const double *before = batch->above + at;
     const double *temperature = call->temperature + first * call->temperature_step;
     const ptrdiff_t step = call->temperature_step, put = call->first_row + first;
+    double *restrict confidence = to->confidence + put, *restrict uncertainty = to->uncertainty + put;
+    double *restrict entropy = to->entropy + put, *restrict logsumexp = to->logsumexp + put;
+    int64_t *restrict prediction = to->prediction + put;
     for (ptrdiff_t i = 0; i < count; i++) { /* NaN where the row has no probabilities */
         sum[i] = 1.0 + rest[i] + (row_max[i] - row_max[i]);
         inverse[i] = 1.0 / sum[i];
-        mean[i] = batch->first_moment[at + i] * inverse[i];
-        to->confidence[put + i] = inverse[i];
-        to->uncertainty[put + i] = rest[i] * inverse[i];
-        to->entropy[put + i] = log_sum[i] - mean[i];
+        mean[i] = first_moment[i] * inverse[i];
     }
     for (ptrdiff_t i = 0; i < count; i++) {
-        to->logsumexp[put + i] = isfinite(row_max[i]) ? row_max[i] / temperature[i * step] + log_sum[i]
-                               : rest[i] == rest[i] ? row_max[i] : rest[i];
-        to->prediction[put + i] = sum[i] == sum[i] ? (int64_t)batch->top[at + i] : -1;
+        confidence[i] = inverse[i];
+        uncertainty[i] = rest[i] * inverse[i];
+        entropy[i] = log_sum[i] - mean[i];
     }
-    for (ptrdiff_t i = 0; to->loss && i < count; i++) {
-        /* (1 - p_y)^2 and the squares of the others' p: nothing cancels where p_y is next to 1. */
-        const int hit = batch->top[at + i] == batch->label[at + i];
-        const double others = batch->squares[at + i] + (hit ? 0.0 : 1.0 - e_y[i] * e_y[i]);
-        const double missing = hit ? rest[i] * inverse[i] : 1.0 - e_y[i] * inverse[i];
-        const double t = temperature[i * step];
-        to->loss[put + i] = log_sum[i] - s_y[i];
-        to->brier[put + i] = missing * missing + others * inverse[i] * inverse[i];
-        to->slope[put + i] = t * (mean[i] - s_y[i]);
-        to->curvature[put + i] =
-            t * t * (batch->second_moment[at + i] * inverse[i] - mean[i] * mean[i]);
+    for (ptrdiff_t i = 0; i < count; i++) {
+        logsumexp[i] = isfinite(row_max[i]) ? row_max[i] / temperature[i * step] + log_sum[i]
+                     : rest[i] == rest[i] ? row_max[i] : rest[i];
+        prediction[i] = sum[i] == sum[i] ? (int64_t)top[i] : -1;
     }
-    for (ptrdiff_t i = 0; to->loss && i < count; i++) {
-        to->rank[put + i] = sum[i] == sum[i] ? (int64_t)batch->above[at + i] : call->n_classes;
+    if (!to->loss)
+        return;
+    int special = 0;
+    {
+        double *restrict loss = to->loss + put, *restrict brier = to->brier + put;
+        double *restrict slope = to->slope + put, *restrict curvature = to->curvature + put;
+        int64_t *restrict rank = to->rank + put;
+        for (ptrdiff_t i = 0; i < count; i++) {
+            /* (1 - p_y)^2 and the squares of the others' p: nothing cancels where p_y is next to 1. */
+            const int hit = top[i] == label[i];
+            const double one_less = 1.0 - e_y[i] * e_y[i], doubt = rest[i] * inverse[i];
+            const double other_doubt = 1.0 - e_y[i] * inverse[i];
+            const double others = squares[i] + (hit ? 0.0 : one_less), missing = hit ? doubt : other_doubt;
+            brier[i] = missing * missing + others * inverse[i] * inverse[i];
+        }
+        for (ptrdiff_t i = 0; i < count; i++) {
+            const double t = temperature[i * step];
+            loss[i] = log_sum[i] - s_y[i];
+            slope[i] = t * (mean[i] - s_y[i]);
+            curvature[i] = t * t * (second_moment[i] * inverse[i] - mean[i] * mean[i]);
+            rank[i] = sum[i] == sum[i] ? (int64_t)before[i] : call->n_classes;
+            special |= (label[i] < 0.0) | (t > (SF_DOUBLE ? 0x1p400 : 0x1p40));
+        }
+    }
+    for (ptrdiff_t i = 0; special && i < count; i++) {
         if (temperature[i * step] > (SF_DOUBLE ? 0x1p400 : 0x1p40) && isfinite(row_max[i])
-            && rest[i] == rest[i] && batch->label[at + i] >= 0.0)
+            && rest[i] == rest[i] && label[i] >= 0.0)
             sf_put_moments(call, first + i, row_max[i]);
-        if (batch->label[at + i] < 0.0) {
+        if (label[i] < 0.0) {
             sf_row_counts(call->targets, first + i, call->n_classes, result); /* notes a bad one */
             to->loss[put + i] = to->brier[put + i] = 0.0;
             to->slope[put + i] = to->curvature[put + i] = 0.0;
