@@ -22,6 +22,8 @@ _ROUNDING = 4e-16
 # After so many passes every other one bisects.
 _TRUSTED = 12
 _MOST_PASSES = 200
+# Rows whose mean variance, of logits over T, is less are nearly uniform.
+_FLAT = 0.01
 # Derivatives of a smaller ratio are no pair to interpolate between.
 _LEAST_RATIO = 0.05
 
@@ -134,7 +136,7 @@ class PassSums:
     def is_flat(self, beta):
         """Whether the rows are nearly uniform, so that the slope is nearly linear."""
         mean_variance = self.curvature / self.weight * beta * beta
-        return mean_variance < 0.01 and self._sum(_UNCERTAINTY) > 0.1 * self.weight
+        return mean_variance < _FLAT and self._sum(_UNCERTAINTY) > 0.1 * self.weight
 
 
 def labelled_rows(logits, targets, *, axis=-1, sample_weight=None, ignore_index=-100):
@@ -417,7 +419,8 @@ def _least(look, first, start):
         if start is not None and low < start < high:
             new, start = start, None
         elif low == 0 and zero is None:
-            if new < beta / _FALL:
+            # Where the slope is nearly linear Newton's step is good, however long.
+            if new < beta / _FALL and not (0 < new and at.is_flat(beta)):
                 n_falls += 1
                 if at.is_flat(beta) or n_falls > 3:
                     zero = look(0.0)
@@ -427,7 +430,11 @@ def _least(look, first, start):
                     if not 0 < new < high:
                         new = high / _RISE
                 else:
-                    new = beta / _FALL
+                    # The sooner the slope is nearly linear, the sooner it tells.
+                    flat = math.inf
+                    if new <= 0 and at.curvature:
+                        flat = math.sqrt(_FLAT / 2 * at.weight / at.curvature)
+                    new = min(beta / _FALL, flat)
                     if at.mean_size * beta > 100:
                         new = min(new, 1.0 / at.mean_size)
         elif high == math.inf:
