@@ -292,6 +292,36 @@ def test_of_equal_logits_the_lowest_class_comes_first():
     assert result.mean_reciprocal_rank == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [*range(1, 40), 192, 193, 260, 1030, 2049, 4200])
+def test_ranks_and_predictions_are_exact_where_many_logits_are_equal(dtype, n_classes):
+    n = 40
+    rng = generator(n_classes)
+    x = np.round(rng.standard_normal((n, n_classes))).astype(dtype)
+    x[rng.random(x.shape) < 0.2] = -INF
+    y = rng.integers(n_classes, size=n)
+    x[np.arange(n), rng.integers(n_classes, size=n)] = 1
+    x[:8, n_classes // 2] = 7  # one maximum, before or after the label
+    at_label = x[np.arange(n), y][:, None]
+    is_earlier = np.arange(n_classes) < y[:, None]
+    found = row_statistics(x, y)
+    expected = (x > at_label).sum(axis=1) + ((x == at_label) & is_earlier).sum(axis=1)
+    np.testing.assert_array_equal(found.rank, expected)
+    np.testing.assert_array_equal(found.prediction, x.argmax(axis=1))
+    assert evaluate(x, y).mean_reciprocal_rank == pytest.approx((1 / (1 + expected)).mean())
+
+
+@pytest.mark.parametrize("n_classes", [3, 300])
+def test_masked_classes_add_nothing_at_all(n_classes):
+    """Rows that are constant but for what is masked have neither slope nor curvature."""
+    x = np.full((5, n_classes), -INF, np.float32)
+    x[:, -2:] = 3
+    assert evaluate(x, np.full(5, n_classes - 1)).temperature_hint == 1
+    assert row_statistics(x).entropy == pytest.approx(math.log(2))
+    x[:, -1] = -INF
+    assert row_statistics(x).entropy.tolist() == [0] * 5
+
+
 # All rows
 
 

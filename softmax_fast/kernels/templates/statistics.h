@@ -25,7 +25,7 @@ SF_INLINE void flush_moments(moments *total)
     total->groups = 0;
 }
 
-/* What count <= 4 vectors of s, and of biased exponentials, add.  Those of -inf are below what counts. */
+/* What count <= 4 vectors of s, and of biased exponentials, add; those of -inf are 0. */
 SF_INLINE void add_moments(moments *total, const vec *s, const vec *e, const int count)
 {
     const vec unbias = vset1((real)EXP_UNBIAS);
@@ -174,14 +174,6 @@ SF_INLINE ptrdiff_t label_or_none(const sf_call *call, ptrdiff_t row)
     return (t->sample_weight || t->class_weight) && !row_counts(call, row) ? -1 : (ptrdiff_t)y;
 }
 
-/* Moments of biased exponentials as true ones; sums of nothing but -inf vanish. */
-SF_INLINE void put_moments(double first, double second, double *to_first, double *to_second)
-{
-    const int vanish = -first < EXP_VANISHES;
-    *to_first = vanish ? 0.0 : first * EXP_UNBIAS;
-    *to_second = vanish ? 0.0 : second * EXP_UNBIAS;
-}
-
 /* What the rows in the lanes of a vector have, and what their entries add up to. */
 typedef struct {
     vec maximum, inverse, label, x_y, above;
@@ -268,8 +260,8 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
     }
     tile_stats(call, first, count, width, m, sum, ties, batch->max + at, batch->rest + at);
     for (ptrdiff_t i = 0; i < count; i++) {
-        put_moments(first_moment[i], second_moment[i], batch->first_moment + at + i,
-                    batch->second_moment + at + i);
+        batch->first_moment[at + i] = first_moment[i] * EXP_UNBIAS;
+        batch->second_moment[at + i] = second_moment[i] * EXP_UNBIAS;
         batch->squares[at + i] = squares[i] + ((double)ties[i] - 1.0);
         batch->top[at + i] = (double)n - (double)top[i];
         batch->label[at + i] = (double)label[i];
@@ -321,8 +313,8 @@ static void statistics_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
             r->blocks.rest[b] = total(w);
         }
         flush_moments(&sums);
-        put_moments(wide_total(sums.firsts), wide_total(sums.seconds), r->blocks.share + b,
-                    r->blocks.product + b);
+        r->blocks.share[b] = wide_total(sums.firsts) * EXP_UNBIAS;
+        r->blocks.product[b] = wide_total(sums.seconds) * EXP_UNBIAS;
         r->blocks.scaled[b] = wide_total(sums.squared);
         r->blocks.top[b] = (double)(begin + k);
         r->blocks.above[b] = y < 0 ? 0.0 : (double)label.before;
