@@ -685,6 +685,70 @@ def add_rows(columns, const double[::1] weights, const int64_t[::1] top_k, const
 include "_calls.pxi"
 
 
+# ---- the fully connected layer ----------------------------------------------------------------------------
+
+cdef inline sf_input matrix_input(Source matrix) noexcept:
+    cdef Py_ssize_t item = cnp.PyArray_ITEMSIZE(matrix.array)
+    cdef sf_input result
+    result.data = cnp.PyArray_DATA(matrix.array)
+    result.outer_stride = 0
+    result.row_stride = cnp.PyArray_STRIDE(matrix.array, 0) // item
+    result.class_stride = cnp.PyArray_STRIDE(matrix.array, 1) // item
+    result.kind = matrix.code
+    return result
+
+
+cdef inline sf_output contiguous_output(cnp.ndarray matrix) noexcept:
+    cdef sf_output result
+    result.data = cnp.PyArray_DATA(matrix)
+    result.outer_stride = 0
+    result.row_stride = cnp.PyArray_DIM(matrix, 1)
+    result.class_stride = 1
+    return result
+
+
+def fused_linear_loss(Source features not None, Source weights not None, cnp.ndarray bias,
+                      LossProblem problem not None, cnp.ndarray row_losses, grads, double scale,
+                      int n_threads):
+    """Whether the kernels took the layer, whose labels have been checked.
+
+    grads are zeroed arrays to add the gradients to, those of the bias in float64, or None.
+    """
+    cdef sf_layer layer
+    cdef sf_targets targets
+    cdef Block block
+    cdef int status
+    codes = problem.codes()
+    block = layout.first_block(
+        features, 1, 1, None, problem.temperature, codes, problem.sample_weight, row_losses, 1)
+    begin(&layer.call, block, n_threads)
+    layer.call.n_classes = cnp.PyArray_DIM(weights.array, 0)
+    targets = block.targets
+    give_options(&targets, problem.options)
+    targets.gradient_scale = scale
+    if codes is None:
+        targets.probabilities = matrix_input(problem.targets)
+    layer.call.targets = &targets
+    layer.weights = matrix_input(weights)
+    layer.n_features = cnp.PyArray_DIM(weights.array, 1)
+    layer.bias = NULL if bias is None else cnp.PyArray_DATA(bias)
+    layer.d_features.data = layer.d_weights.data = NULL
+    layer.d_bias = NULL
+    if grads is not None:
+        layer.d_features = contiguous_output(grads.features)
+        layer.d_weights = contiguous_output(grads.weights)
+        if grads.bias is not None:
+            layer.d_bias = <double *>cnp.PyArray_DATA(grads.bias)
+    if not sf_takes_layer(&layer):
+        return False
+    with nogil:
+        status = sf_run_layer(&layer, &problem.sums.result)
+    if status == SF_NO_MEMORY:
+        raise MemoryError("no room for the scratch of the kernels")
+    return True
+
+
+
 # ---- C-level API ----------------------------------------------------------------------------------------
 #
 # For other compiled modules: include/softmax_fast.h by way of _C_API, and for Cython, and for all who

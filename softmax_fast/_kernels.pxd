@@ -137,3 +137,16 @@ cdef extern from "adapt.h" nogil:
     sf_region sf_region_begin(Py_ssize_t pieces, int workers, double now) noexcept
     void sf_region_piece(sf_region *region, double now) noexcept
     void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now) noexcept
+
+cdef extern from "linear.h" nogil:
+    ctypedef struct sf_layer:
+        sf_call call
+        sf_input weights
+        const void *bias
+        Py_ssize_t n_features
+        sf_output d_features
+        sf_output d_weights
+        double *d_bias
+
+    int sf_takes_layer(const sf_layer *layer) noexcept
+    int sf_run_layer(const sf_layer *layer, sf_result *result) noexcept

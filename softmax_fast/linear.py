@@ -1,4 +1,8 @@
-"""Softmax loss of a fully connected layer, tile by tile, without the logits of all rows."""
+"""Softmax loss of a fully connected layer, tile by tile, without the logits of all rows.
+
+Fused kernels do it (kernels/linear.c), but for what `_Evaluation._is_fused` leaves: then NumPy's BLAS
+multiplies, tile by tile.
+"""
 
 import math
 from typing import NamedTuple
@@ -9,7 +13,8 @@ from . import _arguments, _core, _layout, _threads
 from ._core import loss_problem
 
 BUFFER_BYTES = 32 << 20
-"""Bytes of working memory of `linear_softmax_loss` and `linear_softmax_loss_and_grad`, about.
+"""Bytes of working memory of `linear_softmax_loss` and `linear_softmax_loss_and_grad`, about, where
+NumPy's BLAS multiplies; the fused kernels take no more than half of the default.
 
 Half holds a tile of logits, a quarter each tiles of features and of weights. Read at each call; set
 ``softmax_fast.linear.BUFFER_BYTES`` to change it. Where one row of logits or features does not fit
@@ -68,8 +73,8 @@ def linear_softmax_loss(
     sample_weight, ignore_index, label_smoothing, reduction, out
         As for `softmax_loss`; the rows have the shape (N,).
     n_threads : int, optional
-        At most this many threads for the part that is not the product; the product's are those of
-        NumPy's BLAS.
+        At most this many threads. Where NumPy's BLAS multiplies (see Notes), the product's are its
+        own.
 
     Returns
     -------
@@ -97,10 +102,15 @@ def linear_softmax_loss(
     .. math:: (m, s) = \Bigl(\max(m_1, m_2),\;
               s_1 e^{(m_1 - m) / T} + s_2 e^{(m_2 - m) / T}\Bigr)
 
-    and the products by NumPy's BLAS into reused buffers. The memory beside the arguments is about
-    `softmax_fast.linear.BUFFER_BYTES` and a few bytes a row. Rows with the label ``ignore_index``
-    and rows of weight 0 are left out of the products. The bits of the result depend on N, C, D,
-    the instruction set and the BLAS, not on ``n_threads``.
+    as soon as they have been multiplied, in kernels that need no BLAS. The memory beside the
+    arguments is some MiB, one more for each thread, and a few bytes a row. Rows with the label
+    ``ignore_index`` and rows of weight 0 are left out of the products. The bits of the result depend
+    on N, C, D, the instruction set, and on whether gradients are asked for, not on ``n_threads``.
+
+    Without vector instructions, with more features than a panel of rows has room for (65536 in
+    float32 with AVX-512, 7680 for gradients), and where a temperature or weight lies beyond the
+    range of the features' dtype, the products are those of NumPy's BLAS, into reused buffers of
+    about `softmax_fast.linear.BUFFER_BYTES`, and the bits depend on that too.
 
     References
     ----------
@@ -273,12 +283,26 @@ class _Evaluation:
         rows = self._rows_that_count()
         if self.row_losses is not None and len(rows) < self.n_rows:
             self.row_losses[...] = 0
-        if not len(rows):
+        if not len(rows) or self._is_fused():
             return
         self._plan(copies_features=len(rows) < self.n_rows)
         with np.errstate(all="ignore"):
             for start in range(0, len(rows), self.tile_rows):
                 self._tile(rows[start : start + self.tile_rows], first=start == 0)
+
+    def _is_fused(self):
+        """Work all out by the fused kernels, unless they leave such a layer to BLAS."""
+        products = self.n_rows * self.n_classes * self.n_features
+        return _core.fused_linear_loss(
+            self.layer.features,
+            self.layer.weights,
+            self.layer.bias,
+            self.problem,
+            self.row_losses,
+            self.grads,
+            self.scale,
+            _threads.resolve(self.n_threads, products),
+        )
 
     def _rows_that_count(self):
         """Numbers of the rows that are not ignored nor of weight 0: a range when these are all."""

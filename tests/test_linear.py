@@ -106,7 +106,7 @@ def test_probability_targets(shape, isa, dtype):
 
 
 @every_combination_of_options
-def test_every_combination_of_options(names, dtype):
+def test_every_combination_of_options(names, isa, dtype):
     shape = (33, 16, 10)
     check(shape, dtype, labels(33, 10), **loss_options(names, (33, 10)))
     if "ignore_index" not in names:
@@ -129,7 +129,7 @@ def test_ignored_rows_are_not_read(isa, dtype):
 
 @pytest.mark.parametrize("buffer_bytes", [sf.linear.BUFFER_BYTES, 4096], ids=["rows", "classes"])
 @pytest.mark.parametrize("value", [1e30, np.inf, np.nan])
-def test_rows_of_weight_zero_are_not_there(value, buffer_bytes, dtype, monkeypatch):
+def test_rows_of_weight_zero_are_not_there(value, buffer_bytes, isa, dtype, monkeypatch):
     monkeypatch.setattr(sf.linear, "BUFFER_BYTES", buffer_bytes)
     features, weights, bias = problem((40, 6, 300), dtype)
     y, v, w = labels(40, 300), generator(41).random(40), generator(42).random(300)
@@ -373,3 +373,165 @@ def test_a_row_of_huge_weight_in_tiles_of_classes(isa, monkeypatch):
     for a, b in zip(whole, tiled, strict=True):
         assert np.isfinite(a).all()
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+# Around a group, a panel, a block and a depth of the fused kernels of every instruction set, more
+# blocks than chunks, weights in packs, and several slabs of rows.
+FUSED_SHAPES = [
+    *((n, 7, 13) for n in (1, 2, 7, 8, 9, 15, 17, 31, 33)),
+    *((9, d, 29) for d in (0, 1, 2, 3, 5, 31, 33, 255, 257, 385, 1100, 1601)),
+    *((9, 5, c) for c in (1, 2, 5, 6, 11, 12, 191, 192, 193, 385)),
+    *((n, 2, 12_700) for n in (3, 9)),
+    (2100, 3, 200),
+    (20, 4, 9000),
+]
+
+
+@pytest.mark.parametrize("shape", FUSED_SHAPES, ids=str)
+def test_around_every_edge_of_the_fused_kernels(shape, isa, dtype):
+    if isa == "generic":
+        pytest.skip("there are none")
+    n, _, c = shape
+    y = labels(n, c)
+    check(shape, dtype, y, reductions=["mean"])
+    options = {"label_smoothing": 0.1, "weight": positive(c) + 0.1, "temperature": positive(n) + 0.5}
+    check(shape, dtype, y, bias=False, reductions=["sum"], **options)
+    if n * c < 10_000:
+        check(shape, dtype, distributions((n, c), dtype), reductions=["mean"])
+
+
+@pytest.mark.parametrize("shape", [(5, 300, 500), (40, 300, 500)], ids=str)
+def test_bits_do_not_depend_on_strides_threads_or_other_rows(shape, isa, dtype):
+    if isa == "generic":
+        pytest.skip("BLAS chooses its own order of sums")
+    features, weights, bias = problem(shape, dtype)
+    y = labels(shape[0], shape[2])
+    expected, grads = sf.linear_softmax_loss_and_grad(
+        features, weights, y, bias=bias, reduction="none", n_threads=1
+    )
+    alone = sf.linear_softmax_loss(features, weights, y, bias=bias, reduction="none", n_threads=1)
+    spread = np.repeat(np.repeat(features, 2, axis=1), 2, axis=0)[::2, ::2]
+    for f, w, n_threads in (
+        (np.asfortranarray(features), np.asfortranarray(weights), 2),
+        (spread, weights[::-1].copy()[::-1], 3),
+    ):
+        k = {"bias": bias, "reduction": "none", "n_threads": n_threads}
+        loss, others = sf.linear_softmax_loss_and_grad(f, w, y, **k)
+        oracle.assert_same_bits(loss, expected)
+        for got, same in zip(others, grads, strict=True):
+            oracle.assert_same_bits(got, same)
+        oracle.assert_same_bits(sf.linear_softmax_loss(f, w, y, **k), alone)
+    order = np.arange(shape[0])[::-1]
+    turned = sf.linear_softmax_loss(features[order], weights, y[order], bias=bias, reduction="none")
+    oracle.assert_same_bits(turned[order], alone)
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+def test_nonfinite_logits_mean_what_they_mean_to_softmax_loss(rows, isa, dtype):
+    # of one feature that is 1, so that the logits are exact
+    rng = generator(50)
+    logits = np.round(rng.standard_normal(400) * 4).astype(dtype)
+    weights, bias = logits[:, None], np.zeros(400, dtype)
+    features = np.ones((rows, 1), dtype)
+    y = labels(rows, 400)
+    for value, places in (
+        (-np.inf, [0, 7, 250]),
+        (-np.inf, range(400)),
+        (np.inf, [250]),
+        (np.nan, [399]),
+        (-np.inf, y[:2]),
+    ):
+        bias[...] = 0
+        bias[list(places)] = value
+        x = np.broadcast_to(logits + bias, (rows, 400))
+        for targets, options in (
+            (y, {}),
+            (y, {"label_smoothing": 0.1}),
+            (y, {"label_smoothing": 1.0}),
+            (np.eye(400, dtype=dtype)[y], {}),
+        ):
+            options = {"reduction": "none", **options}
+            expected, g = sf.softmax_loss_and_grad(x, targets, **options)
+            loss, grads = sf.linear_softmax_loss_and_grad(
+                features, weights, targets, bias=bias, **options
+            )
+            close = {"rtol": 64 * np.finfo(dtype).eps, "atol": 64 * np.finfo(dtype).eps}
+            np.testing.assert_allclose(loss, expected, **close)
+            with np.errstate(all="ignore"):
+                sums = g.sum(axis=0, dtype=np.float64)
+            np.testing.assert_allclose(grads.bias, sums, rtol=1e-4, atol=rows * 1e-5)
+            alone = sf.linear_softmax_loss(features, weights, targets, bias=bias, **options)
+            np.testing.assert_allclose(alone, expected, **close)
+
+
+def test_small_losses_keep_their_digits_in_the_fused_kernels(isa, dtype):
+    for rows in (2, 20):
+        logits = np.full(300, -20.0, dtype)
+        logits[250] = 0
+        loss = sf.linear_softmax_loss(
+            np.ones((rows, 1), dtype), logits[:, None], np.full(rows, 250), reduction="none"
+        )
+        np.testing.assert_allclose(loss, np.log1p(299 * np.exp(-20.0)), rtol=8 * np.finfo(dtype).eps)
+
+
+def test_weights_of_halves_beside_float_features(isa):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for n in (3, 40):
+        features, weights, bias = problem((n, 70, 300), np.dtype(np.float32))
+        for half in (np.float16, ml_dtypes.bfloat16):
+            w = weights.astype(half)
+            wide = w.astype(np.float32)
+            y = labels(n, 300)
+            got, grads = sf.linear_softmax_loss_and_grad(features, w, y, bias=bias)
+            expected, others = sf.linear_softmax_loss_and_grad(features, wide, y, bias=bias)
+            assert got == expected
+            for a, b in zip(grads, others, strict=True):
+                oracle.assert_same_bits(a, b)
+            assert sf.linear_softmax_loss(features, w, y) == sf.linear_softmax_loss(
+                features, wide, y
+            )
+
+
+def test_the_fused_kernels_take_sixteen_mebibytes_at_most(run_python):
+    code = """
+        import resource
+        import numpy as np
+        import softmax_fast as sf
+        n, d, c = 1500, 1024, 9000
+        rng = np.random.default_rng(0)
+        features = rng.standard_normal((n, d), dtype=np.float32)
+        weights = rng.standard_normal((c, d), dtype=np.float32)
+        y = np.zeros(n, np.int64)
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        sf.linear_softmax_loss_and_grad(features[:9, :9], weights[:9, :9], y[:9])
+        before = peak()
+        sf.linear_softmax_loss(features, weights, y, n_threads=2)
+        print(peak() - before)
+        before = peak()
+        sf.linear_softmax_loss_and_grad(features, weights, y, n_threads=2)
+        print(peak() - before - (features.nbytes + weights.nbytes) // 1024)
+    """
+    pytest.importorskip("resource")
+    if sf.show_config("dicts")["instruction set"]["in use"] == "generic":
+        pytest.skip("there are none")
+    for used in run_python(code).stdout.split():
+        assert int(used) < 18 * 1024
+
+
+# Was slow, by a factor of a hundred: products of subnormal gradients.
+def test_gradients_that_would_be_subnormal_are_those_of_the_exact_logits(isa, dtype):
+    logits = np.linspace(-1000 if dtype == np.float64 else -130, 0, 300).astype(dtype)
+    options = {"reduction": "sum"}
+    for targets in (np.full(20, 299), distributions((20, 300), dtype)):
+        _, grads = sf.linear_softmax_loss_and_grad(
+            np.ones((20, 1), dtype), logits[:, None], targets, **options
+        )
+        x = np.broadcast_to(logits, (20, 300)).astype(np.longdouble)
+        exact = oracle.softmax_loss(x, targets, with_grad=True).grad.sum(axis=0)
+        np.testing.assert_allclose(
+            grads.weights[:, 0],
+            exact.astype(np.float64),
+            rtol=1e-4 if dtype == np.float32 else 1e-12,
+            atol=20 * np.finfo(dtype).tiny,
+        )

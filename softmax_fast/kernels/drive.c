@@ -30,6 +30,11 @@ static sf_parallel_for *parallel_for = serial_for;
 
 void sf_set_parallel_for(sf_parallel_for *loop) { parallel_for = loop ? loop : serial_for; }
 
+void sf_share_out(sf_body *body, void *context, ptrdiff_t n_pieces, int n_workers)
+{
+    (n_workers == 1 ? serial_for : parallel_for)(body, context, n_pieces, n_workers);
+}
+
 static int threads_for(ptrdiff_t elements, ptrdiff_t pieces, int most)
 {
     ptrdiff_t n = SF_MIN(elements / ELEMENTS_PER_THREAD, pieces);
@@ -175,11 +180,10 @@ static void run_block(void *context, ptrdiff_t block, int worker)
 /* All blocks, on n threads; while the stores are on trial, some of them at a time. */
 static void run_blocks(work *w, ptrdiff_t n_blocks, int n)
 {
-    sf_parallel_for *loop = n == 1 ? serial_for : parallel_for;
     const sf_call *call = w->call;
     sf_store_class *on_trial = call->stream ? sf_store_class_of(call, w->operation) : NULL;
     if (!on_trial) {
-        loop(run_block, w, n_blocks, n);
+        sf_share_out(run_block, w, n_blocks, n);
         return;
     }
     const ptrdiff_t row_bytes = call->n_classes * call->kernels->item_size;
@@ -192,7 +196,7 @@ static void run_blocks(work *w, ptrdiff_t n_blocks, int n)
         ptrdiff_t rows = SF_MIN(count * w->block_rows, call->n_rows - w->first_block * w->block_rows);
         w->call = &either;
         sf_moment begun = trial >= 0 ? sf_now() : (sf_moment){0, 0};
-        loop(run_block, w, count, n);
+        sf_share_out(run_block, w, count, n);
         if (trial >= 0)
             sf_note_trial(on_trial, either.stream, rows * row_bytes, begun);
     }

@@ -44,6 +44,9 @@ static inline void sf_write_to(sf_call *call, sf_output out)
  * of sf_rows_of_a_sum give the bits of one call on all.  Others take NULL. */
 int sf_run(const sf_call *call, int operation, sf_result *result);
 
+/* The loop's way, or without it for one worker. */
+void sf_share_out(sf_body *body, void *context, ptrdiff_t n_pieces, int n_workers);
+
 /* Rows whose results are summed by themselves before they join the total. */
 ptrdiff_t sf_rows_of_a_sum(ptrdiff_t n_classes);
 

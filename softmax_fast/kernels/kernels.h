@@ -188,6 +188,7 @@ struct sf_kernels {
     ptrdiff_t block;     /* entries of a long row that are reduced together */
     sf_walk *walk;
     sf_operation operations[SF_N_OPERATIONS];
+    const struct sf_linear *linear; /* of linear.h; NULL: BLAS is faster */
 
     /* The vector functions on contiguous arrays: exp for x <= 0, log1p for x >= 0, and sums of x and its
      * squares, which may be NULL (double only). */

@@ -26,6 +26,8 @@ static const SF_ALIGNED(32) int32_t first_lanes_mask[16] = {-1, -1, -1, -1, -1, 
 #define COLUMNS 4
 #define POW2_BITS 3
 #define EXP_INTERLEAVE 1
+#define PRODUCT_CLASSES 6
+#define PRODUCT_DEPTH 384
 
 typedef __m256 vec;
 SF_INLINE __m256i first_lanes(ptrdiff_t n)
@@ -158,6 +160,8 @@ SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 #define COLUMNS 2
 #define POW2_BITS 1
 #define EXP_INTERLEAVE 4
+#define PRODUCT_CLASSES 6
+#define PRODUCT_DEPTH 384
 
 typedef __m256d vec;
 SF_INLINE __m256i first_lanes(ptrdiff_t n)

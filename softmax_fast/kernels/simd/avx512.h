@@ -16,6 +16,8 @@ SF_TARGET_BEGIN_AVX512
 #define COLUMNS 4
 #define POW2_BITS 4
 #define EXP_INTERLEAVE 1
+#define PRODUCT_CLASSES 12
+#define PRODUCT_DEPTH 256
 
 typedef __m512 vec;
 SF_INLINE __mmask16 first_lanes(ptrdiff_t n) { return (__mmask16)((1u << n) - 1); }
@@ -139,6 +141,8 @@ SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 #define COLUMNS 2
 #define POW2_BITS 4
 #define EXP_INTERLEAVE 4
+#define PRODUCT_CLASSES 12
+#define PRODUCT_DEPTH 256
 
 typedef __m512d vec;
 SF_INLINE __mmask8 first_lanes(ptrdiff_t n) { return (__mmask8)((1u << n) - 1); }

@@ -11,6 +11,8 @@
  *                  those that i has left.
  * EXP_INTERLEAVE : how many vectors' exp are best computed side by side: the chain of operations for
  *                  double is longer than a processor looks ahead to find what it can do meanwhile.
+ * PRODUCT_CLASSES, PRODUCT_DEPTH : of a product of matrices, how many accumulators of two vectors fit into
+ *                  registers, and how many terms are added before the next; none here, where BLAS is faster.
  */
 #ifndef SF_SIMD_GENERIC_H
 #define SF_SIMD_GENERIC_H

@@ -14,6 +14,8 @@
 #define COLUMNS 4
 #define POW2_BITS 0
 #define EXP_INTERLEAVE 1
+#define PRODUCT_CLASSES 12
+#define PRODUCT_DEPTH 256
 
 typedef float32x4_t vec;
 SF_INLINE vec vset1(float a) { return vdupq_n_f32(a); }
@@ -131,6 +133,8 @@ SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 #define COLUMNS 2
 #define POW2_BITS 0
 #define EXP_INTERLEAVE 4
+#define PRODUCT_CLASSES 12
+#define PRODUCT_DEPTH 256
 
 typedef float64x2_t vec;
 SF_INLINE vec vset1(double a) { return vdupq_n_f64(a); }

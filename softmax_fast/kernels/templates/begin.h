@@ -1,6 +1,7 @@
 /* What comes before the vocabulary in every unit.  Wants SF_DOUBLE. */
 #include "../environment.h"
 #include "../kernels.h"
+#include "../linear.h"
 #include "../scalars.h"
 #include "../target.h"
 

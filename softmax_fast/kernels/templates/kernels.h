@@ -9,5 +9,6 @@
 #include "probabilities.h"
 #include "statistics.h"
 #include "binary.h"
+#include "linear.h"
 #include "walk.h"
 #include "table.h"

@@ -82,6 +82,9 @@ const sf_kernels SF_KERNELS = {
             .entries = binary_cross_entropy_with_logits_entries,
         },
     },
+#ifdef PRODUCT_CLASSES
+    .linear = &linear,
+#endif
     .exp_array = exp_hook,
     .log1p_array = log1p_hook,
     .sums_of_array = sums_hook,
