@@ -15,6 +15,7 @@ from ._config import get_include, show_config
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .calibration import TemperatureFit, fit_temperature
+from .divergence import kl_divergence, kl_divergence_and_grad
 from .evaluation import (
     Evaluation,
     Evaluator,
@@ -48,6 +49,8 @@ __all__ = [
     "fit_temperature",
     "get_include",
     "get_num_threads",
+    "kl_divergence",
+    "kl_divergence_and_grad",
     "linear_softmax_loss",
     "linear_softmax_loss_and_grad",
     "log_softmax",

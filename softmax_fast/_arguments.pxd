@@ -24,6 +24,7 @@ cdef class Labels:
 cdef tuple shape_of(cnp.ndarray array)
 
 cpdef Source logits(str name, value)
+cpdef Source base_logits(value, tuple shape)
 cpdef int axis(value, int ndim) except -1
 cpdef tuple rows_shape(tuple shape, int axis)
 cpdef Py_ssize_t some_classes(str name, tuple shape, int axis) except -1
@@ -34,6 +35,7 @@ cpdef object threads(value, str name=*)
 cdef int reduction(value) except -1
 cpdef object ignore_index(value)
 cpdef double label_smoothing(value) except -1
+cpdef double scale(value) except -1
 cdef object number_as_temperature(value)
 cpdef object temperature(value, tuple rows)
 cpdef object entry_temperature(value, tuple shape, str what=*)

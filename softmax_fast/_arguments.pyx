@@ -179,6 +179,17 @@ cpdef Source logits(str name, value):
     return result
 
 
+cpdef Source base_logits(value, tuple shape):
+    """A `Source` of the shape of the logits that are compared with it."""
+    result = source("base_logits", value)
+    if not _has_shape(result.array, shape):
+        raise ValueError(
+            f"base_logits have shape {shape_of(result.array)}, but logits {shape}: both must be the "
+            "same"
+        )
+    return result
+
+
 cdef cnp.ndarray _real_values(name, value, error=TypeError):
     """A small array of numbers (weights, temperatures) as float64."""
     array = as_array(name, value)
@@ -271,6 +282,13 @@ cpdef double label_smoothing(value) except -1:
     if not _is_number(value, &alpha) or not 0 <= alpha <= 1:
         raise ValueError(f"label_smoothing must be a number in [0, 1], got {value!r}")
     return alpha
+
+
+cpdef double scale(value) except -1:
+    cdef double number
+    if not _is_number(value, &number) or not 0 <= number <= DBL_MAX:
+        raise ValueError(f"scale must be a finite number >= 0, got {value!r}")
+    return number
 
 
 cdef bint _is_number(value, double *number) except -1:

@@ -154,6 +154,8 @@ cdef class LossProblem:
     cdef readonly Options options
     cdef int reduction
     cdef readonly Sums sums
+    cdef str targets_name
+    cdef double scale  # of the result
 
     @property
     def has_labels(self):
@@ -167,7 +169,8 @@ cdef class LossProblem:
         """Check that an output shares no memory with the arrays that are read during the work."""
         codes = self.codes()
         arguments.apart(
-            name, out, "targets", (<Source>self.targets).array if codes is None else codes, in_place)
+            name, out, self.targets_name,
+            (<Source>self.targets).array if codes is None else codes, in_place)
         arguments.apart(name, out, "weight", self.options.weight)
         arguments.apart(name, out, "sample_weight", self.sample_weight)
         arguments.apart(name, out, "temperature", self.temperature)
@@ -182,6 +185,7 @@ cdef class LossProblem:
             part.targets = self.targets._replace(array=self.targets.array[rows])
         part.n_classes, part.rows, part.options = self.n_classes, self.rows, self.options
         part.reduction, part.sums = self.reduction, self.sums
+        part.targets_name, part.scale = self.targets_name, self.scale
         part.temperature = of_rows(self.temperature, rows)
         part.sample_weight = of_rows(self.sample_weight, rows)
         return part
@@ -217,7 +221,7 @@ cdef class LossProblem:
 
     cpdef double gradient_scale(self, double weight_sum):
         """The factor of the gradient, which is scaled as the loss is; infinite over nothing."""
-        return 1.0 / weight_sum if self.reduction == MEAN else 1.0
+        return self.scale * (1.0 / weight_sum if self.reduction == MEAN else 1.0)
 
     cpdef evaluate(self, int operation, Source x, int axis, int n_threads,
                    cnp.ndarray row_losses=None, cnp.ndarray grad=None, double scale=1.0):
@@ -231,6 +235,7 @@ cdef class LossProblem:
             self.targets if codes is None else codes, self.sample_weight, row_losses, 1)
         while block is not None:
             block.targets.gradient_scale = scale
+            block.targets.loss_scale = self.scale
             run_block(block, operation, self.options, self.sums, n_threads)
             self.check_labels(self.sums)
             if self.sums.result.bad_value_row >= 0:
@@ -241,7 +246,7 @@ cdef class LossProblem:
     cdef int check_labels(self, Sums sums) except -1:
         if sums.result.bad_label_row >= 0:
             raise label_error(
-                "targets", self.targets, sums.result.bad_label_row, self.n_classes,
+                self.targets_name, self.targets, sums.result.bad_label_row, self.n_classes,
                 self.options.ignore_index)
         return 0
 
@@ -291,6 +296,8 @@ cdef LossProblem problem_of(targets, tuple shape, int axis, Py_ssize_t n_classes
     problem.temperature = arguments.temperature(temperature, rows)
     problem.reduction = arguments.reduction(reduction)
     problem.sums = Sums.__new__(Sums)
+    problem.targets_name = "targets"
+    problem.scale = 1.0
     return problem
 
 
@@ -353,6 +360,67 @@ def softmax_loss_and_grad(logits, targets, axis, temperature, weight, sample_wei
     row_losses = problem.row_losses(checked, dtype)
     problem.evaluate(SF_SOFTMAX_LOSS_GRAD, x, dim, most, row_losses, grad, scale)
     return problem.reduced(row_losses, out, checked), grad_out
+
+
+# ---- divergences ---------------------------------------------------------------------------------------
+
+cdef LossProblem problem_of_base(Source base, tuple shape, int axis, sample_weight, scale, reduction,
+                                 temperature):
+    """The base's logits take the place of targets."""
+    cdef LossProblem problem = LossProblem.__new__(LossProblem)
+    rows = arguments.rows_shape(shape, axis)
+    problem.n_classes = arguments.some_classes("logits", shape, axis)
+    problem.rows = rows
+    problem.targets = base
+    problem.targets_name = "base_logits"
+    problem.options = NO_OPTIONS
+    problem.scale = arguments.scale(scale)
+    problem.sample_weight = arguments.sample_weight(sample_weight, rows)
+    problem.temperature = arguments.temperature(temperature, rows)
+    problem.reduction = arguments.reduction(reduction)
+    problem.sums = Sums.__new__(Sums)
+    return problem
+
+
+cdef object divergence(bint with_grad, base_logits, logits, axis, temperature, sample_weight, scale,
+                       reduction, out, grad_out, n_threads):
+    cdef Source x = arguments.logits("logits", logits)
+    cdef tuple shape = arguments.shape_of(x.array)
+    cdef Source base = arguments.base_logits(base_logits, shape)
+    cdef int dim = arguments.axis(axis, cnp.PyArray_NDIM(x.array)), most
+    cdef LossProblem problem = problem_of_base(
+        base, shape, dim, sample_weight, scale, reduction, temperature)
+    cdef cnp.ndarray checked = None, grad = None, row_losses
+    cdef double factor = 1.0
+    most = threads_for(n_threads, cnp.PyArray_SIZE(x.array))
+    dtype = base.result() if base.result_type() == cnp.NPY_FLOAT64 else x.result()
+    if grad_out is not None:
+        grad = arguments.output("grad_out", grad_out, shape, dtype)
+        arguments.apart("grad_out", grad, "logits", x.array, x.array)
+        problem.apart("grad_out", grad, x.array)
+    if out is not None:
+        checked = problem.output(out, dtype, {"logits": x.array, "grad_out": grad})
+    if with_grad:
+        factor = problem.gradient_scale(problem.weigh())
+        if grad is None:
+            grad_out = grad = empty(shape, (<cnp.dtype>dtype).type_num)
+    row_losses = problem.row_losses(checked, dtype)
+    problem.evaluate(SF_KL_DIVERGENCE_GRAD if with_grad else SF_KL_DIVERGENCE, x, dim, most, row_losses,
+                     grad, factor)
+    result = problem.reduced(row_losses, out, checked)
+    return (result, grad_out) if with_grad else result
+
+
+def kl_divergence(base_logits, logits, axis, temperature, sample_weight, scale, reduction, out,
+                  n_threads):
+    return divergence(False, base_logits, logits, axis, temperature, sample_weight, scale, reduction,
+                      out, None, n_threads)
+
+
+def kl_divergence_and_grad(base_logits, logits, axis, temperature, sample_weight, scale, reduction, out,
+                           grad_out, n_threads):
+    return divergence(True, base_logits, logits, axis, temperature, sample_weight, scale, reduction,
+                      out, grad_out, n_threads)
 
 
 # ---- binary losses -------------------------------------------------------------------------------------

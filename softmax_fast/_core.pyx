@@ -214,6 +214,9 @@ cdef int run_block(Block block, int operation, Options options, Sums sums, int n
     cdef sf_targets targets
     cdef sf_result unused = sf_no_result()
     begin(&call, block, n_threads)
+    if (operation in (SF_KL_DIVERGENCE, SF_KL_DIVERGENCE_GRAD)
+            and block.targets.probabilities.kind == SF_F64):
+        sf_use_doubles(&call)
     if options is not None:
         targets = block.targets
         give_options(&targets, options)
@@ -227,7 +230,7 @@ cdef int run_block(Block block, int operation, Options options, Sums sums, int n
         call.out.class_stride = 1
         targets.labels64 = NULL
         targets.row_losses = NULL
-    elif operation in (SF_SOFTMAX, SF_LOG_SOFTMAX, SF_SOFTMAX_LOSS_GRAD):
+    elif operation in (SF_SOFTMAX, SF_LOG_SOFTMAX, SF_SOFTMAX_LOSS_GRAD, SF_KL_DIVERGENCE_GRAD):
         sf_write_to(&call, block.out)
     else:
         call.out = block.out

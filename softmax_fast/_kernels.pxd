@@ -18,6 +18,8 @@ cdef extern from "drive.h" nogil:
         SF_EXPONENTIALS
         SF_BINARY_CROSS_ENTROPY
         SF_BINARY_CROSS_ENTROPY_WITH_LOGITS
+        SF_KL_DIVERGENCE
+        SF_KL_DIVERGENCE_GRAD
 
     enum: SF_F32, SF_F64, SF_F16, SF_BF16
 
@@ -43,6 +45,7 @@ cdef extern from "drive.h" nogil:
         double label_smoothing
         void *row_losses
         double gradient_scale
+        double loss_scale
 
     ctypedef struct sf_columns:
         double *logsumexp
@@ -86,6 +89,7 @@ cdef extern from "drive.h" nogil:
 
     void sf_begin(sf_call *call, sf_input x, Py_ssize_t n_rows, Py_ssize_t inner,
                   Py_ssize_t n_classes, int n_threads) noexcept
+    void sf_use_doubles(sf_call *call) noexcept
     void sf_write_to(sf_call *call, sf_output out) noexcept
     sf_result sf_no_result() noexcept
     sf_targets sf_no_targets() noexcept

@@ -15,7 +15,7 @@ cdef Source source_of(cnp.ndarray array, int code)
 
 
 cdef class Block:
-    cdef Py_ssize_t first_row, n_rows, inner, n_classes, per_row
+    cdef Py_ssize_t first_row, n_rows, inner, n_classes, per_row, result_item
     cdef sf_input x
     cdef sf_output out
     cdef double one_temperature, one_pos_weight

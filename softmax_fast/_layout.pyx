@@ -123,11 +123,11 @@ cdef class Block:
     cdef Block rows_from(self, Py_ssize_t first, Py_ssize_t n_rows):
         """The block of some of these rows, but for x, out and class probabilities."""
         cdef Block part = Block.__new__(Block)
-        cdef Py_ssize_t item = 8 if self.x.kind == SF_F64 else 4
         part.first_row = self.first_row + first
         part.n_rows = n_rows
         part.n_classes = self.n_classes
         part.per_row = self.per_row
+        part.result_item = self.result_item
         part.x.kind = self.x.kind
         part.one_temperature = self.one_temperature
         part.alive = self.alive
@@ -141,7 +141,8 @@ cdef class Block:
         if self.targets.sample_weight is not NULL:
             part.targets.sample_weight += first
         if self.targets.row_losses is not NULL:
-            part.targets.row_losses = <char *>self.targets.row_losses + first * item * self.per_row
+            part.targets.row_losses = (
+                <char *>self.targets.row_losses + first * self.result_item * self.per_row)
         return part
 
 
@@ -294,6 +295,7 @@ cdef Block first_block(Source x, int axis, Py_ssize_t cut, cnp.ndarray out, temp
         block.targets.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
     if row_results is not None:
         block.targets.row_losses = cnp.PyArray_DATA(row_results)
+        block.result_item = cnp.PyArray_ITEMSIZE(row_results)
     if _lay(block, x, probabilities, out, axis):
         return block
     return _next_of(_row_parts(block, x, probabilities, out, axis, cut))

@@ -73,7 +73,7 @@ int sf_reach(const sf_call *call, int operation)
         if (!sf_has_labels(targets) && targets->probabilities.kind == SF_F64)
             reach |= BY_PROBABILITIES;
     }
-    if (operation == SF_SOFTMAX_LOSS_GRAD) {
+    if (operation == SF_SOFTMAX_LOSS_GRAD || operation == SF_KL_DIVERGENCE_GRAD) {
         extent v = extent_of(targets->sample_weight, call->n_rows);
         if (!is_within(targets->gradient_scale * v.least * w.least / t.most)
             || !is_within(targets->gradient_scale * v.most * w.most / t.least))
@@ -154,6 +154,86 @@ void sf_put_moments(const sf_call *call, ptrdiff_t row, double m)
     call->columns->curvature[at] = variance;
 }
 
+/* (x - m)/T - (a - n)/T for maxima m and n, where one of them is finite. */
+static double ratio_of(double x, double m, double a, double n, double temperature)
+{
+    const double d = (x - m) - (a - n);
+    return isfinite(d) ? d / temperature : sf_quotient(x, m, temperature) - sf_quotient(a, n, temperature);
+}
+
+double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff_t step)
+{
+    const sf_input *base = &call->targets->probabilities;
+    const ptrdiff_t offset = sf_input_offset(call, &call->x, row), n = call->n_classes;
+    const ptrdiff_t base_offset = sf_input_offset(call, base, row);
+    const double temperature = sf_temperature_of(call, row);
+    const double scale = call->targets->gradient_scale * sf_sample_weight(call->targets, row);
+    double m = -INFINITY, base_m = m, nan = 0.0;
+    for (ptrdiff_t c = 0; c < n; c++) {
+        const double x = entry_of(&call->x, offset + c * call->x.class_stride);
+        const double a = entry_of(base, base_offset + c * base->class_stride);
+        nan = x != x || a != a ? NAN : nan;
+        m = SF_MAX(m, x);
+        base_m = SF_MAX(base_m, a);
+    }
+    nan += (m - m) + (base_m - base_m);
+    sf_sum sums[2] = {{0, 0}, {0, 0}}, terms = {0, 0}, differences = {0, 0};
+    for (ptrdiff_t c = 0; c < n; c++) {
+        const double x = entry_of(&call->x, offset + c * call->x.class_stride);
+        const double a = entry_of(base, base_offset + c * base->class_stride);
+        sf_sum_add(&sums[0], exp(sf_quotient(x, m, temperature)));
+        sf_sum_add(&sums[1], exp(sf_quotient(a, base_m, temperature)));
+    }
+    const double sum = sf_sum_value(sums[0]), base_sum = sf_sum_value(sums[1]);
+    double shift = log(sum / base_sum);
+    for (int last = 0; last < (gradient ? 2 : 1); last++) {
+        for (ptrdiff_t c = 0; c < n; c++) {
+            const double x = entry_of(&call->x, offset + c * call->x.class_stride);
+            const double a = entry_of(base, base_offset + c * base->class_stride);
+            const double q = exp(sf_quotient(x, m, temperature)) / sum;
+            const double p = exp(sf_quotient(a, base_m, temperature)) / base_sum;
+            const double u = ratio_of(x, m, a, base_m, temperature) - shift;
+            double difference = q - p, h = difference - p * u;
+            if (p == 0.0) {
+                h = difference;
+            } else if (fabs(u) < 1.0) {
+                h = p * sf_expm1_excess(u);
+                difference = h + p * u;
+            }
+            if (last) {
+                put_entry(call, gradient, c * step, scale * difference / temperature + nan);
+                continue;
+            }
+            sf_sum_add(&terms, h);
+            sf_sum_add(&differences, difference);
+        }
+        if (!last) {
+            const double w = sf_sum_value(differences);
+            shift += w - sf_log1p_excess(w);
+        }
+    }
+    const double divergence = sf_sum_value(terms) - sf_log1p_excess(sf_sum_value(differences)) + nan;
+    return divergence < 0.0 ? 0.0 : divergence;
+}
+
+/* Of the only row of a call. */
+static void put_divergence(const sf_call *call, int with_gradient, sf_result *result)
+{
+    const sf_targets *targets = call->targets;
+    const double v = sf_sample_weight(targets, 0);
+    double loss = 0.0;
+    if (v != 0.0) {
+        loss = sf_divergence(call, 0, with_gradient ? call->out.data : NULL, call->out.class_stride)
+             * targets->loss_scale * v;
+        sf_sum_add(&result->loss, loss);
+        sf_sum_add(&result->weight, v);
+    }
+    for (ptrdiff_t c = 0; v == 0.0 && with_gradient && c < call->n_classes; c++)
+        put_entry(call, call->out.data, c * call->out.class_stride, 0.0);
+    if (targets->row_losses)
+        put_entry(call, targets->row_losses, 0, loss);
+}
+
 /* Where even double does not reach T, the row is replaced by that of (x - m)/T at T = 1, m its maximum
  * or the shift given. */
 void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result *result, void *scratch)
@@ -169,6 +249,10 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
     sf_targets targets;
     sf_result found = sf_no_result();
     sf_call own = sf_rows_from(call, row, &targets);
+    if (operation == SF_KL_DIVERGENCE || operation == SF_KL_DIVERGENCE_GRAD) {
+        put_divergence(&own, operation == SF_KL_DIVERGENCE_GRAD, result);
+        return;
+    }
     const sf_output out = own.out;
     const sf_sink sink = {&found, 0, 0, NULL};
 

@@ -30,6 +30,13 @@ static inline void sf_begin(sf_call *call, sf_input x, ptrdiff_t n_rows, ptrdiff
     *call = begun;
 }
 
+/* Computes in double, whatever x is. */
+static inline void sf_use_doubles(sf_call *call)
+{
+    call->kernels = call->doubles;
+    call->prefetch = call->n_rows * call->n_classes * call->kernels->item_size > SF_NEAR_BYTES;
+}
+
 /* An entry a class. */
 static inline void sf_write_to(sf_call *call, sf_output out)
 {
@@ -59,7 +66,7 @@ static inline sf_targets sf_no_targets(void)
 {
     sf_targets targets;
     memset(&targets, 0, sizeof targets);
-    targets.gradient_scale = 1.0;
+    targets.gradient_scale = targets.loss_scale = 1.0;
     return targets;
 }
 

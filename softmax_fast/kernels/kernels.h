@@ -29,6 +29,8 @@ enum {
     SF_EXPONENTIALS,       /* out = row_rest exp((x - row_max)/T), row_max no less than the maximum */
     SF_BINARY_CROSS_ENTROPY, /* of entries: rows of one class; out or NULL; targets->probabilities */
     SF_BINARY_CROSS_ENTROPY_WITH_LOGITS,
+    SF_KL_DIVERGENCE,      /* of rows from those of targets->probabilities, which are logits here */
+    SF_KL_DIVERGENCE_GRAD, /* with respect to x */
     SF_N_OPERATIONS
 };
 
@@ -62,6 +64,7 @@ typedef struct {
     double label_smoothing;
     void *row_losses;            /* one a row, in the type of the output, or NULL */
     double gradient_scale;
+    double loss_scale;           /* of divergences */
 } sf_targets;
 
 /* What one look at the rows tells, an entry a row in each; those that are of labels may be NULL.  Of a row
@@ -117,11 +120,14 @@ typedef struct {
     double squares[SF_BATCH];             /* sum of e e but for one maximum */
     double top[SF_BATCH], label[SF_BATCH]; /* the first index of the maximum; the label, -1 for none */
     double above[SF_BATCH];               /* entries above the label's, and equal ones before it */
+    double base_max[SF_BATCH], base_rest[SF_BATCH]; /* of divergences: as max and rest, of the base; */
+    double shift[SF_BATCH], shift_lost[SF_BATCH]; /* T times the log-sum less that of the base */
 } sf_batch;
 
 /* Numbers of each block of a long row: its maximum, its rest; of the weighted target a the sums of a
  * and of a (x - maximum), and the latter times 2^-128, which does not overflow.  Of row statistics,
- * these three are the moments and the squares. */
+ * these three are the moments and the squares.  Of divergences, share and product are the base's
+ * maximum and rest, scaled is the divergence within the block, top the shift and above what it lacks. */
 typedef struct { double *max, *rest, *share, *product, *scaled, *top, *above; } sf_blocks;
 
 typedef struct sf_tile sf_tile;               /* short rows, one to a lane; the kernels' own */
@@ -202,6 +208,10 @@ size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size);
 /* Slope and curvature of a row whose (x - m)/T underflow when they are squared, one entry after another
  * in double. */
 void sf_put_moments(const sf_call *call, ptrdiff_t row, double m);
+
+/* The divergence of a row, one entry after another in double, whatever its entries and temperature are;
+ * its gradient goes to gradient, step apart, unless that is NULL.  It may overwrite x. */
+double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff_t step);
 
 /* The rows from first on, as a call of their own: they lie in one outer step, with what is given for
  * each; *targets becomes theirs. */

@@ -160,6 +160,25 @@ static inline int sf_row_counts(const sf_targets *t, ptrdiff_t row, ptrdiff_t n_
     return sf_sample_weight(t, row) != 0.0 && sf_label_weight(t, row) != 0.0;
 }
 
+/* expm1(t) - t, with the digits of a small t. */
+static inline double sf_expm1_excess(double t)
+{
+    if (!(fabs(t) < 0.5))
+        return expm1(t) - t;
+    double sum = 1.0 / 15.0;
+    for (int k = 14; k > 2; k--)
+        sum = (1.0 + sum * t) / k;
+    return 0.5 * t * t * (1.0 + sum * t);
+}
+
+/* w - log1p(w), likewise. */
+static inline double sf_log1p_excess(double w)
+{
+    if (!(fabs(w) < 1e-3))
+        return w - log1p(w);
+    return w * w * (0.5 - w * (1.0 / 3.0 - w * (0.25 - w * (0.2 - w / 6.0))));
+}
+
 static inline int sf_count_bits(unsigned mask)
 {
 #if defined(__GNUC__) || defined(__clang__)

@@ -103,6 +103,10 @@ SF_INLINE vec vone_where_zero(vec test)
     return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_EQ_OQ),
                          _mm256_set1_ps(1.0f));
 }
+SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
+{
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
 SF_INLINE vec vfraction(vec d, vec hi, vec lo, vec n)
 {
     return _mm256_fmadd_ps(d, lo, _mm256_fmsub_ps(d, hi, n));
@@ -227,6 +231,10 @@ SF_INLINE vec vone_where_zero(vec test)
 {
     return _mm256_and_pd(_mm256_cmp_pd(test, _mm256_setzero_pd(), _CMP_EQ_OQ),
                          _mm256_set1_pd(1.0));
+}
+SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
+{
+    return _mm256_blendv_pd(no, yes, _mm256_cmp_pd(a, b, _CMP_LT_OQ));
 }
 SF_INLINE vec vfraction(vec d, vec hi, vec lo, vec n)
 {

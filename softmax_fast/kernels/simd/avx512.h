@@ -78,6 +78,10 @@ SF_INLINE vec vone_where_zero(vec test)
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_EQ_OQ),
                                _mm512_set1_ps(1.0f));
 }
+SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
+{
+    return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), yes);
+}
 SF_INLINE vec vfraction(vec d, vec hi, vec lo, vec n)
 {
     return _mm512_fmadd_ps(d, lo, _mm512_fmsub_ps(d, hi, n));
@@ -203,6 +207,10 @@ SF_INLINE vec vone_where_zero(vec test)
 {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_EQ_OQ),
                                _mm512_set1_pd(1.0));
+}
+SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
+{
+    return _mm512_mask_mov_pd(no, _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), yes);
 }
 SF_INLINE vec vfraction(vec d, vec hi, vec lo, vec n)
 {

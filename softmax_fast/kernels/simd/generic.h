@@ -5,6 +5,7 @@
  * COLUMNS        : columns that a transposing load or store moves at once (16 bytes).
  * vmax           : b where either operand is NaN, so vmax(x, running) drops a NaN and
  *                  vmax(limit, x) keeps it.
+ * vwhere_less    : yes where a < b, no elsewhere, as where one of them is NaN.
  * vpow2          : 2**n from z = n + EXP_MAGIC, by moving n's bits into the exponent.  Where n has
  *                  POW2_BITS bits behind the point, these land in the mantissa, and a table turns them
  *                  into what belongs there: entry i is 2**(i/2**POW2_BITS), as bits, less 1.0 and less
@@ -136,6 +137,11 @@ SF_INLINE vec vone_where_zero(vec test)
 {
     FOR_LANES test.lane[i] = test.lane[i] == 0;
     return test;
+}
+SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
+{
+    FOR_LANES a.lane[i] = a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i];
+    return a;
 }
 SF_INLINE void vload_transposed(const real *p, ptrdiff_t stride, vec *columns)
 {

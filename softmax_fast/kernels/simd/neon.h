@@ -79,6 +79,10 @@ SF_INLINE vec vone_where_zero(vec test)
     return vreinterpretq_f32_u32(
         vandq_u32(vceqzq_f32(test), vreinterpretq_u32_f32(vdupq_n_f32(1.0f))));
 }
+SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
+{
+    return vbslq_f32(vcltq_f32(a, b), yes, no);
+}
 SF_INLINE vec vfraction(vec d, vec hi, vec lo, vec n)
 {
     return vfmaq_f32(vnegq_f32(vfmsq_f32(n, d, hi)), d, lo);
@@ -187,6 +191,10 @@ SF_INLINE vec vone_where_zero(vec test)
 {
     return vreinterpretq_f64_u64(
         vandq_u64(vceqzq_f64(test), vreinterpretq_u64_f64(vdupq_n_f64(1.0))));
+}
+SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
+{
+    return vbslq_f64(vcltq_f64(a, b), yes, no);
 }
 SF_INLINE vec vfraction(vec d, vec hi, vec lo, vec n)
 {

@@ -7,6 +7,7 @@
 #include "softmax.h"
 #include "losses.h"
 #include "probabilities.h"
+#include "divergence.h"
 #include "statistics.h"
 #include "binary.h"
 #include "linear.h"

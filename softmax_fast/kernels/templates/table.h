@@ -75,6 +75,17 @@ const sf_kernels SF_KERNELS = {
             .tile_out = exponentials_tile_out, .row_out = exponentials_row_out,
             .block_out = exponentials_blocks_out,
         },
+        [SF_KL_DIVERGENCE] = {
+            .tile = divergence_tile, .row = divergence_row,
+            .block = divergence_blocks, .merge = merge_divergence,
+            .finish = divergence_finish, .flags = SF_READS_TARGETS,
+        },
+        [SF_KL_DIVERGENCE_GRAD] = {
+            .tile = divergence_and_gradient_tile, .tile_out = divergence_tile_out,
+            .row = divergence_and_gradient_row, .row_out = divergence_row_out,
+            .block = divergence_blocks, .merge = merge_divergence, .block_out = divergence_blocks_out,
+            .finish = divergence_finish, .flags = SF_READS_TARGETS,
+        },
         [SF_BINARY_CROSS_ENTROPY] = {
             .entries = binary_cross_entropy_entries,
         },

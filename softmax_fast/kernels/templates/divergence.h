@@ -1,0 +1,513 @@
+/* Kullback-Leibler divergence of q = softmax(x/T) from p = softmax(a/T), a the base: the sum of p h(t),
+ * where h(t) = expm1(t) - t and t = log q - log p = ((x - a) - D)/T, D/T being the log-sum of x less that
+ * of a.  What follows holds for any D next to it.
+ *
+ * Digits.  No term is negative, and next to 0 h is t*t/2: all hangs on the relative error of t.  x - a
+ * is the rounded difference and what it has lost (Knuth), D is two words, so that what remains of both is
+ * rounded by its own size, however large the logits and D are.  D itself needs no digits: if
+ * it is off, u stands for t, w = sum p expm1(u) is not 0, and the divergence is
+ *     sum p h(u) - (w - log1p(w)),
+ * exactly; w is as large as the error of log-sums, 1e-7 in float, and counts by its square.  So sums
+ * and exponentials of float are good for divergences down to 1e-13, and those of double to 1e-30.  Up to
+ * |t| = 1 h is t*t times a polynomial (relative error 1.8e-8 for float, 3.2e-17 for double), beyond it
+ * is q - p - p t, which loses a digit at most.
+ *
+ * Of a long row every block's distributions are compared with each other, and the masses of the blocks
+ * as if each were an entry: the divergence is that of the masses plus the mass of p in each block times
+ * the divergence there, none of them negative.  So blocks are read once.  The gradient, K (q - p) with
+ * K as that of the losses, is p expm1(t) up to |t| = 1 and reads them again. */
+
+#if SF_DOUBLE
+#define DIVERGENCE_FLOOR (-1074.0)
+#define DIVERGENCE_VANISHES 0x1p-945 /* 2**(EXP_BIAS + floor + 1) */
+#define SHIFT_MOST 0x1p1022
+#define LOST_MOST 0x1p971
+static const double h_coefficient[] = {
+    -0x1.b41232cf9950fp-41, 0x1.99848a67700e4p-37, -0x1.611cb330c1fe8p-33, 0x1.1ee5640e638a2p-29,
+    -0x1.ae6460fae3728p-26, 0x1.27e5069de9344p-22, -0x1.71de3a4e14f40p-19, 0x1.a01a01907b7eep-16,
+    -0x1.a01a01a01ee70p-13, 0x1.6c16c16c212c0p-10, -0x1.11111111110fdp-7, 0x1.5555555555502p-5,
+    -0x1.5555555555555p-3, 0x1p-1};
+#else
+#define DIVERGENCE_FLOOR (-150.0)
+#define DIVERGENCE_VANISHES 0x1p-85
+#define SHIFT_MOST 0x1p126
+#define LOST_MOST 0x1p104f
+static const float h_coefficient[] = {
+    -0x1.78a70ep-19f, 0x1.a971fcp-16f, -0x1.a009p-13f, 0x1.6bff52p-10f,
+    -0x1.11111ep-7f, 0x1.55557ap-5f, -0x1.555556p-3f, 0x1p-1f};
+#endif
+#define RATIO_MOST 1000
+
+/* Exponentials no smaller than the least number of their type: 0 times a ratio of logarithms is small,
+ * and products with small ones are no subnormals. */
+#define RAISE_FLOOR ((real)(DIVERGENCE_FLOOR / EXP_FLOOR))
+
+/* A row's shift D in two words, 1/T, and the sum of the base's exponentials over that of the row's. */
+typedef struct { vec hi, lo, inverse, ratio; } vshift;
+
+SF_INLINE sf_sum shift_of(double max, double log_sum, double base_max, double base_log_sum,
+                          double temperature)
+{
+    sf_sum shift = {max, 0.0};
+    sf_sum_add(&shift, -base_max);
+    sf_sum_add(&shift, temperature * (log_sum - base_log_sum));
+    return shift;
+}
+
+SF_INLINE int shift_fits(double shift) { return fabs(shift) < SHIFT_MOST; }
+
+SF_INLINE void split_shift(sf_sum shift, real *hi, real *lo)
+{
+    const int fits = shift_fits(shift.sum);
+    *hi = fits ? (real)shift.sum : 0;
+    *lo = fits ? (real)((shift.sum - (double)*hi) + shift.lost) : 0;
+}
+
+SF_INLINE vshift one_shift(real hi, real lo, const sf_temperature *t, double base_sum, double sum)
+{
+    vshift s = {vset1(hi), vset1(lo), vset1(t->inverse), vset1((real)(base_sum / sum))};
+    return s;
+}
+
+/* -t.  Of x = -inf alone inf, of a = -inf the least, where p adds nothing. */
+SF_INLINE vec minus_ratio(vec a, vec x, vshift s)
+{
+    vec d = vsub(a, x), part = vsub(d, a);
+    vec lost = vsub(vsub(a, vsub(d, part)), vadd(x, part));
+    lost = vmax(lost, vset1((real)-LOST_MOST)); /* not NaN */
+    return vmax(vmul(vadd(vadd(d, s.hi), vadd(lost, s.lo)), s.inverse), vset1((real)-RATIO_MOST));
+}
+
+/* p h(t) and p expm1(t) = q - p, times the base's sum: p and q are biased exponentials. */
+SF_INLINE vec divergence_term(vec a, vec x, vec p, vec q, vshift s, vec *difference)
+{
+    enum { degree = sizeof h_coefficient / sizeof *h_coefficient };
+    const vec v = minus_ratio(a, x, s), square = vmul(v, v), pv = vmul(p, v);
+    vec h = vset1(h_coefficient[0]);
+    for (int i = 1; i < degree; i++)
+        h = vfma(h, v, vset1(h_coefficient[i]));
+    h = vmul(vmul(pv, v), h);
+    const vec far = vsub(vmul(q, s.ratio), p), one = vset1(1);
+    *difference = vwhere_less(square, one, vsub(h, pv), far);
+    return vwhere_less(square, one, h, vadd(far, pv));
+}
+
+/* 0 where a biased exponential is no more than the floor. */
+SF_INLINE vec without_floor(vec e)
+{
+    return vwhere_less(e, vset1((real)DIVERGENCE_VANISHES), vset1(0), e);
+}
+
+/* Adds the terms of count <= 4 vectors. */
+SF_INLINE void add_divergence(wide *h, wide *w, const vec *terms, const vec *differences)
+{
+    *h = wide_add(*h, vadd(vadd(terms[0], terms[1]), vadd(terms[2], terms[3])));
+    *w = wide_add(*w, vadd(vadd(differences[0], differences[1]),
+                           vadd(differences[2], differences[3])));
+}
+
+/* From the sums of h and w, divided by the base's: the divergence, and in *lacks what the shift does,
+ * in units of T. */
+SF_INLINE double corrected(double h, double w, double *lacks)
+{
+    const double excess = sf_log1p_excess(w), divergence = h - excess;
+    *lacks = w - excess;
+    return divergence < 0.0 ? 0.0 : divergence;
+}
+
+/* Whether a row's divergence has to be computed by sf_divergence: it is infinite, or out of reach. */
+SF_INLINE int has_no_divergence(const sf_batch *batch, ptrdiff_t at)
+{
+    return !(batch->quotient[at] < INFINITY) && isfinite(batch->max[at])
+        && isfinite(batch->base_max[at]) && batch->rest[at] == batch->rest[at]
+        && batch->base_rest[at] == batch->base_rest[at];
+}
+
+/* What turns the terms' p into probabilities. */
+SF_INLINE real base_factor(const sf_batch *batch, ptrdiff_t at)
+{
+    return isfinite(batch->max[at]) && isfinite(batch->base_max[at])
+        ? (real)(EXP_UNBIAS / (1.0 + batch->base_rest[at])) + (real)(batch->rest[at] * 0) : (real)NAN;
+}
+
+/* ---- short rows ----------------------------------------------------------------------------------------- */
+
+/* Biased exponentials of a vector of rows in e, and their sum. */
+SF_INLINE wide exponentials_of_lanes(const real *x, ptrdiff_t n, ptrdiff_t lanes, vec m, vrate c, real *e)
+{
+    wide w = wide_zero();
+    for (ptrdiff_t begin = 0; begin < n; begin += 4) {
+        const int some = (int)SF_MIN(4, n - begin);
+        vec group[4];
+        for (int j = 0; j < 4; j++)
+            group[j] = vset1(0);
+        for (int j = 0; j < some; j++)
+            group[j] = vsub(vload(x + (begin + j) * lanes), m);
+        if (some == 4) {
+            for (int j = 0; j < 4; j += EXP_INTERLEAVE)
+                exp_steps(group + j, EXP_INTERLEAVE, c);
+        } else {
+            for (int j = 0; j < some; j++)
+                group[j] = vexp(group[j], c);
+        }
+        for (int j = 0; j < some; j++)
+            vstore(e + (begin + j) * lanes, group[j]);
+        w = wide_add(w, vadd(vadd(group[0], group[1]), vadd(group[2], group[3])));
+    }
+    return w;
+}
+
+SF_INLINE sf_call base_of(const sf_call *call)
+{
+    sf_call base = *call;
+    base.x = call->targets->probabilities;
+    return base;
+}
+
+/* With a gradient, which is left in the tile without its factors. */
+SF_INLINE void divergence_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                  const int width, const int with_gradient, sf_batch *batch,
+                                  ptrdiff_t at)
+{
+    const ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    const sf_call base_call = base_of(call);
+    sf_tile base;
+    SF_ALIGNED(64) real e_x[SF_SHORT_ROW * LANES], e_a[SF_SHORT_ROW * LANES];
+    SF_ALIGNED(64) real max[2 * LANES], base_max[2 * LANES], hi[2 * LANES], lo[2 * LANES], ratio[2 * LANES];
+    SF_ALIGNED(64) double sum[2 * LANES], base_sum[2 * LANES], logs[2 * LANES], base_logs[2 * LANES];
+    SF_ALIGNED(64) double terms[2 * LANES], differences[2 * LANES];
+    load_tile(tile, call, first, count, width, max);
+    load_tile(&base, &base_call, first, count, width, base_max);
+    if (call->temperature_step)
+        tile_temperatures(tile, call, first, count);
+    for (int k = 0; k < width; k++) {
+        const ptrdiff_t to = k * LANES;
+        const vrate c = {vload(tile->hi + to), vload(tile->lo + to),
+                         vmul(vload(tile->floor + to), vset1(RAISE_FLOOR))};
+        wide_store(sum + to, exponentials_of_lanes(tile->x + to, n, lanes, vload(max + to), c, e_x + to));
+        wide_store(base_sum + to,
+                   exponentials_of_lanes(base.x + to, n, lanes, vload(base_max + to), c, e_a + to));
+    }
+    for (ptrdiff_t i = 0; i < lanes; i++) { /* NaN where a row has no probabilities */
+        sum[i] = sum[i] * EXP_UNBIAS - 1.0;
+        base_sum[i] = base_sum[i] * EXP_UNBIAS - 1.0;
+    }
+    SF_ASSUME(lanes > 0);
+    log1p_doubles(sum, logs, lanes);
+    log1p_doubles(base_sum, base_logs, lanes);
+    for (ptrdiff_t i = 0; i < lanes; i++) {
+        const ptrdiff_t row = first + SF_MIN(i, count - 1);
+        const sf_sum shift =
+            shift_of(max[i], logs[i], base_max[i], base_logs[i], sf_temperature_of(call, row));
+        split_shift(shift, &hi[i], &lo[i]);
+        ratio[i] = (real)((1.0 + base_sum[i]) / (1.0 + sum[i]));
+        if (i >= count)
+            continue;
+        batch->max[at + i] = max[i];
+        batch->rest[at + i] = sum[i];
+        batch->base_max[at + i] = base_max[i];
+        batch->base_rest[at + i] = base_sum[i];
+        batch->shift[at + i] = shift.sum;
+    }
+    for (int k = 0; k < width; k++) {
+        const ptrdiff_t to = k * LANES;
+        const vshift s = {vload(hi + to), vload(lo + to), vload(tile->inverse + to), vload(ratio + to)};
+        wide h = wide_zero(), w = wide_zero();
+        for (ptrdiff_t begin = 0; begin < n; begin += 4) {
+            vec t[4], d[4];
+            for (int j = 0; j < 4; j++)
+                t[j] = d[j] = vset1(0);
+            for (int j = 0; j < 4 && begin + j < n; j++) {
+                const ptrdiff_t c = (begin + j) * lanes + to;
+                t[j] = divergence_term(vload(base.x + c), vload(tile->x + c), vload(e_a + c),
+                                       vload(e_x + c), s, &d[j]);
+            }
+            add_divergence(&h, &w, t, d);
+        }
+        wide_store(terms + to, h);
+        wide_store(differences + to, w);
+    }
+    for (ptrdiff_t i = 0; i < lanes; i++) {
+        const double factor = EXP_UNBIAS / (1.0 + base_sum[i]);
+        double lacks, divergence = corrected(terms[i] * factor, differences[i] * factor, &lacks);
+        if (i < count) {
+            const double temperature = sf_temperature_of(call, first + i);
+            if (!shift_fits(batch->shift[at + i]))
+                divergence = NAN;
+            const sf_sum shift = {hi[i], (double)lo[i] + temperature * lacks};
+            batch->quotient[at + i] = divergence;
+            split_shift(shift, &hi[i], &lo[i]);
+        }
+    }
+    for (int k = 0; with_gradient && k < width; k++) {
+        const ptrdiff_t to = k * LANES;
+        const vshift s = {vload(hi + to), vload(lo + to), vload(tile->inverse + to), vload(ratio + to)};
+        for (ptrdiff_t c = to; c < n * lanes; c += lanes) {
+            vec d;
+            (void)divergence_term(vload(base.x + c), vload(tile->x + c), without_floor(vload(e_a + c)),
+                                  without_floor(vload(e_x + c)), s, &d);
+            vstore(tile->x + c, d);
+        }
+    }
+}
+
+#define DIVERGENCE_STEPS(tile_step, row_step, with_gradient)                                        \
+    static void tile_step(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,     \
+                          int width, sf_batch *batch, ptrdiff_t at)                                 \
+    {                                                                                               \
+        if (width == 2)                                                                             \
+            divergence_tile_of(tile, call, first, count, 2, with_gradient, batch, at);              \
+        else                                                                                        \
+            divergence_tile_of(tile, call, first, count, 1, with_gradient, batch, at);              \
+    }                                                                                               \
+    static void row_step(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,        \
+                         ptrdiff_t at)                                                              \
+    {                                                                                               \
+        tile_temperatures(room, call, row, 1);                                                      \
+        divergence_tile_of(room, call, row, 1, 1, with_gradient, batch, at);                        \
+    }
+DIVERGENCE_STEPS(divergence_tile, divergence_row, 0)
+DIVERGENCE_STEPS(divergence_and_gradient_tile, divergence_and_gradient_row, 1)
+#undef DIVERGENCE_STEPS
+
+static void divergence_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                int width, sf_batch *batch, ptrdiff_t at)
+{
+    SF_ALIGNED(64) real probability[2 * LANES], factor[2 * LANES];
+    const ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    for (ptrdiff_t i = 0; i < lanes; i++) {
+        probability[i] = factor[i] = 1;
+        if (i >= count)
+            continue;
+        if (!batch->counts[at + i]) {
+            for (ptrdiff_t c = 0; c < n; c++)
+                tile->x[c * lanes + i] = 0;
+        } else if (!shift_fits(batch->shift[at + i]) && has_no_divergence(batch, at + i)) {
+            sf_divergence(call, first + i, tile->x + i, lanes);
+        } else {
+            probability[i] = base_factor(batch, at + i);
+            factor[i] = (real)batch->scale[at + i];
+        }
+    }
+    store_tile(tile, call, first, count, width, probability, factor);
+}
+
+static void divergence_row_out(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
+                               ptrdiff_t at)
+{
+    divergence_tile_out(room, call, row, 1, 1, batch, at);
+}
+
+/* ---- long rows ------------------------------------------------------------------------------------------ */
+
+/* The terms of n contiguous entries and their exponentials; the sums of differences in *w. */
+static SF_NOINLINE double divergence_of_entries(const real *a, const real *x, const real *e_a,
+                                                const real *e_x, ptrdiff_t n, vshift s, double *w)
+{
+    wide terms = wide_zero(), differences = terms;
+    vec t[4], d[4];
+    ptrdiff_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        for (int k = 0; k < 4; k++) {
+            const ptrdiff_t c = i + k * LANES;
+            t[k] = divergence_term(vload(a + c), vload(x + c), vload(e_a + c), vload(e_x + c), s, &d[k]);
+        }
+        add_divergence(&terms, &differences, t, d);
+    }
+    for (int k = 0; k < 4; k++, i += LANES) {
+        t[k] = d[k] = vset1(0);
+        if (i + LANES <= n)
+            t[k] = divergence_term(vload(a + i), vload(x + i), vload(e_a + i), vload(e_x + i), s, &d[k]);
+        else if (i < n)
+            t[k] = divergence_term(vload_first(a + i, n - i, 0), vload_first(x + i, n - i, 0),
+                                   vload_first(e_a + i, n - i, 0), vload_first(e_x + i, n - i, 0), s,
+                                   &d[k]);
+    }
+    add_divergence(&terms, &differences, t, d);
+    double lanes[LANES];
+    wide_store(lanes, differences);
+    *w = sf_lanes_total(lanes, LANES);
+    wide_store(lanes, terms);
+    return sf_lanes_total(lanes, LANES);
+}
+
+static void divergence_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
+{
+    SF_ALIGNED(64) real x_buffer[BLOCK], a_buffer[BLOCK], e_x[BLOCK], e_a[BLOCK];
+    const sf_call *call = r->call, base = base_of(call);
+    const double temperature = sf_temperature_of(call, r->row);
+    const int alone = r->n_blocks == 1; /* followed by the next row */
+    sf_temperature t = *r->temperature;
+    t.floor *= RAISE_FLOOR;
+    for (ptrdiff_t b = first; b < first + count; b++) {
+        const ptrdiff_t n = block_length(call, b);
+        const real *x = block_at(call, r->row, b, x_buffer), *a = block_at(&base, r->row, b, a_buffer);
+        const sf_blocks to = {r->blocks.max + b, r->blocks.rest + b, r->blocks.share + b,
+                              r->blocks.product + b, r->blocks.scaled + b, r->blocks.top + b,
+                              r->blocks.above + b};
+        next_lines next = next_of(call, a, a == a_buffer ? 0 : alone ? base.x.row_stride : BLOCK, e_a, 0);
+        exponentiate_block(a, n, &t, e_a, next, to.share, to.product);
+        next = next_of(call, x, x == x_buffer ? 0 : alone ? call->x.row_stride : BLOCK, e_x, 0);
+        exponentiate_block(x, n, &t, e_x, next, to.max, to.rest);
+        const double max = *to.max, base_max = *to.share;
+        *to.top = max - base_max;
+        *to.above = 0.0;
+        if (!isfinite(max) || !isfinite(base_max)) {
+            *to.scaled = isfinite(base_max) ? INFINITY : 0.0; /* without mass no divergence */
+            continue;
+        }
+        const double rests[2] = {*to.rest, *to.product};
+        double logs[2], w;
+        log1p_doubles(rests, logs, 2);
+        const sf_sum shift = shift_of(max, logs[0], base_max, logs[1], temperature);
+        const double factor = EXP_UNBIAS / (1.0 + rests[1]);
+        real hi, lo;
+        split_shift(shift, &hi, &lo);
+        const vshift s = one_shift(hi, lo, &t, 1.0 + rests[1], 1.0 + rests[0]);
+        const double h = divergence_of_entries(a, x, e_a, e_x, n, s, &w);
+        *to.scaled = corrected(h * factor, w * factor, &w);
+        *to.top = (double)hi;
+        *to.above = (double)lo + temperature * w;
+        if (!shift_fits(shift.sum))
+            *to.scaled = NAN;
+    }
+}
+
+/* Rests of blocks become masses, in units of the exponential of the row's maximum; returns their sum. */
+static SF_NOINLINE double masses_of_blocks(const sf_long_row *r, const double *max, double *rest,
+                                           double *row_max)
+{
+    double m = -INFINITY, d[64], factor[64];
+    sf_sum sum = {0, 0};
+    for (ptrdiff_t b = 0; b < r->n_blocks; b++)
+        m = max[b] > m ? max[b] : m;
+    *row_max = m;
+    for (ptrdiff_t start = 0; start < r->n_blocks; start += 64) {
+        const ptrdiff_t n = SF_MIN(64, r->n_blocks - start);
+        SF_ASSUME(n > 0);
+        for (ptrdiff_t i = 0; i < n; i++)
+            d[i] = max[start + i] - m;
+        exp_doubles(d, factor, n, r->temperature->rate);
+        for (ptrdiff_t i = 0; i < n; i++) {
+            rest[start + i] = (1.0 + rest[start + i]) * factor[i];
+            sf_sum_add(&sum, rest[start + i]);
+        }
+    }
+    return sf_sum_value(sum);
+}
+
+static void merge_divergence(const sf_long_row *r)
+{
+    sf_batch *batch = r->batch;
+    const ptrdiff_t at = r->at;
+    const double temperature = sf_temperature_of(r->call, r->row);
+    double *q = r->blocks.rest, *p = r->blocks.product, logs[2], lacks;
+    const double sum = masses_of_blocks(r, r->blocks.max, q, &batch->max[at]);
+    const double base_sum = masses_of_blocks(r, r->blocks.share, p, &batch->base_max[at]);
+    const double rests[2] = {sum - 1.0, base_sum - 1.0};
+    log1p_doubles(rests, logs, 2);
+    const sf_sum shift = shift_of(batch->max[at], logs[0], batch->base_max[at], logs[1], temperature);
+    sf_sum terms = {0, 0}, differences = {0, 0};
+    for (ptrdiff_t b = 0; b < r->n_blocks; b++) {
+        const double mass = p[b] / base_sum, other = q[b] / sum;
+        const double u =
+            ((r->blocks.top[b] - shift.sum) + (r->blocks.above[b] - shift.lost)) / temperature;
+        if (mass == 0.0) {
+            sf_sum_add(&terms, other);
+            sf_sum_add(&differences, other);
+            continue;
+        }
+        double difference = other - mass, h = difference - mass * u;
+        if (fabs(u) < 1.0) {
+            h = mass * sf_expm1_excess(u);
+            difference = h + mass * u;
+        }
+        sf_sum_add(&terms, h);
+        sf_sum_add(&terms, mass * r->blocks.scaled[b]);
+        sf_sum_add(&differences, difference);
+    }
+    batch->rest[at] = rests[0];
+    batch->base_rest[at] = rests[1];
+    batch->quotient[at] = corrected(sf_sum_value(terms), sf_sum_value(differences), &lacks);
+    batch->shift[at] = shift.sum;
+    batch->shift_lost[at] = shift.lost + temperature * lacks;
+    if (!shift_fits(shift.sum))
+        batch->quotient[at] = NAN;
+}
+
+/* Entries out = K (q - p), of n contiguous ones. */
+static SF_NOINLINE void divergence_gradient(const real *a, const real *x, ptrdiff_t n, real base_max,
+                                            real max, const sf_temperature *t, vshift s, real factor,
+                                            real scale, real *out)
+{
+    const vec vm = vset1(max), va = vset1(base_max), f = vset1(factor), g = vset1(scale);
+    const vrate c = vector_rate(t);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        const int whole = i + LANES <= n;
+        const vec vx = whole ? vload(x + i) : vload_first(x + i, n - i, max);
+        const vec v = whole ? vload(a + i) : vload_first(a + i, n - i, base_max);
+        vec d;
+        (void)divergence_term(v, vx, without_floor(vexp(vsub(v, va), c)),
+                              without_floor(vexp(vsub(vx, vm), c)), s, &d);
+        d = vmul(vmul(d, f), g);
+        if (whole)
+            vstore(out + i, d);
+        else
+            vstore_first(out + i, d, n - i);
+    }
+}
+
+static void divergence_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
+{
+    SF_ALIGNED(64) real x_buffer[BLOCK], a_buffer[BLOCK], out_buffer[BLOCK];
+    const sf_call *call = r->call, base = base_of(call);
+    const sf_batch *batch = r->batch;
+    const ptrdiff_t at = r->at, stride = call->out.class_stride;
+    real *out = out_at(call, r->row);
+    if (!shift_fits(batch->shift[at]) && has_no_divergence(batch, at)) {
+        if (first == 0)
+            sf_divergence(call, r->row, out, stride);
+        return;
+    }
+    sf_temperature t = *r->temperature;
+    t.floor *= RAISE_FLOOR;
+    const sf_sum shift = {batch->shift[at], batch->shift_lost[at]};
+    real hi, lo;
+    split_shift(shift, &hi, &lo);
+    const vshift s = one_shift(hi, lo, &t, 1.0 + batch->base_rest[at], 1.0 + batch->rest[at]);
+    for (ptrdiff_t b = first; b < first + count; b++) {
+        const ptrdiff_t n = block_length(call, b), begin = b * BLOCK;
+        real *home = stride == 1 ? out + begin : out_buffer;
+        divergence_gradient(block_at(&base, r->row, b, a_buffer), block_at(call, r->row, b, x_buffer), n,
+                            (real)batch->base_max[at], (real)batch->max[at], &t, s,
+                            base_factor(batch, at), (real)batch->scale[at], home);
+        if (home == out_buffer)
+            scatter(out + begin * stride, stride, home, n);
+    }
+}
+
+/* ---- results -------------------------------------------------------------------------------------------- */
+
+static void divergence_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
+                              ptrdiff_t at, sf_result *result)
+{
+    const sf_targets *targets = call->targets;
+    sf_result r = *result; /* sums in registers */
+    for (ptrdiff_t i = at; i < at + count; i++) {
+        const ptrdiff_t row = first + i - at;
+        batch->counts[i] = (unsigned char)sf_row_counts(targets, row, call->n_classes, &r);
+        if (!batch->counts[i]) {
+            leave_row_out(call, row);
+            continue;
+        }
+        double divergence = batch->quotient[i];
+        if (has_no_divergence(batch, i))
+            divergence = sf_divergence(call, row, NULL, 0);
+        else if (!isfinite(batch->max[i]) || !isfinite(batch->base_max[i]))
+            divergence = NAN;
+        add_row_loss(call, row, divergence * targets->loss_scale, &r);
+        batch->scale[i] = targets->gradient_scale * sf_sample_weight(targets, row)
+                        / sf_temperature_of(call, row);
+    }
+    *result = r;
+}
