@@ -216,6 +216,8 @@ OF_LOGITS = {
     "gradient of probabilities": Function(sf.softmax_loss_and_grad, "xt"),
     "smoothed gradient": Function(sf.softmax_loss_and_grad, "xy", {"label_smoothing": 0.1}),
     "selected_log_probs": Function(sf.selected_log_probs, "xy"),
+    "kl_divergence": Function(sf.kl_divergence, "tx"),  # any entries are logits
+    "gradient of kl_divergence": Function(sf.kl_divergence_and_grad, "tx"),
 }
 OF_PROBABILITIES = {
     "cross_entropy of labels": Function(sf.cross_entropy, "ty"),

@@ -6,6 +6,7 @@ Float32 and narrower inputs are worked out in float64, everything wider in ``np.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,8 +107,11 @@ class Loss:
         with np.errstate(all="ignore"):
             return total / self.denominator
 
+    def bound_of_rows(self, dtype):
+        return row_loss_bound(self.rows, self.magnitude, dtype)
+
     def bound(self, reduction, dtype):
-        per_row = row_loss_bound(self.rows, self.magnitude, dtype)
+        per_row = self.bound_of_rows(dtype)
         if reduction == "none":
             return per_row
         # The sum itself is carried in float64 whatever the dtype of the logits.
@@ -121,6 +125,14 @@ class Loss:
             return self.rows.dtype.type(1)
         with np.errstate(all="ignore"):
             return 1 / self.denominator
+
+
+@dataclass
+class Divergence(Loss):
+    row_bound: np.ndarray
+
+    def bound_of_rows(self, dtype):
+        return self.row_bound
 
 
 @dataclass
@@ -210,6 +222,66 @@ def softmax_loss(
         grad = rows.along_axis(np.where(t.ignored[..., None], 0, grad))
         bound = rows.along_axis(np.where(t.ignored[..., None], 0, bound))
     return Loss(per_row, magnitude, t.denominator, grad, bound)
+
+
+def kl_divergence(base, logits, axis=-1, temperature=1.0, sample_weight=None, scale=1.0):
+    """The divergence and its gradient with respect to ``logits``, both times ``scale``.
+
+    Of p h(t) every factor may be off by the roundings of an exponential; log-sums count by the square
+    of theirs. Differences of logits come first, so that what both have in common costs no digits.
+    """
+    dtype = np.result_type(result_dtype(base.dtype), result_dtype(logits.dtype))
+    wide = np.dtype(np.float64 if dtype == np.float32 else np.longdouble)
+    eps = np.finfo(dtype).eps
+    base, logits = (widened(x).astype(wide) for x in (base, logits))
+    p_rows, q_rows = (rows_of(x.astype(wide), axis, temperature) for x in (base, logits))
+    base, logits = (np.moveaxis(x, axis, -1) for x in (base, logits))
+    temperature = q_rows.temperature.astype(wide)[..., None]
+    v = 1.0 if sample_weight is None else np.asarray(sample_weight)
+    v = np.broadcast_to(v, q_rows.rest.shape).astype(wide)
+    with np.errstate(all="ignore"):
+        p = np.exp(p_rows.exponent) / (1 + p_rows.rest)[..., None]
+        q = np.exp(q_rows.exponent) / (1 + q_rows.rest)[..., None]
+        differences = (logits - base) - (q_rows.maximum - p_rows.maximum)[..., None]
+        t = np.where(
+            np.isfinite(differences),
+            differences / temperature,
+            q_rows.exponent - p_rows.exponent,
+        )
+        t = t - (q_rows.log_sum - p_rows.log_sum)[..., None]
+        powers = [t**k / math.factorial(k) for k in range(2, 12)]
+        h = np.where(np.abs(t) < 0.05, sum(powers), np.expm1(t) - t)
+        near = np.abs(t) < 1.001
+        of_p, of_q = (4 + 1.5 * np.abs(r.exponent) for r in (p_rows, q_rows))
+        terms = np.where(p == 0, q, p * h)
+        slack = np.where(near, (4 + of_p) * p * h, of_q * q + of_p * p * (1 + np.abs(t)))
+        slack = np.where(p == 0, of_q * q, slack)
+        slack = np.where(np.isnan(slack), 0, slack)
+        grad = np.where(near & (p > 0), p * np.expm1(t), q - p)
+        grad_slack = np.where(near, (4 + of_p) * p * np.abs(t), of_q * q + of_p * p)
+        # where p is next to 1 its difference is that of all others; shifts have twice the digits
+        shift = np.abs(q_rows.maximum - p_rows.maximum)[..., None] / temperature
+        grad_slack += p * (np.nansum(grad_slack, axis=-1, keepdims=True) + 16 * eps * (1 + shift))
+        # the log-sums here, whose difference t is
+        own = 4 * np.finfo(wide).eps * (p_rows.log_sum + q_rows.log_sum)[..., None]
+        grad_slack += p * own / eps
+        per_row = terms.sum(axis=-1)
+        bound = eps * slack.sum(axis=-1) + (4 * eps) ** 2
+        known = np.isfinite(p_rows.maximum) & np.isfinite(q_rows.maximum)
+        factor = scale * v
+        per_row = np.where(v == 0, 0, factor * np.where(known, per_row, np.nan))
+        per_class = (factor / temperature[..., 0])[..., None]
+        grad = np.where((v == 0)[..., None], 0, per_class * grad)
+        steps = 2 * np.finfo(dtype).smallest_subnormal  # before the factor
+        grad_bound = np.where((v == 0)[..., None], 0, per_class * (eps * grad_slack + steps))
+    return Divergence(
+        per_row,
+        v,
+        v.sum(),
+        q_rows.along_axis(grad),
+        q_rows.along_axis(grad_bound),
+        np.where(v == 0, 0, factor * bound) + eps * np.abs(per_row),
+    )
 
 
 def cross_entropy(probs, targets, axis=-1, weight=None, sample_weight=None, ignore_index=-100):
