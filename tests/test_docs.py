@@ -35,6 +35,7 @@ of_a_clone = pytest.mark.skipif(
 PUBLIC_MODULES = [
     "functional",
     "losses",
+    "divergence",
     "linear",
     "evaluation",
     "calibration",
@@ -71,6 +72,8 @@ def test_the_public_names_are_those_of_the_contract():
         "row_statistics",
         "evaluate",
         "fit_temperature",
+        "kl_divergence",
+        "kl_divergence_and_grad",
         "get_include",
         "get_num_threads",
         "set_num_threads",

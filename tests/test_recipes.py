@@ -236,3 +236,18 @@ def test_pytorch():
     theirs = x.detach().clone().requires_grad_()
     torch.nn.functional.cross_entropy(theirs, y).backward()
     torch.testing.assert_close(x.grad, theirs.grad, rtol=1e-14, atol=1e-15)
+
+
+def test_distillation_is_the_slope_of_its_loss():
+    loss_and_grad = run_recipe("distillation")["distillation_loss_and_grad"]
+    teacher, student = logits((5, 7), np.float64), logits((5, 7), np.float64, key=1)
+    y, share, t = labels(5, 7), 0.3, 3.0
+
+    def loss_of(x):
+        soft = oracle.kl_divergence(teacher, x, temperature=t, scale=share * t**2).reduced("mean")
+        return soft + (1 - share) * oracle.softmax_loss(x, y).reduced("mean")
+
+    loss, grad = loss_and_grad(teacher, student, y, T=t, share=share)
+    np.testing.assert_allclose(float(loss), float(loss_of(student)), rtol=1e-12)
+    slopes = oracle.finite_difference(lambda x: loss_of(x.astype(float)), student, 1e-5)
+    np.testing.assert_allclose(grad, slopes.astype(float), atol=1e-7)

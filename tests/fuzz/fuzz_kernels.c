@@ -202,7 +202,8 @@ static void decode(void)
     if (options & 2)
         p.class_weight = numbers(p.n, 2);
     p.has_ignore_index = options >> 2 & 1;
-    p.of_labels = (options >> 3 & 1) || p.operation == SF_ROW_STATISTICS;
+    p.of_labels = ((options >> 3 & 1) || p.operation == SF_ROW_STATISTICS)
+               && !is_divergence(p.operation);
     p.smoothing = more & 1 ? (more >> 1 & 7) / 7.0 : 0.0;
     p.gradient_scale = more & 0x10 ? 1.0 / 3 : 1.0;
     p.pos_weight_step = more >> 5 & 1;
@@ -214,8 +215,11 @@ static void decode(void)
     p.t_view = new_view(is_binary(p.operation) ? 0 : t_layout, p.n, item_size(p.result_kind));
     int probabilities = p.operation == SF_CROSS_ENTROPY || p.operation == SF_BINARY_CROSS_ENTROPY;
     fill_entries(&p.x_view, p.kind, (int)style, p.x, probabilities);
-    fill_entries(&p.t_view, p.result_kind,
-                 t_style % 8 == 7 && is_binary(p.operation) ? SPECIAL : EIGHTHS, p.t, 1);
+    if (is_divergence(p.operation))
+        fill_entries(&p.t_view, p.result_kind, (int)(t_style % N_STYLES), p.t, 0);
+    else
+        fill_entries(&p.t_view, p.result_kind,
+                     t_style % 8 == 7 && is_binary(p.operation) ? SPECIAL : EIGHTHS, p.t, 1);
 
     const int64_t wrong[] = {-1, p.n, -100, p.n - 1, 0, INT64_MAX, INT64_MIN, INT32_MAX, INT32_MIN,
                              INT64_C(1) << 32, -100, -100};
@@ -295,7 +299,7 @@ static void free_results(results *o)
 static int has_losses(void)
 {
     return p.operation == SF_SOFTMAX_LOSS || p.operation == SF_SOFTMAX_LOSS_GRAD
-        || p.operation == SF_CROSS_ENTROPY;
+        || p.operation == SF_CROSS_ENTROPY || is_divergence(p.operation);
 }
 
 static sf_targets targets(const view *t, void *losses)
@@ -304,7 +308,7 @@ static sf_targets targets(const view *t, void *losses)
     target.labels32 = p.of_labels ? p.labels32 : NULL;
     target.labels64 = p.of_labels && !p.labels32 ? p.labels64 : NULL;
     target.probabilities = input(t, p.result_kind);
-    target.class_weight = p.class_weight;
+    target.class_weight = is_divergence(p.operation) ? NULL : p.class_weight;
     target.sample_weight = p.sample_weight;
     target.has_ignore_index = p.has_ignore_index;
     target.ignore_index = -100;
@@ -588,6 +592,50 @@ static void check_loss(const results *o, ptrdiff_t row, const exact_row *r, long
     }
 }
 
+/* The bounds are those of oracle.py, roughly: every p and q may be off as probabilities are. */
+static void check_divergence(const results *o, ptrdiff_t row, const exact_row *r)
+{
+    const double v = p.sample_weight ? p.sample_weight[row] : 1, t = temperature_of(row);
+    const size_t item = item_size(p.result_kind);
+    const double *a = p.t + row * p.n;
+    exact_row base = {-INFINITY, 0, NAN, 0};
+    for (ptrdiff_t c = 0; c < p.n; c++)
+        base.m = a[c] != a[c] || base.m != base.m ? NAN : fmaxl(base.m, a[c]);
+    int valid = r->valid && isfinite(base.m), unknown = 0;
+    for (ptrdiff_t c = 0; valid && c < p.n; c++)
+        base.sum += expl((a[c] - base.m) / t);
+    base.log_sum = logl(base.sum);
+    long double divergence = 0, slack = 0;
+    const long double k = (long double)p.gradient_scale * v / t;
+    for (ptrdiff_t c = 0; c < p.n; c++) {
+        long double d = (a[c] - base.m) / t, d_x = exponent(r, row, c);
+        long double mass = expl(d) / base.sum, other = expl(d_x) / r->sum;
+        long double ratio = (d_x - d) - (r->log_sum - base.log_sum);
+        long double of_p = (4 + 1.5L * fabsl(d)) * epsilon * mass;
+        long double of_q = (4 + 1.5L * fabsl(d_x)) * epsilon * other;
+        if (a[c] == -INFINITY || mass < 1e-330L) {
+            mass = of_p = ratio = 0;
+            divergence += other;
+        } else {
+            unknown |= mass < 1e-300L && fabsl(mass * ratio) > 1e-30L;
+            divergence += mass * (fabsl(ratio) < 1e-5L ? ratio * ratio * (0.5L + ratio / 6)
+                                                       : expm1l(ratio) - ratio);
+        }
+        slack += of_q + of_p * (1 + fabsl(ratio)) + 4 * epsilon * (1 + fabsl(ratio)) * mass;
+        if (p.operation != SF_KL_DIVERGENCE_GRAD)
+            continue;
+        long double exact = v == 0 ? 0 : valid ? k * (other - mass) : NAN;
+        long double bound = 2 * k * (of_p + of_q + 2 * smallest) + 2 * smallest;
+        if (v == 0 || k < 1e30L)
+            within(get(o->out + (size_t)(row * p.n + c) * item, 0, p.result_kind), exact, bound,
+                   "gradient", row, c);
+    }
+    divergence = v == 0 ? 0 : valid ? divergence * v : NAN;
+    if (v == 0 || !unknown)
+        within(get(o->losses + (size_t)row * item, 0, p.result_kind), divergence,
+               v * slack + 4 * epsilon * fabsl(divergence) + 2 * smallest, "divergence", row, -1);
+}
+
 static void check_rows(const results *o, sf_result sums)
 {
     const size_t item = item_size(p.result_kind);
@@ -597,6 +645,10 @@ static void check_rows(const results *o, sf_result sums)
         double t = temperature_of(row);
         long double total = r.m != r.m || isinf(r.m) ? r.m : r.m / t + r.log_sum;
         long double total_bound = 4 * epsilon * fmaxl(1, fmaxl(fabsl(r.m / t), fabsl(total)));
+        if (is_divergence(p.operation)) {
+            check_divergence(o, row, &r);
+            continue;
+        }
         if (has_losses()) {
             check_loss(o, row, &r, &sum, &sum_bound);
             continue;

@@ -20,6 +20,8 @@ OPERATIONS = [  # in the order of kernels.h
     "exponentials",
     "binary",
     "binary_of_logits",
+    "divergence",
+    "divergence_gradient",
 ]
 KINDS = ["f32", "f64", "f16", "bf16"]
 

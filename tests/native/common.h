@@ -84,13 +84,20 @@ static const char *const operation_names[SF_N_OPERATIONS] = {
     [SF_MAXIMUM_AND_REST] = "maximum and rest",
     [SF_ROW_STATISTICS] = "row_statistics", [SF_EXPONENTIALS] = "exponentials",
     [SF_BINARY_CROSS_ENTROPY] = "binary_cross_entropy",
-    [SF_BINARY_CROSS_ENTROPY_WITH_LOGITS] = "binary_cross_entropy_with_logits"};
+    [SF_BINARY_CROSS_ENTROPY_WITH_LOGITS] = "binary_cross_entropy_with_logits",
+    [SF_KL_DIVERGENCE] = "kl_divergence", [SF_KL_DIVERGENCE_GRAD] = "kl_divergence_grad"};
 
 /* Whether it puts out an entry a class. */
 static inline int writes_classes(int operation)
 {
     return operation == SF_SOFTMAX || operation == SF_LOG_SOFTMAX || operation == SF_EXPONENTIALS
-        || operation == SF_SOFTMAX_LOSS_GRAD;
+        || operation == SF_SOFTMAX_LOSS_GRAD || operation == SF_KL_DIVERGENCE_GRAD;
+}
+
+/* Whether what it compares with are logits. */
+static inline int is_divergence(int operation)
+{
+    return operation == SF_KL_DIVERGENCE || operation == SF_KL_DIVERGENCE_GRAD;
 }
 
 static inline int is_binary(int operation)

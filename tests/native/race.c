@@ -191,6 +191,8 @@ static sf_result run(const problem *p, results *o, task which, int n_threads, in
             t.probabilities = probabilities;
             t.class_weight = p->weights;
             t.label_smoothing = operation == SF_CROSS_ENTROPY ? 0 : 0.125;
+        } else if (is_divergence(operation)) {
+            t.probabilities = probabilities;
         } else if (operation == SF_SOFTMAX_LOSS) {
             t.labels32 = p->labels32;
         } else {

@@ -38,8 +38,8 @@ static const float h_coefficient[] = {
 #endif
 #define RATIO_MOST 1000
 
-/* Exponentials no smaller than the least number of their type: 0 times a ratio of logarithms is small,
- * and products with small ones are no subnormals. */
+/* Exponentials no smaller than the least number of their type, so that their products with small ratios
+ * are no subnormals. */
 #define RAISE_FLOOR ((real)(DIVERGENCE_FLOOR / EXP_FLOOR))
 
 /* A row's shift D in two words, 1/T, and the sum of the base's exponentials over that of the row's. */
@@ -69,7 +69,7 @@ SF_INLINE vshift one_shift(real hi, real lo, const sf_temperature *t, double bas
     return s;
 }
 
-/* -t.  Of x = -inf alone inf, of a = -inf the least, where p adds nothing. */
+/* -t.  Of x = -inf alone inf, of a = -inf the least, which p = 0 takes away. */
 SF_INLINE vec minus_ratio(vec a, vec x, vshift s)
 {
     vec d = vsub(a, x), part = vsub(d, a);
@@ -78,10 +78,17 @@ SF_INLINE vec minus_ratio(vec a, vec x, vshift s)
     return vmax(vmul(vadd(vadd(d, s.hi), vadd(lost, s.lo)), s.inverse), vset1((real)-RATIO_MOST));
 }
 
+/* 0 where a biased exponential is no more than the floor. */
+SF_INLINE vec without_floor(vec e)
+{
+    return vwhere_less(e, vset1((real)DIVERGENCE_VANISHES), vset1(0), e);
+}
+
 /* p h(t) and p expm1(t) = q - p, times the base's sum: p and q are biased exponentials. */
 SF_INLINE vec divergence_term(vec a, vec x, vec p, vec q, vshift s, vec *difference)
 {
     enum { degree = sizeof h_coefficient / sizeof *h_coefficient };
+    p = without_floor(p); /* t may be large */
     const vec v = minus_ratio(a, x, s), square = vmul(v, v), pv = vmul(p, v);
     vec h = vset1(h_coefficient[0]);
     for (int i = 1; i < degree; i++)
@@ -90,12 +97,6 @@ SF_INLINE vec divergence_term(vec a, vec x, vec p, vec q, vshift s, vec *differe
     const vec far = vsub(vmul(q, s.ratio), p), one = vset1(1);
     *difference = vwhere_less(square, one, vsub(h, pv), far);
     return vwhere_less(square, one, h, vadd(far, pv));
-}
-
-/* 0 where a biased exponential is no more than the floor. */
-SF_INLINE vec without_floor(vec e)
-{
-    return vwhere_less(e, vset1((real)DIVERGENCE_VANISHES), vset1(0), e);
 }
 
 /* Adds the terms of count <= 4 vectors. */
@@ -244,7 +245,7 @@ SF_INLINE void divergence_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         const vshift s = {vload(hi + to), vload(lo + to), vload(tile->inverse + to), vload(ratio + to)};
         for (ptrdiff_t c = to; c < n * lanes; c += lanes) {
             vec d;
-            (void)divergence_term(vload(base.x + c), vload(tile->x + c), without_floor(vload(e_a + c)),
+            (void)divergence_term(vload(base.x + c), vload(tile->x + c), vload(e_a + c),
                                   without_floor(vload(e_x + c)), s, &d);
             vstore(tile->x + c, d);
         }
@@ -447,8 +448,7 @@ static SF_NOINLINE void divergence_gradient(const real *a, const real *x, ptrdif
         const vec vx = whole ? vload(x + i) : vload_first(x + i, n - i, max);
         const vec v = whole ? vload(a + i) : vload_first(a + i, n - i, base_max);
         vec d;
-        (void)divergence_term(v, vx, without_floor(vexp(vsub(v, va), c)),
-                              without_floor(vexp(vsub(vx, vm), c)), s, &d);
+        (void)divergence_term(v, vx, vexp(vsub(v, va), c), without_floor(vexp(vsub(vx, vm), c)), s, &d);
         d = vmul(vmul(d, f), g);
         if (whole)
             vstore(out + i, d);
