@@ -177,6 +177,7 @@ SF_INLINE void divergence_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
     SF_ALIGNED(64) real max[2 * LANES], base_max[2 * LANES], hi[2 * LANES], lo[2 * LANES], ratio[2 * LANES];
     SF_ALIGNED(64) double sum[2 * LANES], base_sum[2 * LANES], logs[2 * LANES], base_logs[2 * LANES];
     SF_ALIGNED(64) double terms[2 * LANES], differences[2 * LANES];
+    read_labels(call, first, count, batch, at);
     load_tile(tile, call, first, count, width, max);
     load_tile(&base, &base_call, first, count, width, base_max);
     if (call->temperature_step)
@@ -280,10 +281,10 @@ static void divergence_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t fi
         probability[i] = factor[i] = 1;
         if (i >= count)
             continue;
-        if (!batch->counts[at + i]) {
+        if (batch->y[at + i] < 0) {
             for (ptrdiff_t c = 0; c < n; c++)
                 tile->x[c * lanes + i] = 0;
-        } else if (!shift_fits(batch->shift[at + i]) && has_no_divergence(batch, at + i)) {
+        } else if (!shift_fits(batch->shift[at + i])) {
             sf_divergence(call, first + i, tile->x + i, lanes);
         } else {
             probability[i] = base_factor(batch, at + i);
@@ -464,7 +465,7 @@ static void divergence_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff
     const sf_batch *batch = r->batch;
     const ptrdiff_t at = r->at, stride = call->out.class_stride;
     real *out = out_at(call, r->row);
-    if (!shift_fits(batch->shift[at]) && has_no_divergence(batch, at)) {
+    if (!shift_fits(batch->shift[at])) {
         if (first == 0)
             sf_divergence(call, r->row, out, stride);
         return;
@@ -492,22 +493,18 @@ static void divergence_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
                               ptrdiff_t at, sf_result *result)
 {
     const sf_targets *targets = call->targets;
-    sf_result r = *result; /* sums in registers */
     for (ptrdiff_t i = at; i < at + count; i++) {
         const ptrdiff_t row = first + i - at;
-        batch->counts[i] = (unsigned char)sf_row_counts(targets, row, call->n_classes, &r);
-        if (!batch->counts[i]) {
-            leave_row_out(call, row);
-            continue;
-        }
         double divergence = batch->quotient[i];
-        if (has_no_divergence(batch, i))
+        if (batch->y[i] >= 0 && has_no_divergence(batch, i))
             divergence = sf_divergence(call, row, NULL, 0);
         else if (!isfinite(batch->max[i]) || !isfinite(batch->base_max[i]))
             divergence = NAN;
-        add_row_loss(call, row, divergence * targets->loss_scale, &r);
+        batch->log_sum[i] = divergence * targets->loss_scale;
+        batch->quotient[i] = 0.0;
+        batch->share[i] = 1.0;
         batch->scale[i] = targets->gradient_scale * sf_sample_weight(targets, row)
                         / sf_temperature_of(call, row);
     }
-    *result = r;
+    loss_finish(call, first, count, batch, at, result);
 }
