@@ -496,7 +496,9 @@ static void divergence_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
     for (ptrdiff_t i = at; i < at + count; i++) {
         const ptrdiff_t row = first + i - at;
         double divergence = batch->quotient[i];
-        if (batch->y[i] >= 0 && has_no_divergence(batch, i))
+        if (batch->y[i] < 0)
+            divergence = 0.0;
+        else if (has_no_divergence(batch, i))
             divergence = sf_divergence(call, row, NULL, 0);
         else if (!isfinite(batch->max[i]) || !isfinite(batch->base_max[i]))
             divergence = NAN;
