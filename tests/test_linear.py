@@ -394,7 +394,11 @@ def test_around_every_edge_of_the_fused_kernels(shape, isa, dtype):
     n, _, c = shape
     y = labels(n, c)
     check(shape, dtype, y, reductions=["mean"])
-    options = {"label_smoothing": 0.1, "weight": positive(c) + 0.1, "temperature": positive(n) + 0.5}
+    options = {
+        "label_smoothing": 0.1,
+        "weight": positive(c) + 0.1,
+        "temperature": positive(n) + 0.5,
+    }
     check(shape, dtype, y, bias=False, reductions=["sum"], **options)
     if n * c < 10_000:
         check(shape, dtype, distributions((n, c), dtype), reductions=["mean"])
@@ -471,7 +475,9 @@ def test_small_losses_keep_their_digits_in_the_fused_kernels(isa, dtype):
         loss = sf.linear_softmax_loss(
             np.ones((rows, 1), dtype), logits[:, None], np.full(rows, 250), reduction="none"
         )
-        np.testing.assert_allclose(loss, np.log1p(299 * np.exp(-20.0)), rtol=8 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(
+            loss, np.log1p(299 * np.exp(-20.0)), rtol=8 * np.finfo(dtype).eps
+        )
 
 
 def test_weights_of_halves_beside_float_features(isa):
