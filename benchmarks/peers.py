@@ -667,7 +667,8 @@ class ScikitLearn(Peer):
 
         Its loss is another one: of probabilities that are at least one ε.
         """
-        if a.x.dtype == np.float16 or a.x.size > 10**8:  # several arrays of one-hot labels in float64
+        # Several arrays of one-hot labels in float64.
+        if a.x.dtype == np.float16 or a.x.size > 10**8:
             return None
         from sklearn import metrics
         from sklearn.utils.extmath import softmax

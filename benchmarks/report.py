@@ -79,7 +79,15 @@ def _tables(results: Results, render) -> list[tuple[str, str]]:
             for name in results.names("beside")
             if any(name in results.table[case] for case in cases)
         ]
-        head = ["shape", OURS, *beside, *peers, "× fastest peer", *results.names("limit"), "of the limit"]
+        head = [
+            "shape",
+            OURS,
+            *beside,
+            *peers,
+            "× fastest peer",
+            *results.names("limit"),
+            "of the limit",
+        ]
         rows = [_row(results, case, beside + peers) for case in _in_order(cases)]
         tables.append((f"{OPERATIONS[operation].title}, {dtype}", render(head, rows)))
     return tables

@@ -1,8 +1,8 @@
 """What a call costs on ten numbers: every public function on an array, with each of its options.
 
-    python benchmarks/small_calls.py
-    python benchmarks/small_calls.py --functions softmax_loss --dtype float64
-    python benchmarks/small_calls.py --update-results
+python benchmarks/small_calls.py
+python benchmarks/small_calls.py --functions softmax_loss --dtype float64
+python benchmarks/small_calls.py --update-results
 """
 
 import argparse
@@ -40,9 +40,10 @@ def _options(shape, dtype, axis):
 
 
 def _normalised(function, x, a):
+    y = x.copy()
     yield "", lambda: function(x)
     yield "out", lambda: function(x, out=a["dense"])
-    yield "out=x", lambda y=x.copy(): function(y, out=y)
+    yield "out=x", lambda: function(y, out=y)
     yield "temperature=2", lambda: function(x, temperature=2)
     yield "temperature=0.5", lambda: function(x, temperature=0.5)
     yield "temperature a row", lambda: function(x, temperature=a["row_temperature"])
@@ -107,9 +108,9 @@ def _softmax_loss(function, x, a):
 
 def _softmax_loss_and_grad(function, x, a):
     yield from _softmax_loss(function, x, a)
-    y = a["labels"]
+    y, z = a["labels"], x.copy()
     yield "grad_out", lambda: function(x, y, grad_out=a["dense"])
-    yield "grad_out=logits", lambda z=x.copy(): function(z, y, grad_out=z)
+    yield "grad_out=logits", lambda: function(z, y, grad_out=z)
 
 
 def _cross_entropy(function, x, a):
@@ -118,8 +119,9 @@ def _cross_entropy(function, x, a):
 
 def _selected(function, x, a):
     y = a["labels"]
+    three = np.zeros((*y.shape, 3), np.int64)
     yield "", lambda: function(x, y)
-    yield "three a row", lambda three=np.zeros((*y.shape, 3), np.int64): function(x, three)
+    yield "three a row", lambda: function(x, three)
     yield "int32 indices", lambda: function(x, a["labels32"])
     yield "temperature=2", lambda: function(x, y, temperature=2)
     yield "temperature a row", lambda: function(x, y, temperature=a["row_temperature"])
@@ -133,9 +135,10 @@ def _binary(function, x, a, value):
     t = a["probabilities"]
     v = np.full(x.shape, 0.5)
     zeros = np.zeros(x.shape, np.int64)
+    false = zeros.astype(bool)
     yield "", lambda: function(value, t)
     yield "integer targets", lambda: function(value, zeros)
-    yield "boolean targets", lambda z=zeros.astype(bool): function(value, z)
+    yield "boolean targets", lambda: function(value, false)
     yield "sample_weight", lambda: function(value, t, sample_weight=v)
     yield "reduction=sum", lambda: function(value, t, reduction="sum")
     yield "reduction=none", lambda: function(value, t, reduction="none")
@@ -269,9 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--functions", nargs="+", choices=FUNCTIONS, metavar="NAME")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--update-results", action="store_true", help="put a table into RESULTS.md"
-    )
+    parser.add_argument("--update-results", action="store_true", help="put a table into RESULTS.md")
     options = parser.parse_args(argv)
     found = measure(options.functions, options.dtype, options.rounds)
     print(text(found))

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _arguments, _core, _layout, _threads
-from ._evaluation_state import COUNTS, SUMS, State, cell_ends, edges_of, sum_by
 from ._arguments import Options
+from ._evaluation_state import COUNTS, SUMS, State, cell_ends, edges_of, sum_by
 from ._row_statistics import row_columns
 from .functional import softmax
 

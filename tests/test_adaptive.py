@@ -9,7 +9,6 @@ import oracle
 import pytest
 from cases import MEANS, ROW_FUNCTIONS, problem
 
-import softmax_fast as sf
 from softmax_fast import _core
 
 needs_openmp = pytest.mark.skipif(not _core.has_openmp, reason="built without OpenMP")

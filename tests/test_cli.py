@@ -1407,7 +1407,7 @@ def test_index_blocks_cover_the_array_in_order(shape, most):
     entries = np.arange(math.prod(shape)).reshape(shape)
     blocks = [entries[index].ravel().tolist() for index in index_blocks(shape, most)]
     assert all(1 <= len(block) <= max(1, most) for block in blocks)
-    assert sum(blocks, []) == entries.ravel().tolist()
+    assert list(itertools.chain.from_iterable(blocks)) == entries.ravel().tolist()
 
 
 def test_input_error_is_one_line_whatever_the_file_is_called(run, tmp_path):

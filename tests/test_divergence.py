@@ -169,7 +169,10 @@ def test_the_wider_dtype_of_both_is_computed_in(of_base, of_logits, isa):
     if "bfloat16" in (of_base, of_logits):
         pytest.importorskip("ml_dtypes")
     for shape in ((40, 10), (3, 190), (3, 700), (2, 5001)):
-        base, x = (a.astype(d) for a, d in zip(two_models(shape, float, 1.0), (of_base, of_logits), strict=True))
+        base, x = (
+            a.astype(d)
+            for a, d in zip(two_models(shape, float, 1.0), (of_base, of_logits), strict=True)
+        )
         wide = np.result_type(oracle.result_dtype(base.dtype), oracle.result_dtype(x.dtype))
         got = sf.kl_divergence_and_grad(base, x, reduction="none")
         expected = sf.kl_divergence_and_grad(base.astype(wide), x.astype(wide), reduction="none")

@@ -77,9 +77,7 @@ def test_blocks_split_into_blocks_of_their_rows(shape, most):
     x, copy = strided(shape)
     n_rows = x.size // shape[-1]
     temperature = generator(1).random(n_rows) + 0.5
-    (whole,) = _layout.row_blocks(
-        _layout.Source(copy, "f32"), x.ndim - 1, temperature=temperature
-    )
+    (whole,) = _layout.row_blocks(_layout.Source(copy, "f32"), x.ndim - 1, temperature=temperature)
     maxima, rests = np.empty(n_rows), np.empty(n_rows)
     _core.row_stats(whole, maxima, rests, 1)
     seen = 0

@@ -219,7 +219,7 @@ def test_small_losses_keep_their_digits(n_classes, margin, isa, dtype):
 @pytest.mark.parametrize("n_classes", [193, 1000, 2049])
 def test_a_small_loss_keeps_its_digits_wherever_the_maximum_stands(n_classes, isa, dtype):
     # Long rows: the place is looked for among sixteen vectors, and its exponential taken out of a sum.
-    places = np.unique(np.r_[0 : n_classes : 7, :40, n_classes - 40 : n_classes])
+    places = np.unique(np.r_[0:n_classes:7, :40, n_classes - 40 : n_classes])
     x = -(12 + generator(12, n_classes).random((len(places), n_classes)) * 3).astype(dtype)
     x[np.arange(len(places)), places] = 0
     exact = oracle.softmax_loss(x, places).rows
@@ -232,7 +232,9 @@ def test_a_small_loss_keeps_its_digits_wherever_the_maximum_stands(n_classes, is
     twice = oracle.softmax_loss(x, places).rows
     room = 4 * np.finfo(dtype).eps * np.maximum(1, twice)
     got = sf.softmax_loss(x, places, reduction="none")
-    oracle.assert_within(got, twice, np.where(twice < 0.5, 12 * np.finfo(dtype).eps * twice, room), dtype)
+    oracle.assert_within(
+        got, twice, np.where(twice < 0.5, 12 * np.finfo(dtype).eps * twice, room), dtype
+    )
     assert (sf.row_statistics(x).prediction == np.minimum(places, n_classes // 2)).all()
 
 
