@@ -611,8 +611,8 @@ static void check_divergence(const results *o, ptrdiff_t row, const exact_row *r
         long double d = (a[c] - base.m) / t, d_x = exponent(r, row, c);
         long double mass = expl(d) / base.sum, other = expl(d_x) / r->sum;
         long double ratio = (d_x - d) - (r->log_sum - base.log_sum);
-        long double of_p = (4 + 1.5L * fabsl(d)) * epsilon * mass;
-        long double of_q = (4 + 1.5L * fabsl(d_x)) * epsilon * other;
+        long double of_p = mass > 0 ? (4 + 1.5L * fabsl(d)) * epsilon * mass : 0;
+        long double of_q = other > 0 ? (4 + 1.5L * fabsl(d_x)) * epsilon * other : 0;
         if (a[c] == -INFINITY || mass < 1e-330L) {
             mass = of_p = ratio = 0;
             divergence += other;
