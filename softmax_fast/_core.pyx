@@ -628,59 +628,83 @@ def cells_of(const double[::1] confidence):
     return np.asarray(result)
 
 
+cdef struct rows_and_sums:
+    rows_to_add rows
+    const sf_kernels *kernels
+    const int64_t *top_k
+    Py_ssize_t n_top
+    const double *edges
+    Py_ssize_t n_bins
+    Py_ssize_t n_cells
+    double *sums[2]  # with what they have lost
+    double *bin_sums[2]
+    double *cell_sums[2]
+    int64_t *counts
+    int64_t *bin_counts
+    int64_t *cell_counts
+    Py_ssize_t first[2]
+
+
+cdef void add_piece(void *context, Py_ssize_t piece, int worker) noexcept nogil:
+    """To sums, cells or bins, whose orders do not depend on each other."""
+    cdef rows_and_sums *to = <rows_and_sums *>context
+    if piece == 0:
+        add_all_to_sums(&to.rows, to.kernels, to.top_k, to.n_top, to.counts, to.sums[0], to.sums[1],
+                        to.first)
+    elif piece == 1:
+        add_to_cells(&to.rows, to.n_cells, to.cell_sums[0], to.cell_sums[1], to.cell_counts)
+    else:
+        add_to_bins(&to.rows, to.edges, to.n_bins, to.bin_sums[0], to.bin_sums[1], to.bin_counts)
+
+
 def add_rows(columns, const double[::1] weights, const int64_t[::1] top_k, const double[::1] edges,
              int64_t[::1] counts, double[:, ::1] sums,
              double[:, :, ::1] bin_sums, int64_t[::1] bin_counts,
              double[:, :, ::1] cell_sums, int64_t[::1] cell_counts, int n_threads):
     """Add the rows of `_row_statistics.Columns` to what `_evaluation_state.State` keeps.
 
-    Returns the first row without probabilities and the first of infinite loss, or -1.  Sums, bins and
-    cells are pieces of work whose orders do not depend on each other.
+    Returns the first row without probabilities and the first of infinite loss, or -1.
     """
     cdef const double[::1] confidence = columns.confidence, entropy = columns.entropy
     cdef const double[::1] loss = columns.loss, brier = columns.brier
     cdef const double[::1] slope = columns.slope, curvature = columns.curvature
     cdef const int64_t[::1] prediction = columns.prediction, rank = columns.rank
-    cdef rows_to_add rows
-    cdef Py_ssize_t first[2]
-    cdef Py_ssize_t i, n_bins = bin_sums.shape[2], n_cells = cell_sums.shape[2], n_top = top_k.shape[0]
-    cdef const int64_t *tops = &top_k[0] if n_top else NULL
-    cdef int piece, workers = 1 if serial or rank.shape[0] < 2048 else min(n_threads, 3)
-    cdef const sf_kernels *kernels = sf_tables_in_use().f64
-    first[0] = first[1] = -1
+    cdef rows_and_sums to
+    cdef Py_ssize_t i
+    cdef int j
     if not rank.shape[0]:
         return -1, -1
-    rows.n = rank.shape[0]
-    rows.confidence = &confidence[0]
-    rows.entropy = &entropy[0]
-    rows.loss = &loss[0]
-    rows.brier = &brier[0]
-    rows.slope = &slope[0]
-    rows.curvature = &curvature[0]
-    rows.prediction = &prediction[0]
-    rows.rank = &rank[0]
-    rows.weights = NULL if weights is None else &weights[0]
-    if workers == 1:
-        with nogil:
-            add_to_bins(&rows, &edges[0], n_bins, &bin_sums[0, 0, 0], &bin_sums[1, 0, 0], &bin_counts[0])
-            add_to_cells(&rows, n_cells, &cell_sums[0, 0, 0], &cell_sums[1, 0, 0], &cell_counts[0])
-            add_all_to_sums(&rows, kernels, tops, n_top, &counts[0], &sums[0, 0], &sums[1, 0], first)
-    else:
-        for piece in prange(3, num_threads=workers, nogil=True, schedule="dynamic"):
-            if piece == 0:
-                add_to_bins(&rows, &edges[0], n_bins, &bin_sums[0, 0, 0], &bin_sums[1, 0, 0],
-                            &bin_counts[0])
-            elif piece == 1:
-                add_to_cells(&rows, n_cells, &cell_sums[0, 0, 0], &cell_sums[1, 0, 0],
-                             &cell_counts[0])
-            else:
-                add_all_to_sums(&rows, kernels, tops, n_top, &counts[0], &sums[0, 0], &sums[1, 0],
-                                first)
+    to.rows.n = rank.shape[0]
+    to.rows.confidence = &confidence[0]
+    to.rows.entropy = &entropy[0]
+    to.rows.loss = &loss[0]
+    to.rows.brier = &brier[0]
+    to.rows.slope = &slope[0]
+    to.rows.curvature = &curvature[0]
+    to.rows.prediction = &prediction[0]
+    to.rows.rank = &rank[0]
+    to.rows.weights = NULL if weights is None else &weights[0]
+    to.kernels = sf_tables_in_use().f64
+    to.n_top = top_k.shape[0]
+    to.top_k = &top_k[0] if to.n_top else NULL
+    to.n_bins = bin_sums.shape[2]
+    to.edges = &edges[0]
+    to.n_cells = cell_sums.shape[2]
+    for j in range(2):
+        to.sums[j] = &sums[j, 0]
+        to.bin_sums[j] = &bin_sums[j, 0, 0]
+        to.cell_sums[j] = &cell_sums[j, 0, 0]
+        to.first[j] = -1
+    to.counts = &counts[0]
+    to.bin_counts = &bin_counts[0]
+    to.cell_counts = &cell_counts[0]
+    with nogil:
+        sf_share_out(add_piece, &to, 3, 1 if to.rows.n < 2048 else min(n_threads, 3))
     # Beyond the range there is nothing to keep.
     for i in range(sums.shape[1]):
         if not sums[0, i] - sums[0, i] == 0:
             sums[1, i] = 0.0
-    return first[0], first[1]
+    return to.first[0], to.first[1]
 
 
 # ---- the public functions ------------------------------------------------------------------------------

@@ -86,6 +86,7 @@ cdef extern from "drive.h" nogil:
     ctypedef void sf_parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces,
                                   int n_workers) noexcept nogil
     void sf_set_parallel_for(sf_parallel_for *loop) noexcept
+    void sf_share_out(sf_body *body, void *context, Py_ssize_t n_pieces, int n_workers) noexcept
 
     void sf_begin(sf_call *call, sf_input x, Py_ssize_t n_rows, Py_ssize_t inner,
                   Py_ssize_t n_classes, int n_threads) noexcept
