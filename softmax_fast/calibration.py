@@ -85,7 +85,7 @@ def fit_temperature(
     inside a bracket of points where the slope is negative and positive, with bisection where a step
     leaves it or gains too little; there are no bounds on T. A last step too small to matter is taken
     without another pass. Of many rows, an evenly spaced sample (one in 16 or fewer) is fitted first
-    to begin near the end; that is not counted as passes. Ordinary data takes 3 to 8 passes, without
+    to begin near the end; that is not counted as passes. Ordinary data takes 3 to 9 passes, without
     a copy but of the sample, and T is within 1e-6 relative of the optimum for float64 logits.
 
     The standard error is that of a misspecified model, the sandwich [3]_:
