@@ -167,7 +167,7 @@ cdef cnp.ndarray _as_stored(cnp.ndarray array, int code):
     cdef object stored = array
     if not cnp.PyArray_ISBEHAVED_RO(array) or (
             code == SF_F64 and cnp.PyArray_TYPE(array) != cnp.NPY_FLOAT64):
-        stored = stored.astype(_STORED.get(code, stored.dtype))
+        stored = stored.astype(_STORED.get(code) or stored.dtype.newbyteorder("="))
     return stored.view(np.uint16) if code in (SF_F16, SF_BF16) else stored
 
 
@@ -364,22 +364,20 @@ cdef inline bint _is_good(double value, bint positive) noexcept nogil:
 cdef int _all_finite(name, cnp.ndarray array, str expected) except -1:
     """Check that float64 numbers are finite and as ``expected``: "> 0" or ">= 0"."""
     cdef bint positive = expected == "> 0", all_good = True
+    cdef cnp.ndarray entries = array
     cdef Py_ssize_t i, size = cnp.PyArray_SIZE(array)
-    cdef const double *values = <const double *>cnp.PyArray_DATA(array)
-    cdef cnp.flatiter entries
-    if cnp.PyArray_IS_C_CONTIGUOUS(array):
-        for i in range(size):
-            all_good &= _is_good(values[i], positive)
-    else:
-        entries = cnp.PyArray_IterNew(array)
-        for i in range(size):
-            all_good &= _is_good((<const double *>cnp.PyArray_ITER_DATA(entries))[0], positive)
-            cnp.PyArray_ITER_NEXT(entries)
+    cdef const double *values
+    if not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        entries = cnp.PyArray_Ravel(array, cnp.NPY_CORDER)
+    values = <const double *>cnp.PyArray_DATA(entries)
+    for i in range(size):
+        all_good &= _is_good(values[i], positive)
     if all_good:
         return 0
-    for i, value in enumerate((<object>array).flat):
+    for i in range(size):
+        value = values[i]
         if not _is_good(value, positive):
-            at = np.unravel_index(i, shape_of(array))
+            at = np.unravel_index(i, shape_of(array)) if cnp.PyArray_NDIM(array) else ()
             raise ValueError(f"{_element(name, at)} = {float(value)!r} is not finite and {expected}")
 
 

@@ -516,6 +516,10 @@ def _pieces(array, rows):
 
 def rectangles(outer, start, stop):
     """Yield indices into dimensions ``outer`` that in turn cover the numbers [start, stop)."""
+    if not outer:
+        if start < stop:
+            yield ()
+        return
     inner = math.prod(outer[1:])
     while start < stop:
         lead, within = divmod(start, inner)

@@ -262,6 +262,35 @@ def test_out_is_filled_and_returned(function, shape, isa, dtype):
                 oracle.assert_same_bits(view, expected, f"out: {layout}")
 
 
+def test_an_unaligned_out_of_one_row(dtype):
+    x = logits((5,), dtype)
+    out = np.zeros(5 * dtype.itemsize + 1, np.uint8)[1:].view(dtype)
+    oracle.assert_same_bits(sf.softmax(x, out=out), sf.softmax(x))
+    oracle.assert_same_bits(
+        sf.softmax_loss_and_grad(x, 2, grad_out=out)[1], sf.softmax_loss_and_grad(x, 2)[1]
+    )
+    number = np.zeros(dtype.itemsize + 1, np.uint8)[1:].view(dtype).reshape(())
+    oracle.assert_same_bits(sf.logsumexp(x[::2], out=number), sf.logsumexp(x[::2]))
+
+
+@every_function
+def test_temperatures_of_more_dimensions_than_numpy_iterates_over(function):
+    x = logits((2, 3, *(1,) * 40, 4), np.dtype(np.float64))
+    each = np.asfortranarray(generator(4).random(x.shape[:-1]) + 0.5)
+    oracle.assert_same_bits(function(x, temperature=each), function(x, temperature=each.copy("C")))
+    each[1, 2] = -1
+    with pytest.raises(
+        ValueError, match=r"^temperature\[1, 2, 0, .*\] = -1.0 is not finite and > 0$"
+    ):
+        function(x, temperature=each)
+
+
+def test_byte_swapped_bfloat16():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = logits((4, 9), np.dtype(np.float32)).astype(ml_dtypes.bfloat16)
+    oracle.assert_same_bits(sf.softmax(x.astype(x.dtype.newbyteorder())), sf.softmax(x))
+
+
 def test_a_strided_out_leaves_the_gaps_alone(isa, dtype):
     x = logits((20, 33), dtype)
     for function in (sf.softmax, sf.log_softmax):

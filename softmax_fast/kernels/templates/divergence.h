@@ -89,6 +89,7 @@ SF_INLINE vec divergence_term(vec a, vec x, vec p, vec q, vshift s, vec *differe
 {
     enum { degree = sizeof h_coefficient / sizeof *h_coefficient };
     p = without_floor(p); /* t may be large */
+    q = without_floor(q);
     const vec v = minus_ratio(a, x, s), square = vmul(v, v), pv = vmul(p, v);
     vec h = vset1(h_coefficient[0]);
     for (int i = 1; i < degree; i++)
@@ -247,7 +248,7 @@ SF_INLINE void divergence_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         for (ptrdiff_t c = to; c < n * lanes; c += lanes) {
             vec d;
             (void)divergence_term(vload(base.x + c), vload(tile->x + c), vload(e_a + c),
-                                  without_floor(vload(e_x + c)), s, &d);
+                                  vload(e_x + c), s, &d);
             vstore(tile->x + c, d);
         }
     }
@@ -449,7 +450,7 @@ static SF_NOINLINE void divergence_gradient(const real *a, const real *x, ptrdif
         const vec vx = whole ? vload(x + i) : vload_first(x + i, n - i, max);
         const vec v = whole ? vload(a + i) : vload_first(a + i, n - i, base_max);
         vec d;
-        (void)divergence_term(v, vx, vexp(vsub(v, va), c), without_floor(vexp(vsub(vx, vm), c)), s, &d);
+        (void)divergence_term(v, vx, vexp(vsub(v, va), c), vexp(vsub(vx, vm), c), s, &d);
         d = vmul(vmul(d, f), g);
         if (whole)
             vstore(out + i, d);
