@@ -25,6 +25,8 @@ its share, the buffer is that row. Results may differ in their last bits between
 _TILE_ROWS = 1024
 # With tiles of at least this many whole rows, each logit is computed once for the gradient.
 _FEWEST_WHOLE_ROWS = 256
+# Class probabilities that are looked at together.
+_TARGETS_AT_ONCE = 1 << 16
 # Rows whose float32 gradients are summed as such before the sum goes on in float64.
 _BIAS_ROWS = 32
 
@@ -292,6 +294,8 @@ class _Evaluation:
 
     def _is_fused(self):
         """Work all out by the fused kernels, unless they leave such a layer to BLAS."""
+        if not self._are_targets_fit():
+            return False
         products = self.n_rows * self.n_classes * self.n_features
         return _core.fused_linear_loss(
             self.layer.features,
@@ -303,6 +307,21 @@ class _Evaluation:
             self.scale,
             _threads.resolve(self.n_threads, products),
         )
+
+    def _are_targets_fit(self):
+        """Whether sums of a row's class probabilities, weighted, keep their digits in the layer's dtype."""
+        targets, weight = self.problem.targets, self.problem.options.weight
+        if self.problem.has_labels or self.layer.dtype == np.float64:
+            return True
+        weight = np.ones(self.n_classes) if weight is None else weight
+        some = max(1, _TARGETS_AT_ONCE // self.n_classes)
+        with np.errstate(all="ignore"):
+            for start in range(0, self.n_rows, some):
+                part = targets._replace(array=targets.array[start : start + some])
+                shares = np.einsum("rc,c->r", part.widened(np.dtype(np.float64)), weight)
+                if not np.all((shares == 0) | ((shares >= 2.0**-64) & (shares <= 2.0**64))):
+                    return False
+        return True
 
     def _rows_that_count(self):
         """Numbers of the rows that are not ignored nor of weight 0: a range when these are all."""

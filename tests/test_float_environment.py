@@ -72,6 +72,21 @@ def test_a_caller_that_flushes_subnormals_keeps_doing_so(isa, dtype, restored):
         assert after == flushing.control()
 
 
+@pytest.mark.parametrize("rows", [8, 9])
+def test_a_caller_that_flushes_subnormals_gets_the_same_of_a_layer(rows, isa, restored):
+    features = np.full((rows, 32), 5e-5, np.float16)[:, ::2]  # subnormal
+    weights = np.zeros((3, 16), np.float16)
+    weights[1] = 60000
+    labels = np.zeros(rows, int)
+    expected = sf.linear_softmax_loss(features, weights, labels)
+    flushing = Environment.now()
+    flushing.mxcsr |= FTZ_AND_DAZ
+    flushing.install()
+    loss = sf.linear_softmax_loss(features, weights, labels)
+    restored.install()
+    assert expected > 40 and loss == expected
+
+
 def test_a_caller_that_traps_exceptions_is_not_trapped(isa, dtype, run_python):
     # with the caller's traps on, a NaN or an overflow among the logits would end the process
     run_python(

@@ -541,3 +541,25 @@ def test_gradients_that_would_be_subnormal_are_those_of_the_exact_logits(isa, dt
             rtol=1e-4 if dtype == np.float32 else 1e-12,
             atol=20 * np.finfo(dtype).tiny,
         )
+
+
+@pytest.mark.parametrize("rows", [4, 40])
+@pytest.mark.parametrize(("size", "weight"), [(1e38, 1.0), (1e25, 1e18), (1e-25, 1e-18)])
+def test_probability_targets_whose_sums_float32_does_not_hold(size, weight, rows, isa):
+    x, w = np.ones((rows, 1), np.float32), np.zeros((6, 1), np.float32)
+    t, weights = np.full((rows, 6), size, np.float32), np.full(6, weight)
+    expected, of_logits = sf.softmax_loss_and_grad(x @ w.T, t, weight=weights)
+    loss, grads = sf.linear_softmax_loss_and_grad(
+        x, w, t, bias=np.zeros(6, np.float32), weight=weights
+    )
+    assert np.isclose(loss, expected, rtol=1e-6)
+    assert np.isclose(sf.linear_softmax_loss(x, w, t, weight=weights), expected, rtol=1e-6)
+    assert np.allclose(grads.bias, of_logits.sum(0), rtol=1e-5, atol=1e-6 * size * weight)
+
+
+def test_one_class_with_smoothing_has_no_gradient(isa, dtype):
+    x, w = np.ones((20, 3), dtype), np.ones((1, 3), dtype)
+    _, grads = sf.linear_softmax_loss_and_grad(
+        x, w, np.zeros(20, int), label_smoothing=0.1, reduction="none"
+    )
+    assert not grads.features.any() and not grads.weights.any()

@@ -222,8 +222,10 @@ static void run_losses(sf_slab *s, work *w, int n_threads)
         w->group = n_threads == 1 ? w->n_panels : SF_MAX(1, w->n_panels / groups);
         sf_share_out(reduce_piece, w, s->n_chunks * ((w->n_panels + w->group - 1) / w->group), n_threads);
     } else {
+        sf_environment found = sf_enter();
         for (ptrdiff_t i = 0; i < s->n_rows; i++)
             s->layer->call.kernels->linear->load_row(s, i);
+        sf_leave(found);
         sf_share_out(reduce_piece, w, s->n_chunks, n_threads);
     }
     finish_rows(s, w, n_threads);

@@ -694,7 +694,7 @@ static void prepare_gradients(const sf_slab *s, ptrdiff_t first, ptrdiff_t count
             /* scale (share p - a) at the label, where p - 1 = -((1 - e) + rest)/(1 + rest) does not cancel */
             const double weight = sf_label_weight(targets, row), on_label = kept * weight;
             const double e = exp(sf_quotient(sums.label_logit[i], m, temperature));
-            const double others = sums.product ? share - uniform * weight : 0.0;
+            const double others = sums.product ? share - (double)(real)(uniform * weight) : 0.0;
             share += on_label;
             at_label = scale * (others - share * ((1.0 - e) + rest) / (1.0 + rest)) + (m - m);
         }
