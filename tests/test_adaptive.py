@@ -55,10 +55,15 @@ def test_all_threads_while_regions_gain(adaptive):
     assert adaptive.state["pause"] == 0
 
 
-@pytest.mark.parametrize("lost", [1e-5, 5e-3, 0.1])
+@pytest.mark.parametrize("lost", [1e-5, 5e-3, 0.05])
 def test_after_a_loss_one_thread_works_alone_for_a_multiple_of_it(adaptive, lost):
     failed(adaptive, lost)
     assert spend_pause(adaptive, lost / 10) == pytest.approx(LEAST * lost, rel=0.02)
+
+
+def test_a_stopped_process_costs_less_than_half_a_second_of_one_thread(adaptive):
+    failed(adaptive, 10.0)
+    assert spend_pause(adaptive, 1e-3) < 0.5
     assert enter_and_leave(adaptive, 2) == 2
 
 

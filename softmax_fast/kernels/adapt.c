@@ -7,7 +7,7 @@ enum {
     AFTER_A_HICCUP = 2,
     LEAST_FACTOR = 8,
     MOST_FACTOR = 64,
-    LONGEST_LOSS = 10000000, /* a second: a process that was stopped, not a worker that came late */
+    LONGEST_LOSS = 500000, /* 50 ms: more was a process that was stopped, not a worker that came late */
     MOST_GAIN = 1000000000
 };
 

@@ -198,7 +198,7 @@ static void run_blocks(work *w, ptrdiff_t n_blocks, int n)
         sf_moment begun = trial >= 0 ? sf_now() : (sf_moment){0, 0};
         sf_share_out(run_block, w, count, n);
         if (trial >= 0)
-            sf_note_trial(on_trial, either.stream, rows * row_bytes, begun);
+            sf_note_trial(on_trial, trial, either.stream, rows * row_bytes, begun);
     }
     w->call = call;
 }

@@ -97,18 +97,19 @@ static int64_t median(const int64_t *took)
     return SF_MAX(SF_MIN(a, b), SF_MIN(SF_MAX(a, b), c));
 }
 
-void sf_note_trial(sf_store_class *class_, int stores, ptrdiff_t bytes, sf_moment begun)
+void sf_note_trial(sf_store_class *class_, int trial, int stores, ptrdiff_t bytes, sf_moment begun)
 {
     sf_moment ended = sf_now();
     /* Fresh pages are of some kibibytes, or of two megabytes and then some. */
     const int fresh = ended.pages - begun.pages > bytes / 2097152 + 16;
     const int was_fresh = SF_LOAD(class_->fresh);
     SF_STORE(class_->fresh, fresh);
-    if (fresh || was_fresh)
+    /* Another caller may have gone on meanwhile. */
+    if (fresh || was_fresh || trial != SF_LOAD(class_->trials) || stores != trial / 2 % 2)
         return;
     /* The first of a pair pays for what the caches still hold of the other way. */
-    const int trial = SF_LOAD(class_->trials), trials = trial + 1;
-    if (trial % 2 && trial < SF_TRIALS)
+    const int trials = trial + 1;
+    if (trial % 2)
         SF_STORE(class_->took[stores][trial / 4],
                  (int64_t)((double)(ended.nanoseconds - begun.nanoseconds) * 1e9 / (double)bytes));
     if (trials == SF_TRIALS) {
@@ -119,8 +120,7 @@ void sf_note_trial(sf_store_class *class_, int stores, ptrdiff_t bytes, sf_momen
         if (of_others < of_usual - of_usual / 32)
             SF_STORE(class_->stores, !usual);
     }
-    if (trials <= SF_TRIALS)
-        SF_STORE(class_->trials, trials);
+    SF_STORE(class_->trials, trials);
 }
 
 int sf_stores_measured(int i, sf_measured_stores *measured)

@@ -35,7 +35,7 @@ int sf_next_trial(sf_store_class *class_, int *stores);
 /* The time now in nanoseconds, and the pages first touched so far. */
 typedef struct { int64_t nanoseconds, pages; } sf_moment;
 sf_moment sf_now(void);
-void sf_note_trial(sf_store_class *class_, int stores, ptrdiff_t bytes, sf_moment begun);
+void sf_note_trial(sf_store_class *class_, int trial, int stores, ptrdiff_t bytes, sf_moment begun);
 
 /* What was measured, one class after another from 0 on; 0 when there is no such class.  seconds are
  * those of a gigabyte written plain and streamed, in the median. */
