@@ -162,6 +162,17 @@ def test_logits_whose_differences_overflow(n_classes, isa, dtype):
         oracle.assert_within(grad, expected, bound / temperature + 1e-44, dtype)
 
 
+@pytest.mark.parametrize("n_classes", [3, 50, 600, 5000])
+def test_ratios_beyond_the_range_of_double(n_classes, isa):
+    base, x = np.full((2, n_classes), -INF)
+    base[[0, 1, -1]], x[[0, 1, -1]] = (10, 0, 3), (1.7e308, -1.7e308, 1.7e308)
+    for temperature in (1.0, 0.3, 0.02):
+        p = np.exp(-10 / temperature) / np.exp((base - 10) / temperature).sum()
+        expected = p * 1.7e308 / temperature * 2
+        value = sf.kl_divergence(base, x, temperature=temperature)
+        assert np.isclose(value, expected, rtol=1e-12)
+
+
 DTYPES = ["float16", "bfloat16", "float32", "float64", "int32"]
 
 

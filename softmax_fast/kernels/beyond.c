@@ -161,6 +161,13 @@ static double ratio_of(double x, double m, double a, double n, double temperatur
     return isfinite(d) ? d / temperature : sf_quotient(x, m, temperature) - sf_quotient(a, n, temperature);
 }
 
+/* p ((x - m) - (a - n)) / temperature where what p is multiplied with is beyond double. */
+static double weighted_ratio_of(double p, double x, double m, double a, double n, double temperature)
+{
+    const double quarter = (x / 4 - m / 4) - (a / 4 - n / 4), rate = p / temperature;
+    return (isfinite(rate) ? rate * quarter : p * quarter / temperature) * 4;
+}
+
 double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff_t step)
 {
     const sf_input *base = &call->targets->probabilities;
@@ -193,7 +200,8 @@ double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff
             const double q = exp(sf_quotient(x, m, temperature)) / sum;
             const double p = exp(sf_quotient(a, base_m, temperature)) / base_sum;
             const double u = ratio_of(x, m, a, base_m, temperature) - shift;
-            double difference = q - p, h = difference - p * u;
+            const double weighted = isfinite(u) ? p * u : weighted_ratio_of(p, x, m, a, base_m, temperature);
+            double difference = q - p, h = difference - weighted;
             if (p == 0.0) {
                 h = difference;
             } else if (fabs(u) < 1.0) {
