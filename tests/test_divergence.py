@@ -173,6 +173,15 @@ def test_ratios_beyond_the_range_of_double(n_classes, isa):
         assert np.isclose(value, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("n_classes", [13, 300, 5000])
+def test_temperatures_far_below_the_distance_of_the_maxima(n_classes, isa, dtype):
+    base, x = np.full((2, n_classes), -14.0, dtype)
+    base[[0, 1]], x[[0, 1]] = (1e36, 1e-24), 9.875
+    value, grad = sf.kl_divergence_and_grad(base, x, temperature=1e-30)
+    assert np.isclose(value, np.log(2))
+    assert np.allclose(grad[:2] * 1e-30, (-0.5, 0.5)) and not grad[2:].any()
+
+
 DTYPES = ["float16", "bfloat16", "float32", "float64", "int32"]
 
 

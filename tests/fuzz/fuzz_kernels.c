@@ -602,13 +602,14 @@ static void check_divergence(const results *o, ptrdiff_t row, const exact_row *r
     for (ptrdiff_t c = 0; c < p.n; c++)
         base.m = a[c] != a[c] || base.m != base.m ? NAN : fmaxl(base.m, a[c]);
     int valid = r->valid && isfinite(base.m), unknown = 0;
+    /* Of logits a million temperatures from 0 on, and of others beside them, test_divergence.py knows. */
+    if (v != 0 && valid && fmaxl(fabsl(r->m), fabsl(base.m)) > 1e6L * t)
+        return;
     for (ptrdiff_t c = 0; valid && c < p.n; c++)
         base.sum += expl((a[c] - base.m) / t);
     base.log_sum = logl(base.sum);
     long double divergence = 0, slack = 0;
     const long double k = (long double)p.gradient_scale * v / t;
-    /* Maxima so far apart that one is beside the other's last place: the gradient keeps that much less. */
-    const int apart = fabsl(r->m - base.m) * epsilon > t;
     for (ptrdiff_t c = 0; c < p.n; c++) {
         long double d = (a[c] - base.m) / t, d_x = exponent(r, row, c);
         long double mass = expl(d) / base.sum, other = expl(d_x) / r->sum;
@@ -628,7 +629,7 @@ static void check_divergence(const results *o, ptrdiff_t row, const exact_row *r
             continue;
         long double exact = v == 0 ? 0 : valid ? k * (other - mass) : NAN;
         long double bound = 2 * k * (of_p + of_q + 2 * smallest) + 2 * smallest;
-        if (v == 0 || (k < 1e30L && !apart))
+        if (v == 0 || k < 1e30L)
             within(get(o->out + (size_t)(row * p.n + c) * item, 0, p.result_kind), exact, bound,
                    "gradient", row, c);
     }

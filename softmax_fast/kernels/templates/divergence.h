@@ -56,6 +56,12 @@ SF_INLINE sf_sum shift_of(double max, double log_sum, double base_max, double ba
 
 SF_INLINE int shift_fits(double shift) { return fabs(shift) < SHIFT_MOST; }
 
+/* Whether two words hold a shift with the digits that matter in units of T. */
+SF_INLINE int shift_is_exact(double shift, double temperature)
+{
+    return shift_fits(shift) && fabs(shift) * (SF_DOUBLE ? 0x1p-50 : 0x1p-21) <= temperature;
+}
+
 SF_INLINE void split_shift(sf_sum shift, real *hi, real *lo)
 {
     const int fits = shift_fits(shift.sum);
@@ -235,7 +241,7 @@ SF_INLINE void divergence_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         double lacks, divergence = corrected(terms[i] * factor, differences[i] * factor, &lacks);
         if (i < count) {
             const double temperature = sf_temperature_of(call, first + i);
-            if (!shift_fits(batch->shift[at + i]))
+            if (!shift_is_exact(batch->shift[at + i], temperature))
                 divergence = NAN;
             const sf_sum shift = {hi[i], (double)lo[i] + temperature * lacks};
             batch->quotient[at + i] = divergence;
@@ -285,7 +291,7 @@ static void divergence_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t fi
         if (batch->y[at + i] < 0) {
             for (ptrdiff_t c = 0; c < n; c++)
                 tile->x[c * lanes + i] = 0;
-        } else if (!shift_fits(batch->shift[at + i])) {
+        } else if (!shift_is_exact(batch->shift[at + i], sf_temperature_of(call, first + i))) {
             sf_divergence(call, first + i, tile->x + i, lanes);
         } else {
             probability[i] = base_factor(batch, at + i);
@@ -371,7 +377,7 @@ static void divergence_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
         *to.scaled = corrected(h * factor, w * factor, &w);
         *to.top = (double)hi;
         *to.above = (double)lo + temperature * w;
-        if (!shift_fits(shift.sum))
+        if (!shift_is_exact(shift.sum, temperature))
             *to.scaled = NAN;
     }
 }
@@ -434,7 +440,7 @@ static void merge_divergence(const sf_long_row *r)
     batch->quotient[at] = corrected(sf_sum_value(terms), sf_sum_value(differences), &lacks);
     batch->shift[at] = shift.sum;
     batch->shift_lost[at] = shift.lost + temperature * lacks;
-    if (!shift_fits(shift.sum))
+    if (!shift_is_exact(shift.sum, temperature))
         batch->quotient[at] = NAN;
 }
 
@@ -466,7 +472,7 @@ static void divergence_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff
     const sf_batch *batch = r->batch;
     const ptrdiff_t at = r->at, stride = call->out.class_stride;
     real *out = out_at(call, r->row);
-    if (!shift_fits(batch->shift[at])) {
+    if (!shift_is_exact(batch->shift[at], sf_temperature_of(call, r->row))) {
         if (first == 0)
             sf_divergence(call, r->row, out, stride);
         return;
