@@ -19,3 +19,7 @@ cdef extern from "api.h" nogil:
     int softmax_fast_softmax_loss_grad_f32(...) noexcept
     int softmax_fast_softmax_loss_grad_f64(...) noexcept
     int softmax_fast_weight_sum(...) noexcept
+    int softmax_fast_kl_divergence_f32(...) noexcept
+    int softmax_fast_kl_divergence_f64(...) noexcept
+    int softmax_fast_kl_divergence_grad_f32(...) noexcept
+    int softmax_fast_kl_divergence_grad_f64(...) noexcept

@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t
 
 cdef enum:
-    API_VERSION = 1
+    API_VERSION = 2
 
     SOFTMAX_FAST_OK = 0
     SOFTMAX_FAST_NO_MEMORY = 1
@@ -81,3 +81,33 @@ cdef int softmax_loss_grad_f64(
 cdef int weight_sum(
     const int64_t *labels, Py_ssize_t n_rows, Py_ssize_t n_classes, const loss_options *options,
     double *total, Py_ssize_t *bad_row) noexcept nogil
+
+cdef int kl_divergence_f32(
+    const float *base, Py_ssize_t base_row_stride, Py_ssize_t base_class_stride,
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const double *sample_weight,
+    float *row_divergences, double *divergence_sum, double *weight_sum,
+    int n_threads) noexcept nogil
+
+cdef int kl_divergence_f64(
+    const double *base, Py_ssize_t base_row_stride, Py_ssize_t base_class_stride,
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const double *sample_weight,
+    double *row_divergences, double *divergence_sum, double *weight_sum,
+    int n_threads) noexcept nogil
+
+cdef int kl_divergence_grad_f32(
+    const float *base, Py_ssize_t base_row_stride, Py_ssize_t base_class_stride,
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const double *sample_weight,
+    double gradient_scale, float *grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+    float *row_divergences, double *divergence_sum, double *weight_sum,
+    int n_threads) noexcept nogil
+
+cdef int kl_divergence_grad_f64(
+    const double *base, Py_ssize_t base_row_stride, Py_ssize_t base_class_stride,
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const double *sample_weight,
+    double gradient_scale, double *grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+    double *row_divergences, double *divergence_sum, double *weight_sum,
+    int n_threads) noexcept nogil

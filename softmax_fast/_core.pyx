@@ -895,6 +895,58 @@ cdef int weight_sum(
         labels, n_rows, n_classes, <const softmax_fast_loss_options *>options, total, bad_row)
 
 
+cdef int kl_divergence_f32(
+    const float *base, Py_ssize_t base_row_stride, Py_ssize_t base_class_stride,
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const double *sample_weight,
+    float *row_divergences, double *divergence_sum, double *weight_sum,
+    int n_threads) noexcept nogil:
+    return softmax_fast_kl_divergence_f32(
+        base, base_row_stride, base_class_stride, x, x_row_stride, x_class_stride, n_rows,
+        n_classes, temperature, sample_weight,
+        row_divergences, divergence_sum, weight_sum, n_threads)
+
+
+cdef int kl_divergence_f64(
+    const double *base, Py_ssize_t base_row_stride, Py_ssize_t base_class_stride,
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const double *sample_weight,
+    double *row_divergences, double *divergence_sum, double *weight_sum,
+    int n_threads) noexcept nogil:
+    return softmax_fast_kl_divergence_f64(
+        base, base_row_stride, base_class_stride, x, x_row_stride, x_class_stride, n_rows,
+        n_classes, temperature, sample_weight,
+        row_divergences, divergence_sum, weight_sum, n_threads)
+
+
+cdef int kl_divergence_grad_f32(
+    const float *base, Py_ssize_t base_row_stride, Py_ssize_t base_class_stride,
+    const float *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const double *sample_weight,
+    double gradient_scale, float *grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+    float *row_divergences, double *divergence_sum, double *weight_sum,
+    int n_threads) noexcept nogil:
+    return softmax_fast_kl_divergence_grad_f32(
+        base, base_row_stride, base_class_stride, x, x_row_stride, x_class_stride, n_rows,
+        n_classes, temperature, sample_weight, gradient_scale,
+        grad, grad_row_stride, grad_class_stride, row_divergences, divergence_sum, weight_sum,
+        n_threads)
+
+
+cdef int kl_divergence_grad_f64(
+    const double *base, Py_ssize_t base_row_stride, Py_ssize_t base_class_stride,
+    const double *x, Py_ssize_t x_row_stride, Py_ssize_t x_class_stride,
+    Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const double *sample_weight,
+    double gradient_scale, double *grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
+    double *row_divergences, double *divergence_sum, double *weight_sum,
+    int n_threads) noexcept nogil:
+    return softmax_fast_kl_divergence_grad_f64(
+        base, base_row_stride, base_class_stride, x, x_row_stride, x_class_stride, n_rows,
+        n_classes, temperature, sample_weight, gradient_scale,
+        grad, grad_row_stride, grad_class_stride, row_divergences, divergence_sum, weight_sum,
+        n_threads)
+
+
 # ---- what is in use -------------------------------------------------------------------------------------
 
 has_openmp = SF_OPENMP_VERSION != 0

@@ -10,6 +10,10 @@ from softmax_fast._core cimport (
     SOFTMAX_FAST_NO_MEMORY,
     SOFTMAX_FAST_OK,
     api_version,
+    kl_divergence_f32,
+    kl_divergence_f64,
+    kl_divergence_grad_f32,
+    kl_divergence_grad_f64,
     log_softmax_f32,
     log_softmax_f64,
     logsumexp_f32,
@@ -145,3 +149,52 @@ cdef inline int softmax_loss_grad_view(
             x.shape[0], x.shape[1], temperature, options,
             gradient_scale, &grad[0, 0], grad.strides[0] // item, grad.strides[1] // item,
             NULL, loss_sum, weight_total, bad_row, n_threads)
+
+
+cdef inline int kl_divergence_view(
+    const softmax_real[:, :] base, const softmax_real[:, :] x, double temperature,
+    double *divergence_sum, double *weight_total, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t item = sizeof(softmax_real)
+    if (base.shape[0] != x.shape[0] or base.shape[1] != x.shape[1]
+            or (base.strides[0] | base.strides[1] | x.strides[0] | x.strides[1]) % item):
+        return SOFTMAX_FAST_BAD_ARGUMENT
+    if softmax_real is float:
+        return kl_divergence_f32(
+            &base[0, 0], base.strides[0] // item, base.strides[1] // item,
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item,
+            x.shape[0], x.shape[1], temperature, NULL,
+            NULL, divergence_sum, weight_total, n_threads)
+    else:
+        return kl_divergence_f64(
+            &base[0, 0], base.strides[0] // item, base.strides[1] // item,
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item,
+            x.shape[0], x.shape[1], temperature, NULL,
+            NULL, divergence_sum, weight_total, n_threads)
+
+
+cdef inline int kl_divergence_grad_view(
+    const softmax_real[:, :] base, const softmax_real[:, :] x, double temperature,
+    double gradient_scale, softmax_real[:, :] grad,
+    double *divergence_sum, double *weight_total, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t item = sizeof(softmax_real)
+    if (base.shape[0] != x.shape[0] or base.shape[1] != x.shape[1]
+            or grad.shape[0] != x.shape[0] or grad.shape[1] != x.shape[1]
+            or (base.strides[0] | base.strides[1] | x.strides[0] | x.strides[1]
+                | grad.strides[0] | grad.strides[1]) % item):
+        return SOFTMAX_FAST_BAD_ARGUMENT
+    if softmax_real is float:
+        return kl_divergence_grad_f32(
+            &base[0, 0], base.strides[0] // item, base.strides[1] // item,
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item,
+            x.shape[0], x.shape[1], temperature, NULL,
+            gradient_scale, &grad[0, 0], grad.strides[0] // item, grad.strides[1] // item,
+            NULL, divergence_sum, weight_total, n_threads)
+    else:
+        return kl_divergence_grad_f64(
+            &base[0, 0], base.strides[0] // item, base.strides[1] // item,
+            &x[0, 0], x.strides[0] // item, x.strides[1] // item,
+            x.shape[0], x.shape[1], temperature, NULL,
+            gradient_scale, &grad[0, 0], grad.strides[0] // item, grad.strides[1] // item,
+            NULL, divergence_sum, weight_total, n_threads)

@@ -7,6 +7,7 @@ kernels, which takes a minute to compile, and are marked slow.
 import ctypes
 import functools
 import importlib.util
+import math
 import os
 import pathlib
 import re
@@ -16,7 +17,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,7 +35,11 @@ PACKAGE = pathlib.Path(sf.__file__).resolve().parent
 HEADER = pathlib.Path(sf.get_include(), "softmax_fast.h")
 
 OK, NO_MEMORY, BAD_ARGUMENT, BAD_LABEL = range(4)
-FUNCTIONS = ("softmax", "log_softmax", "logsumexp", "softmax_loss", "softmax_loss_grad")
+DENSE = ("softmax", "log_softmax")
+LOSSES = ("softmax_loss", "softmax_loss_grad")
+DIVERGENCES = ("kl_divergence", "kl_divergence_grad")
+FUNCTIONS = (*DENSE, "logsumexp", *LOSSES, *DIVERGENCES)
+GIVE_ROWS_OF_CLASSES = (*DENSE, "softmax_loss_grad", "kl_divergence_grad")
 NO_DTYPE = ("weight_sum", "api_version")
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
@@ -55,6 +60,7 @@ class Call:
     options: dict | None = None
     gradient_scale: float = 1.0
     row_losses: np.ndarray | None = None
+    base: np.ndarray | None = None
     changes: dict = field(default_factory=dict)
 
     @property
@@ -71,6 +77,7 @@ class Call:
             strides += (*self.out.strides, 0)[:2]
         else:
             strides += strides
+        base_strides = self.x.strides if self.base is None else self.base.strides
         ignore_index = options.get("ignore_index", -100)
         members = {
             "function": (*FUNCTIONS, *NO_DTYPE).index(self.function),
@@ -81,6 +88,8 @@ class Call:
             "x_class_stride": strides[1] // self.x.itemsize,
             "out_row_stride": strides[2] // self.x.itemsize,
             "out_class_stride": strides[3] // self.x.itemsize,
+            "base_row_stride": base_strides[0] // self.x.itemsize,
+            "base_class_stride": base_strides[1] // self.x.itemsize,
             "n_threads": self.n_threads,
             "has_options": int(self.options is not None),
             "has_ignore_index": int(ignore_index is not None),
@@ -101,6 +110,7 @@ class Call:
             "class_weight": options.get("weight"),
             "sample_weight": options.get("sample_weight"),
             "row_losses": self.row_losses,
+            "base": self.base,
         }
         return members | {k: v for k, v in self.changes.items() if k in members}
 
@@ -117,7 +127,7 @@ class Reply:
 
 
 def packed(numbers):
-    return struct.pack("=12q3d", *numbers.values())
+    return struct.pack("=14q3d", *numbers.values())
 
 
 def unpacked(data):
@@ -131,10 +141,12 @@ def python_arguments(call):
 def expected(call):
     """The reply, the output and the row losses, by the Python functions."""
     x = call.x.copy()
-    if call.function in ("softmax", "log_softmax", "logsumexp"):
+    if call.function in (*DENSE, "logsumexp"):
         out = getattr(sf, call.function)(x, temperature=call.temperature, n_threads=1)
         return Reply(OK), out, None
     arguments = python_arguments(call)
+    if call.function in DIVERGENCES:
+        return expected_divergence(call, x, arguments)
     losses = sf.softmax_loss(x, call.labels, reduction="none", **arguments)
     total = float(sf.softmax_loss(x, call.labels, reduction="sum", **arguments))
     options = {"weight": None, "sample_weight": None, "ignore_index": -100, **(call.options or {})}
@@ -149,6 +161,21 @@ def expected(call):
         assert reduction == "sum" or call.gradient_scale == 1.0 / weights
         _, grad = sf.softmax_loss_and_grad(x, call.labels, reduction=reduction, **arguments)
     return Reply(OK, -1, total, weights), grad, losses
+
+
+def expected_divergence(call, x, arguments):
+    rows = sf.kl_divergence(call.base, x, reduction="none", **arguments)
+    total = float(sf.kl_divergence(call.base, x, reduction="sum", **arguments))
+    weight = arguments.get("sample_weight")
+    weights = float(len(x) if weight is None else math.fsum(weight))
+    if weights:
+        assert total / weights == sf.kl_divergence(call.base, x, **arguments)
+    grad = None
+    if call.function == "kl_divergence_grad":
+        reduction = "sum" if call.gradient_scale == 1.0 else "mean"
+        assert reduction == "sum" or call.gradient_scale == 1.0 / weights
+        _, grad = sf.kl_divergence_and_grad(call.base, x, reduction=reduction, **arguments)
+    return Reply(OK, -1, total, weights), grad, rows
 
 
 def surroundings(view):
@@ -195,7 +222,9 @@ UNTOUCHED = -777.0
 def calls_of(function, dtype):
     """Calls in all layouts, in place too, of one row and of many, with every option."""
     options = [None]
-    if function not in ("softmax", "log_softmax", "logsumexp"):
+    if function in DIVERGENCES:
+        options += [{}, {"sample_weight": True}]
+    elif function not in (*DENSE, "logsumexp"):
         options += [
             {"label_smoothing": 0.125},
             {"ignore_index": 2},
@@ -217,19 +246,22 @@ def calls_of(function, dtype):
             else:
                 given = dict(given)
                 if "weight" in given:
-                    given |= {"weight": positive(c), "sample_weight": positive(n)}
+                    given["weight"] = positive(c)
+                if "sample_weight" in given:
+                    given["sample_weight"] = positive(n)
             call = Call(function, x, None, y, temperature, options=given)
-            call.row_losses = np.zeros(n, dtype)
+            if function in (*LOSSES, *DIVERGENCES):
+                call.row_losses = np.zeros(n, dtype)
+            if function in DIVERGENCES:
+                call.base = placed(logits((n, c), dtype)[::-1], STRIDES[layout == STRIDES[0]])
             if function == "logsumexp":
                 call.out = np.full(2 * n, UNTOUCHED, dtype)[::2]
-            elif not in_place and function in ("softmax", "log_softmax", "softmax_loss_grad"):
+            elif not in_place and function in GIVE_ROWS_OF_CLASSES:
                 call.out = placed(np.zeros((n, c), dtype), layout, UNTOUCHED)
-            if function == "softmax_loss_grad" and not in_place:
+            if function.endswith("_grad") and not in_place:
                 call.gradient_scale = 1.0 / (expected(call)[0].weight_sum or 1.0)
-            if not function.startswith("softmax_loss"):
-                call.row_losses = None
             yield call
-            if function in ("logsumexp", "softmax_loss", "weight_sum"):
+            if function not in GIVE_ROWS_OF_CLASSES:
                 break
 
 
@@ -281,6 +313,9 @@ def ctypes_call(call):
     sizes = [(n, c.n_rows), (n, c.n_classes)]
     work = [(d, c.temperature), (i, c.n_threads)]
     losses = [(p, a.row_losses), (p, loss_sum), (p, weight_sum), (p, bad), (i, c.n_threads)]
+    base = [(p, a.base), (n, c.base_row_stride), (n, c.base_class_stride)]
+    of_base = [*base, *rows, *sizes, (d, c.temperature), (p, a.sample_weight)]
+    divergences = [(p, a.row_losses), (p, loss_sum), (p, weight_sum), (i, c.n_threads)]
     of_loss = [*rows, (p, a.labels), *sizes, (d, c.temperature), (p, options)]
     arguments = {
         "softmax": [*rows, *out, *sizes, *work],
@@ -288,6 +323,8 @@ def ctypes_call(call):
         "logsumexp": [*rows, *out[:2], *sizes, *work],
         "softmax_loss": [*of_loss, *losses],
         "softmax_loss_grad": [*of_loss, (d, c.gradient_scale), *out, *losses],
+        "kl_divergence": [*of_base, *divergences],
+        "kl_divergence_grad": [*of_base, (d, c.gradient_scale), *out, *divergences],
         "weight_sum": [(p, a.labels), *sizes, (p, options), (p, weight_sum), (p, bad)],
         "api_version": [],
     }[call.function]
@@ -414,7 +451,7 @@ def cpp_program(library_folder):
 
 def extension_consumer(module, calls, isa=None):
     return [
-        unpacked(module.answer(packed(c.numbers()), struct.pack("@6P", *c.addresses().values())))
+        unpacked(module.answer(packed(c.numbers()), struct.pack("@7P", *c.addresses().values())))
         for c in calls
     ]
 
@@ -454,7 +491,7 @@ def program_consumer(path, calls, isa=None, told=None):
                 offset, size = extent(view)
                 places += [size, offset]
                 contents.append(bytes(memory_of(view)))
-        request += [packed(call.numbers()), struct.pack("=12q", *places), *contents]
+        request += [packed(call.numbers()), struct.pack("=14q", *places), *contents]
     environment = {**os.environ, **({"SOFTMAX_FAST_ISA": isa} if isa else {})}
     done = run([str(path)], input=b"".join(request), env=environment)
     if told is not None:
@@ -505,9 +542,13 @@ def test_nan_and_infinity_are_data(dtype, isa, consumer):
     x[0, 3], x[1, 3], x[2, 3], x[3] = np.nan, np.inf, -np.inf, -np.inf
     for function in FUNCTIONS:
         out = np.zeros(6 if function == "logsumexp" else (6, 12), dtype)
-        call = Call(function, x, out if function != "softmax_loss" else None, labels(6, 12))
-        if call.function.startswith("softmax_loss"):
-            call.labels[[0, 1, 3]] = -100
+        call = Call(function, x, None, labels(6, 12))
+        if function in (*GIVE_ROWS_OF_CLASSES, "logsumexp"):
+            call.out = out
+        call.labels[[0, 1, 3]] = -100
+        if function in DIVERGENCES:
+            call.base = logits((6, 12), dtype)
+            call.options = {"sample_weight": np.array([0.0, 0, 1, 0, 2, 1])}
         check([call], consumer, isa)
 
 
@@ -519,7 +560,11 @@ def test_threads_do_not_change_the_bits(shape, dtype, consumer):
         for n_threads in (2, 3, 100_000 if shape[0] > 1000 else 2):
             y = labels(*shape)
             call = Call(function, logits(shape, dtype), out.copy(), y, 0.5, n_threads)
-            calls.append(call if function != "softmax_loss" else replace(call, out=None))
+            if function in DIVERGENCES:
+                call.base = logits(shape, dtype)[::-1, ::-1]
+            if function not in (*GIVE_ROWS_OF_CLASSES, "logsumexp"):
+                call.out = None
+            calls.append(call)
     check(calls, consumer, _core.isa())
 
 
@@ -571,8 +616,12 @@ def untouched(call):
 def sample_call(function, dtype=np.float32, shape=(4, 6), **arguments):
     x = logits(shape, dtype)
     out = np.zeros(shape[:1] if function == "logsumexp" else shape, dtype)
-    losses = np.zeros(shape[0], dtype) if function.startswith("softmax_loss") else None
-    return Call(function, x, out, labels(*shape), row_losses=losses, options={}, **arguments)
+    call = Call(function, x, out, labels(*shape), options={}, **arguments)
+    if function in (*LOSSES, *DIVERGENCES):
+        call.row_losses = np.zeros(shape[0], dtype)
+    if function in DIVERGENCES:
+        call.base = logits(shape, dtype)[::-1]
+    return call
 
 
 BAD_FOR_ALL = [
@@ -603,9 +652,11 @@ def test_bad_arguments_are_refused_and_nothing_is_written(function, dtype):
     bad = list(BAD_FOR_ALL)
     if function != "weight_sum":
         bad += BAD_FOR_WORK
-    if function not in ("softmax_loss", "weight_sum"):
+    if function in (*GIVE_ROWS_OF_CLASSES, "logsumexp"):
         bad += [{"out": None}]
-    if function not in ("softmax", "log_softmax", "logsumexp"):
+    if function in DIVERGENCES:
+        bad += [{"base": None}, {"n_classes": 0}, {"n_rows": 0, "n_classes": 0}]
+    elif function not in (*DENSE, "logsumexp"):
         bad += BAD_FOR_LABELS
     for changes in bad:
         call = sample_call(function, dtype, changes=changes)
@@ -618,7 +669,7 @@ def test_every_positive_temperature_is_taken(temperature, dtype):
     check([sample_call("softmax", dtype, temperature=temperature)], ctypes_consumer, None)
 
 
-@pytest.mark.parametrize("function", ["softmax_loss", "softmax_loss_grad", "weight_sum"])
+@pytest.mark.parametrize("function", [*LOSSES, "weight_sum"])
 @pytest.mark.parametrize("label", [-1, 6, -(2**63), 2**63 - 1])
 def test_bad_labels_are_reported(function, label, dtype, consumer):
     call = sample_call(function, dtype)
@@ -649,8 +700,8 @@ def test_without_classes_or_rows(dtype):
             assert untouched(sample_call(function, dtype, changes=changes)).status == OK
     call = sample_call("logsumexp", dtype, changes={"n_classes": 0, "x": None})
     assert ctypes_call(call).status == OK and (call.out == -np.inf).all()
-    for function in ("softmax_loss", "softmax_loss_grad", "weight_sum"):
-        changes = {"n_rows": 0, "x": None, "out": None, "labels": None}
+    for function in (*LOSSES, *DIVERGENCES, "weight_sum"):
+        changes = {"n_rows": 0, "x": None, "out": None, "labels": None, "base": None}
         assert untouched(sample_call(function, dtype, changes=changes)) == Reply(OK)
 
 
@@ -784,7 +835,7 @@ def test_every_public_c_function_has_a_consumer_here():
     assert "softmax_fast_set_parallel_for(parallel_for, &pool)" in sources["program.cpp"]
     assert "import_softmax_fast()" in sources["c_extension.c"]
     inline = re.findall(r"cdef inline \w+ (\w+)\(", (PACKAGE / "capi.pxd").read_text())
-    assert len(inline) == 6
+    assert len(inline) == 8
     for name in inline:
         assert f" {name}(" in sources["cython_extension.pyx"], f"no call in Cython of {name}"
 
@@ -861,6 +912,11 @@ def test_views_of_any_strides(layout, dtype, cython_extension):
     loss, wanted = sf.softmax_loss_and_grad(x, y, temperature=2.0, reduction="sum")
     assert module.softmax_loss_grad_of(x, y, 2.0, 1.0, grad, 1) == (OK, -1, loss, 9.0)
     assert (grad == wanted).all()
+    base = placed(logits((9, 30), dtype)[::-1], layout)
+    divergence, wanted = sf.kl_divergence_and_grad(base, x, temperature=2.0, reduction="sum")
+    assert module.kl_divergence_of(base, x, 2.0, 1) == (OK, divergence, 9.0)
+    assert module.kl_divergence_grad_of(base, x, 2.0, 1.0, grad, 1) == (OK, divergence, 9.0)
+    assert (grad == wanted).all()
 
 
 def test_views_that_do_not_fit(dtype, cython_extension):
@@ -873,6 +929,9 @@ def test_views_that_do_not_fit(dtype, cython_extension):
     assert module.softmax_loss_of(x, y[:3], 1.0, 0.0, 1)[0] == BAD_ARGUMENT
     assert module.softmax_loss_grad_of(x, y, 1.0, 1.0, narrow, 1)[0] == BAD_ARGUMENT
     assert module.softmax_of(x, packed_floats, 1.0, 1) == BAD_ARGUMENT
+    assert module.kl_divergence_of(narrow, x, 1.0, 1)[0] == BAD_ARGUMENT
+    assert module.kl_divergence_of(packed_floats, x, 1.0, 1)[0] == BAD_ARGUMENT
+    assert module.kl_divergence_grad_of(x, x, 1.0, 1.0, narrow, 1)[0] == BAD_ARGUMENT
     empty = np.zeros((0, 6), dtype)
     assert module.softmax_of(empty, empty, 1.0, 1) == OK
     assert module.softmax_loss_of(empty, labels(0, 6), 1.0, 0.0, 1) == (OK, -1, 0.0, 0.0)
@@ -925,6 +984,11 @@ def test_the_example_of_numba():
     x = logits((40, 10), np.float32)
     assert (given["probabilities"](x) == sf.softmax(x)).all()
     assert (given["probabilities"](x[::2]) == sf.softmax(x[::2])).all()
+    base, weights = logits((20, 10), np.float32)[:, ::-1], positive(20)
+    rows, total = given["divergences"](base, x[::2], weights)
+    options = {"sample_weight": weights}
+    assert (rows == sf.kl_divergence(base, x[::2], reduction="none", **options)).all()
+    assert total == sf.kl_divergence(base, x[::2], reduction="sum", **options)
 
 
 # Was a crash: results that nobody asked for were looked for behind a NULL pointer.
@@ -933,6 +997,6 @@ def test_the_example_of_numba():
 def test_long_rows_beyond_the_reach_of_their_kernels(shape, temperature, dtype):
     calls = [
         sample_call(function, dtype, shape, temperature=temperature)
-        for function in ("softmax", "log_softmax", "logsumexp")
+        for function in (*DENSE, "logsumexp", *DIVERGENCES)
     ]
     check(calls, ctypes_consumer, None)

@@ -1,4 +1,4 @@
-/* Softmax, log-softmax, log-sum-exp and the softmax loss, for C11 and C++.
+/* Softmax, log-softmax, log-sum-exp, the softmax loss and divergences, for C11 and C++.
  *
  * From an extension module of Python, with the installed softmax_fast behind it:
  *
@@ -32,7 +32,7 @@
 extern "C" {
 #endif
 
-#define SOFTMAX_FAST_API_VERSION 1
+#define SOFTMAX_FAST_API_VERSION 2
 
 /* What every function but softmax_fast_api_version returns. */
 enum {
@@ -73,8 +73,8 @@ typedef struct {
  *
  * SOFTMAX_FAST_BAD_ARGUMENT: a negative size, a size beyond the address space, a NULL pointer to
  * what would be read or written, a temperature, n_threads or option out of its range; for the
- * losses also n_classes = 0.  The values of weights are not checked.  NaN and infinities in x are
- * no error, see docs/contract.md.
+ * losses and divergences also n_classes = 0.  The values of weights are not checked.  NaN and
+ * infinities in x are no error, see docs/contract.md.
  *
  * Of functions with the same arguments, only the first is written out. */
 
@@ -144,6 +144,41 @@ typedef int softmax_fast_weights(
     const int64_t *labels, ptrdiff_t n_rows, ptrdiff_t n_classes,
     const softmax_fast_loss_options *options, double *weight_sum, ptrdiff_t *bad_row);
 
+/* softmax_fast_kl_divergence_f32: the sum of the rows' divergences v sum p log(p/q) of
+ * q = softmax(x/T) from p = softmax(base/T), and that of their weights v, which a mean divides by.
+ * No divergence is negative; it is inf where p > 0 = q, and NaN for a row with NaN or +inf in x or
+ * base, or with nothing but -inf in one of them.
+ *
+ * base             as x, and of the same shape; not part of what is written
+ * sample_weight    n_rows weights, finite and >= 0, or NULL for ones; a row of 0 counts for nothing
+ * row_divergences  n_rows divergences times v, one after another, or NULL
+ * divergence_sum, weight_sum   or NULL */
+typedef int softmax_fast_divergence_f32(
+    const float *base, ptrdiff_t base_row_stride, ptrdiff_t base_class_stride,
+    const float *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature, const double *sample_weight,
+    float *row_divergences, double *divergence_sum, double *weight_sum, int n_threads);
+typedef int softmax_fast_divergence_f64(
+    const double *base, ptrdiff_t base_row_stride, ptrdiff_t base_class_stride,
+    const double *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature, const double *sample_weight,
+    double *row_divergences, double *divergence_sum, double *weight_sum, int n_threads);
+
+/* softmax_fast_kl_divergence_grad_f32: the same, and grad = gradient_scale * d(divergence_sum)/dx,
+ * which is gradient_scale v (q - p)/T.  Distillation takes T*T/weight_sum for gradient_scale. */
+typedef int softmax_fast_divergence_grad_f32(
+    const float *base, ptrdiff_t base_row_stride, ptrdiff_t base_class_stride,
+    const float *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature, const double *sample_weight,
+    double gradient_scale, float *grad, ptrdiff_t grad_row_stride, ptrdiff_t grad_class_stride,
+    float *row_divergences, double *divergence_sum, double *weight_sum, int n_threads);
+typedef int softmax_fast_divergence_grad_f64(
+    const double *base, ptrdiff_t base_row_stride, ptrdiff_t base_class_stride,
+    const double *x, ptrdiff_t x_row_stride, ptrdiff_t x_class_stride,
+    ptrdiff_t n_rows, ptrdiff_t n_classes, double temperature, const double *sample_weight,
+    double gradient_scale, double *grad, ptrdiff_t grad_row_stride, ptrdiff_t grad_class_stride,
+    double *row_divergences, double *divergence_sum, double *weight_sum, int n_threads);
+
 /* softmax_fast_api_version: SOFTMAX_FAST_API_VERSION of the library that runs. */
 typedef int softmax_fast_version(void);
 
@@ -161,6 +196,11 @@ typedef struct {
     softmax_fast_loss_grad_f32 *softmax_loss_grad_f32;
     softmax_fast_loss_grad_f64 *softmax_loss_grad_f64;
     softmax_fast_weights *weight_sum;
+    /* Since version 2. */
+    softmax_fast_divergence_f32 *kl_divergence_f32;
+    softmax_fast_divergence_f64 *kl_divergence_f64;
+    softmax_fast_divergence_grad_f32 *kl_divergence_grad_f32;
+    softmax_fast_divergence_grad_f64 *kl_divergence_grad_f64;
 } softmax_fast_table;
 
 #ifdef SOFTMAX_FAST_NO_PYTHON
@@ -175,6 +215,10 @@ softmax_fast_loss_f64 softmax_fast_softmax_loss_f64;
 softmax_fast_loss_grad_f32 softmax_fast_softmax_loss_grad_f32;
 softmax_fast_loss_grad_f64 softmax_fast_softmax_loss_grad_f64;
 softmax_fast_weights softmax_fast_weight_sum;
+softmax_fast_divergence_f32 softmax_fast_kl_divergence_f32;
+softmax_fast_divergence_f64 softmax_fast_kl_divergence_f64;
+softmax_fast_divergence_grad_f32 softmax_fast_kl_divergence_grad_f32;
+softmax_fast_divergence_grad_f64 softmax_fast_kl_divergence_grad_f64;
 
 /* Threads of your own.  loop(pool, body, context, n_pieces, n_workers) must call body(context,
  * piece, worker) once for each piece in [0, n_pieces), on at most n_workers threads, and return
@@ -219,6 +263,10 @@ static inline int import_softmax_fast(void)
 #define softmax_fast_softmax_loss_grad_f32 (softmax_fast_imported->softmax_loss_grad_f32)
 #define softmax_fast_softmax_loss_grad_f64 (softmax_fast_imported->softmax_loss_grad_f64)
 #define softmax_fast_weight_sum (softmax_fast_imported->weight_sum)
+#define softmax_fast_kl_divergence_f32 (softmax_fast_imported->kl_divergence_f32)
+#define softmax_fast_kl_divergence_f64 (softmax_fast_imported->kl_divergence_f64)
+#define softmax_fast_kl_divergence_grad_f32 (softmax_fast_imported->kl_divergence_grad_f32)
+#define softmax_fast_kl_divergence_grad_f64 (softmax_fast_imported->kl_divergence_grad_f64)
 
 #endif
 

@@ -166,6 +166,37 @@ SF_INLINE int loss_rows(int kind, const void *x, ptrdiff_t x_row_stride, ptrdiff
     return finish(status, &result, loss_sum, weight_sum, bad_row);
 }
 
+/* With a gradient where grad is not NULL. */
+SF_INLINE int divergence_rows(int kind, const void *base, ptrdiff_t base_row_stride,
+                              ptrdiff_t base_class_stride, const void *x, ptrdiff_t x_row_stride,
+                              ptrdiff_t x_class_stride, ptrdiff_t n_rows, ptrdiff_t n_classes,
+                              const double *temperature, const double *sample_weight,
+                              double gradient_scale, const sf_output *grad, void *row_divergences,
+                              double *divergence_sum, double *weight_sum, int n_threads)
+{
+    const sf_input of_base = {base, 0, base_row_stride, base_class_stride, kind};
+    sf_call call;
+    sf_targets targets = sf_no_targets();
+    sf_result result = sf_no_result();
+    int status = SOFTMAX_FAST_OK;
+    if (!sane(x, n_rows, n_classes, temperature, n_threads) || n_classes < 1
+        || (n_rows && (!base || (grad && !grad->data))))
+        return SOFTMAX_FAST_BAD_ARGUMENT;
+    targets.probabilities = of_base;
+    targets.sample_weight = sample_weight;
+    targets.row_losses = row_divergences;
+    targets.gradient_scale = gradient_scale;
+    if (n_rows > 0) {
+        begin(&call, kind, x, x_row_stride, x_class_stride, n_rows, n_classes, temperature,
+              n_threads);
+        if (grad)
+            sf_write_to(&call, *grad);
+        call.targets = &targets;
+        status = sf_run(&call, grad ? SF_KL_DIVERGENCE_GRAD : SF_KL_DIVERGENCE, &result);
+    }
+    return finish(status, &result, divergence_sum, weight_sum, NULL);
+}
+
 /* ---- the public functions -------------------------------------------------------------------- */
 
 int softmax_fast_api_version(void) { return SOFTMAX_FAST_API_VERSION; }
@@ -175,7 +206,7 @@ int softmax_fast_api_version(void) { return SOFTMAX_FAST_API_VERSION; }
              ptrdiff_t out_row_stride, ptrdiff_t out_class_stride, ptrdiff_t n_rows,               \
              ptrdiff_t n_classes, double temperature, int n_threads)                               \
     {                                                                                              \
-        return write_rows(operation, kind, x, x_row_stride, x_class_stride, out, out_row_stride,    \
+        return write_rows(operation, kind, x, x_row_stride, x_class_stride, out, out_row_stride,   \
                           out_class_stride, n_rows, n_classes, &temperature, n_threads);           \
     }
 
@@ -211,6 +242,30 @@ int softmax_fast_api_version(void) { return SOFTMAX_FAST_API_VERSION; }
         return loss_rows(kind, x, x_row_stride, x_class_stride, labels, n_rows, n_classes,         \
                          &temperature, options, gradient_scale, &rows, row_losses, loss_sum,       \
                          weight_sum, bad_row, n_threads);                                          \
+    }                                                                                              \
+    int softmax_fast_kl_divergence_##suffix(                                                       \
+        const real *base, ptrdiff_t base_row_stride, ptrdiff_t base_class_stride, const real *x,   \
+        ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, ptrdiff_t n_rows, ptrdiff_t n_classes,   \
+        double temperature, const double *sample_weight, real *row_divergences,                    \
+        double *divergence_sum, double *weight_sum, int n_threads)                                 \
+    {                                                                                              \
+        return divergence_rows(kind, base, base_row_stride, base_class_stride, x, x_row_stride,    \
+                               x_class_stride, n_rows, n_classes, &temperature, sample_weight,     \
+                               1.0, NULL, row_divergences, divergence_sum, weight_sum,             \
+                               n_threads);                                                         \
+    }                                                                                              \
+    int softmax_fast_kl_divergence_grad_##suffix(                                                  \
+        const real *base, ptrdiff_t base_row_stride, ptrdiff_t base_class_stride, const real *x,   \
+        ptrdiff_t x_row_stride, ptrdiff_t x_class_stride, ptrdiff_t n_rows, ptrdiff_t n_classes,   \
+        double temperature, const double *sample_weight, double gradient_scale, real *grad,        \
+        ptrdiff_t grad_row_stride, ptrdiff_t grad_class_stride, real *row_divergences,             \
+        double *divergence_sum, double *weight_sum, int n_threads)                                 \
+    {                                                                                              \
+        sf_output rows = {grad, 0, grad_row_stride, grad_class_stride};                            \
+        return divergence_rows(kind, base, base_row_stride, base_class_stride, x, x_row_stride,    \
+                               x_class_stride, n_rows, n_classes, &temperature, sample_weight,     \
+                               gradient_scale, &rows, row_divergences, divergence_sum,             \
+                               weight_sum, n_threads);                                             \
     }
 
 FUNCTIONS(f32, float, SF_F32)
@@ -261,4 +316,8 @@ const softmax_fast_table sf_api_table = {
     .softmax_loss_grad_f32 = softmax_fast_softmax_loss_grad_f32,
     .softmax_loss_grad_f64 = softmax_fast_softmax_loss_grad_f64,
     .weight_sum = softmax_fast_weight_sum,
+    .kl_divergence_f32 = softmax_fast_kl_divergence_f32,
+    .kl_divergence_f64 = softmax_fast_kl_divergence_f64,
+    .kl_divergence_grad_f32 = softmax_fast_kl_divergence_grad_f32,
+    .kl_divergence_grad_f64 = softmax_fast_kl_divergence_grad_f64,
 };

@@ -5,15 +5,28 @@
 
 #include <softmax_fast.h>
 
-enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX_LOSS, SOFTMAX_LOSS_GRAD, WEIGHT_SUM, API_VERSION };
+enum {
+    SOFTMAX,
+    LOG_SOFTMAX,
+    LOGSUMEXP,
+    SOFTMAX_LOSS,
+    SOFTMAX_LOSS_GRAD,
+    KL_DIVERGENCE,
+    KL_DIVERGENCE_GRAD,
+    WEIGHT_SUM,
+    API_VERSION
+};
 
 typedef struct {
     int64_t function, is_f64, n_rows, n_classes, x_row_stride, x_class_stride, out_row_stride,
-        out_class_stride, n_threads, has_options, has_ignore_index, ignore_index;
+        out_class_stride, base_row_stride, base_class_stride, n_threads, has_options,
+        has_ignore_index, ignore_index;
     double temperature, label_smoothing, gradient_scale;
 } call;
 
-typedef struct { void *x, *out, *labels, *class_weight, *sample_weight, *row_losses; } arrays;
+typedef struct {
+    void *x, *out, *labels, *class_weight, *sample_weight, *row_losses, *base;
+} arrays;
 
 typedef struct {
     int64_t status, bad_row;
@@ -23,7 +36,7 @@ typedef struct {
 static int call_f32(const call *c, const arrays *a, const softmax_fast_loss_options *options,
                     ptrdiff_t *bad_row, reply *r)
 {
-    const float *x = (const float *)a->x;
+    const float *x = (const float *)a->x, *base = (const float *)a->base;
     const int64_t *labels = (const int64_t *)a->labels;
     float *out = (float *)a->out, *row_losses = (float *)a->row_losses;
     switch (c->function) {
@@ -43,6 +56,17 @@ static int call_f32(const call *c, const arrays *a, const softmax_fast_loss_opti
         return softmax_fast_softmax_loss_f32(
             x, c->x_row_stride, c->x_class_stride, labels, c->n_rows, c->n_classes, c->temperature,
             options, row_losses, &r->loss_sum, &r->weight_sum, bad_row, (int)c->n_threads);
+    case KL_DIVERGENCE:
+        return softmax_fast_kl_divergence_f32(
+            base, c->base_row_stride, c->base_class_stride, x, c->x_row_stride, c->x_class_stride,
+            c->n_rows, c->n_classes, c->temperature, (const double *)a->sample_weight, row_losses,
+            &r->loss_sum, &r->weight_sum, (int)c->n_threads);
+    case KL_DIVERGENCE_GRAD:
+        return softmax_fast_kl_divergence_grad_f32(
+            base, c->base_row_stride, c->base_class_stride, x, c->x_row_stride, c->x_class_stride,
+            c->n_rows, c->n_classes, c->temperature, (const double *)a->sample_weight,
+            c->gradient_scale, out, c->out_row_stride, c->out_class_stride, row_losses,
+            &r->loss_sum, &r->weight_sum, (int)c->n_threads);
     default:
         return softmax_fast_softmax_loss_grad_f32(
             x, c->x_row_stride, c->x_class_stride, labels, c->n_rows, c->n_classes, c->temperature,
@@ -54,7 +78,7 @@ static int call_f32(const call *c, const arrays *a, const softmax_fast_loss_opti
 static int call_f64(const call *c, const arrays *a, const softmax_fast_loss_options *options,
                     ptrdiff_t *bad_row, reply *r)
 {
-    const double *x = (const double *)a->x;
+    const double *x = (const double *)a->x, *base = (const double *)a->base;
     const int64_t *labels = (const int64_t *)a->labels;
     double *out = (double *)a->out, *row_losses = (double *)a->row_losses;
     switch (c->function) {
@@ -74,6 +98,17 @@ static int call_f64(const call *c, const arrays *a, const softmax_fast_loss_opti
         return softmax_fast_softmax_loss_f64(
             x, c->x_row_stride, c->x_class_stride, labels, c->n_rows, c->n_classes, c->temperature,
             options, row_losses, &r->loss_sum, &r->weight_sum, bad_row, (int)c->n_threads);
+    case KL_DIVERGENCE:
+        return softmax_fast_kl_divergence_f64(
+            base, c->base_row_stride, c->base_class_stride, x, c->x_row_stride, c->x_class_stride,
+            c->n_rows, c->n_classes, c->temperature, (const double *)a->sample_weight, row_losses,
+            &r->loss_sum, &r->weight_sum, (int)c->n_threads);
+    case KL_DIVERGENCE_GRAD:
+        return softmax_fast_kl_divergence_grad_f64(
+            base, c->base_row_stride, c->base_class_stride, x, c->x_row_stride, c->x_class_stride,
+            c->n_rows, c->n_classes, c->temperature, (const double *)a->sample_weight,
+            c->gradient_scale, out, c->out_row_stride, c->out_class_stride, row_losses,
+            &r->loss_sum, &r->weight_sum, (int)c->n_threads);
     default:
         return softmax_fast_softmax_loss_grad_f64(
             x, c->x_row_stride, c->x_class_stride, labels, c->n_rows, c->n_classes, c->temperature,

@@ -8,6 +8,8 @@ from softmax_fast cimport (
     SOFTMAX_FAST_OK, api_version, default_loss_options, loss_options, weight_sum,
 )
 from softmax_fast.capi cimport (
+    kl_divergence_f32, kl_divergence_f64, kl_divergence_grad_f32, kl_divergence_grad_f64,
+    kl_divergence_grad_view, kl_divergence_view,
     log_softmax_f32, log_softmax_f64, log_softmax_view, logsumexp_f32, logsumexp_f64,
     logsumexp_view, softmax_f32, softmax_f64, softmax_loss_f32, softmax_loss_f64,
     softmax_loss_grad_f32, softmax_loss_grad_f64, softmax_loss_grad_view, softmax_loss_view,
@@ -39,10 +41,12 @@ def answer(c, a):
     cdef const loss_options *options = NULL
     cdef Py_ssize_t xr = c.x_row_stride, xc = c.x_class_stride
     cdef Py_ssize_t outr = c.out_row_stride, outc = c.out_class_stride
+    cdef Py_ssize_t br = c.base_row_stride, bc = c.base_class_stride
     cdef Py_ssize_t n = c.n_rows, k = c.n_classes, bad_row = -1
     cdef double t = c.temperature, scale = c.gradient_scale, loss_sum = 0, total = 0
     cdef int threads = c.n_threads, status
-    cdef uintptr_t x = a.x, out = a.out, labels = a.labels, losses = a.row_losses
+    cdef uintptr_t x = a.x, out = a.out, labels = a.labels, losses = a.row_losses, base = a.base
+    cdef const double *weights = <const double *><uintptr_t>a.sample_weight
     cdef const int64_t *y = <const int64_t *>labels
     if c.has_options:
         fill(&given, c, a)
@@ -76,6 +80,22 @@ def answer(c, a):
         status = softmax_loss_grad_f64(
             <double *>x, xr, xc, y, n, k, t, options, scale, <double *>out, outr, outc,
             <double *>losses, &loss_sum, &total, &bad_row, threads)
+    elif name == "kl_divergence_f32":
+        status = kl_divergence_f32(
+            <float *>base, br, bc, <float *>x, xr, xc, n, k, t, weights, <float *>losses, &loss_sum,
+            &total, threads)
+    elif name == "kl_divergence_grad_f32":
+        status = kl_divergence_grad_f32(
+            <float *>base, br, bc, <float *>x, xr, xc, n, k, t, weights, scale, <float *>out, outr, outc,
+            <float *>losses, &loss_sum, &total, threads)
+    elif name == "kl_divergence_f64":
+        status = kl_divergence_f64(
+            <double *>base, br, bc, <double *>x, xr, xc, n, k, t, weights, <double *>losses, &loss_sum,
+            &total, threads)
+    elif name == "kl_divergence_grad_f64":
+        status = kl_divergence_grad_f64(
+            <double *>base, br, bc, <double *>x, xr, xc, n, k, t, weights, scale, <double *>out, outr, outc,
+            <double *>losses, &loss_sum, &total, threads)
     elif name == "weight_sum":
         status = weight_sum(y, n, k, options, &total, &bad_row)
     else:
@@ -128,3 +148,21 @@ def softmax_loss_grad_of(const real[:, :] x, const int64_t[::1] labels, double t
             x, labels, temperature, NULL, gradient_scale, grad, &loss_sum, &total, &bad_row,
             n_threads)
     return status, bad_row, loss_sum, total
+
+
+def kl_divergence_of(const real[:, :] base, const real[:, :] x, double temperature, int n_threads):
+    cdef double divergence = 0, total = 0
+    cdef int status
+    with nogil:
+        status = kl_divergence_view(base, x, temperature, &divergence, &total, n_threads)
+    return status, divergence, total
+
+
+def kl_divergence_grad_of(const real[:, :] base, const real[:, :] x, double temperature,
+                          double gradient_scale, real[:, :] grad, int n_threads):
+    cdef double divergence = 0, total = 0
+    cdef int status
+    with nogil:
+        status = kl_divergence_grad_view(
+            base, x, temperature, gradient_scale, grad, &divergence, &total, n_threads)
+    return status, divergence, total

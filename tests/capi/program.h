@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { N_ARRAYS = 6, OUT = 1, ROW_LOSSES = 5 };
+enum { N_ARRAYS = 7, OUT = 1, ROW_LOSSES = 5 };
 
 static int answer_all(void)
 {
@@ -27,7 +27,7 @@ static int answer_all(void)
         }
         if (places[OUT][0] == -2)
             first[OUT] = first[0];
-        arrays a = {first[0], first[1], first[2], first[3], first[4], first[5]};
+        arrays a = {first[0], first[1], first[2], first[3], first[4], first[5], first[6]};
         reply r = answer(&c, &a);
         fwrite(&r, sizeof r, 1, stdout);
         int written[2] = {places[OUT][0] == -2 ? 0 : OUT, ROW_LOSSES};
