@@ -26,6 +26,11 @@ from .evaluation import (
 )
 from .functional import log_softmax, logsumexp, selected_log_probs, softmax
 from .linear import LinearGrads, linear_softmax_loss, linear_softmax_loss_and_grad
+from .linear_evaluation import (
+    evaluate_linear,
+    fit_temperature_linear,
+    row_statistics_linear,
+)
 from .losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -46,7 +51,9 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "evaluate",
+    "evaluate_linear",
     "fit_temperature",
+    "fit_temperature_linear",
     "get_include",
     "get_num_threads",
     "kl_divergence",
@@ -56,6 +63,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "row_statistics",
+    "row_statistics_linear",
     "selected_log_probs",
     "set_num_threads",
     "show_config",

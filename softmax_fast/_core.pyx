@@ -734,6 +734,34 @@ cdef inline sf_output contiguous_output(cnp.ndarray matrix) noexcept:
     return result
 
 
+cdef inline void begin_layer(sf_layer *layer, Block block, Source weights, cnp.ndarray bias,
+                             int n_threads) noexcept:
+    """Begins a call on the features of a block, without gradients."""
+    begin(&layer.call, block, n_threads)
+    layer.call.n_classes = cnp.PyArray_DIM(weights.array, 0)
+    layer.weights = matrix_input(weights)
+    layer.n_features = cnp.PyArray_DIM(weights.array, 1)
+    layer.bias = NULL if bias is None else cnp.PyArray_DATA(bias)
+    layer.d_features.data = layer.d_weights.data = NULL
+    layer.d_bias = NULL
+
+
+def layer_logits(Source features not None, Source weights not None, cnp.ndarray bias,
+                 cnp.ndarray out not None, int n_threads):
+    """Whether the kernels multiplied the layer: ``out``, contiguous, holds the logits of all rows."""
+    cdef sf_layer layer
+    cdef Block block = layout.first_block(features, 1, 1, None, 1.0, None, None, None, 1)
+    cdef int status
+    begin_layer(&layer, block, weights, bias, n_threads)
+    if not sf_multiplies_layer(&layer):
+        return False
+    with nogil:
+        status = sf_layer_logits(&layer, cnp.PyArray_DATA(out))
+    if status == SF_NO_MEMORY:
+        raise MemoryError("no room for the scratch of the kernels")
+    return True
+
+
 def fused_linear_loss(Source features not None, Source weights not None, cnp.ndarray bias,
                       LossProblem problem not None, cnp.ndarray row_losses, grads, double scale,
                       int n_threads):
@@ -748,19 +776,13 @@ def fused_linear_loss(Source features not None, Source weights not None, cnp.nda
     codes = problem.codes()
     block = layout.first_block(
         features, 1, 1, None, problem.temperature, codes, problem.sample_weight, row_losses, 1)
-    begin(&layer.call, block, n_threads)
-    layer.call.n_classes = cnp.PyArray_DIM(weights.array, 0)
+    begin_layer(&layer, block, weights, bias, n_threads)
     targets = block.targets
     give_options(&targets, problem.options)
     targets.gradient_scale = scale
     if codes is None:
         targets.probabilities = matrix_input(problem.targets)
     layer.call.targets = &targets
-    layer.weights = matrix_input(weights)
-    layer.n_features = cnp.PyArray_DIM(weights.array, 1)
-    layer.bias = NULL if bias is None else cnp.PyArray_DATA(bias)
-    layer.d_features.data = layer.d_weights.data = NULL
-    layer.d_bias = NULL
     if grads is not None:
         layer.d_features = contiguous_output(grads.features)
         layer.d_weights = contiguous_output(grads.weights)

@@ -153,5 +153,7 @@ cdef extern from "linear.h" nogil:
         sf_output d_weights
         double *d_bias
 
+    int sf_multiplies_layer(const sf_layer *layer) noexcept
+    int sf_layer_logits(const sf_layer *layer, void *logits) noexcept
     int sf_takes_layer(const sf_layer *layer) noexcept
     int sf_run_layer(const sf_layer *layer, sf_result *result) noexcept

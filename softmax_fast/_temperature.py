@@ -145,6 +145,13 @@ def labelled_rows(logits, targets, *, axis=-1, sample_weight=None, ignore_index=
     shape = x.array.shape
     axis = _arguments.axis(axis, len(shape))
     ignored = _arguments.ignore_index(ignore_index)
+    labels, v = checked_labels(targets, shape, axis, sample_weight, ignored)
+    x = x._replace(array=_layout.axis_last(x.array, axis))
+    return LabelledRows(x, _arguments.rows_shape(shape, axis), labels, v, ignored)
+
+
+def checked_labels(targets, shape, axis, sample_weight, ignored):
+    """The labels, and the weights or None, of the rows of logits of this shape."""
     problem = loss_problem(
         _arguments.labels(targets, _arguments.rows_shape(shape, axis), ignored).given,
         shape,
@@ -156,8 +163,15 @@ def labelled_rows(logits, targets, *, axis=-1, sample_weight=None, ignore_index=
         reduction="sum",
     )
     problem.weigh()
-    x = x._replace(array=_layout.axis_last(x.array, axis))
-    return LabelledRows(x, problem.rows, problem.targets.codes, problem.sample_weight, ignored)
+    return problem.targets.codes, problem.sample_weight
+
+
+def sample_of(n_rows, n_classes):
+    """The numbers of some of the rows, evenly spaced; None where they would be too few."""
+    n = min(n_rows // _SAMPLE_SHARE, _MOST_SAMPLE_ROWS, _MOST_SAMPLE_ELEMENTS // n_classes)
+    if n < _FEWEST_SAMPLE_ROWS:
+        return None
+    return (2 * np.arange(n) + 1) * n_rows // (2 * n)
 
 
 @dataclass(frozen=True)
@@ -172,17 +186,15 @@ class LabelledRows:
 
     def sample(self):
         """Some of the rows, evenly spaced; None where they would be too few."""
-        n_rows, n_classes = len(self.labels), self.x.array.shape[-1]
-        n = min(n_rows // _SAMPLE_SHARE, _MOST_SAMPLE_ROWS, _MOST_SAMPLE_ELEMENTS // n_classes)
-        if n < _FEWEST_SAMPLE_ROWS:
+        chosen = sample_of(len(self.labels), self.x.array.shape[-1])
+        if chosen is None:
             return None
-        chosen = (2 * np.arange(n) + 1) * n_rows // (2 * n)
         array = self.x.array[np.unravel_index(chosen, self.shape)]
         v = None if self.sample_weight is None else self.sample_weight[chosen]
         return replace(
             self,
             x=self.x._replace(array=array),
-            shape=(n,),
+            shape=chosen.shape,
             labels=self.labels[chosen],
             sample_weight=v,
         )

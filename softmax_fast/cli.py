@@ -31,7 +31,7 @@ from softmax_fast._files import (
 )
 from softmax_fast._layout import Source
 from softmax_fast._shards import Shards, check_shape, read_logits
-from softmax_fast._temperature import PassSums, fit, labelled_rows, start_of
+from softmax_fast._temperature import PassSums, fit, labelled_rows, sample_of, start_of
 from softmax_fast._threads import resolve
 from softmax_fast._version import __version__
 from softmax_fast.evaluation import Evaluator, row_statistics
@@ -519,10 +519,9 @@ def cross_judged(shards, folds, temperatures, evaluator, progress):
 
 def first_guess(chunks, n_rows, n_classes, ignore_index):
     """Where to begin a fit: 1/T of a sample of the rows, or None."""
-    n = min(n_rows // 16, 8192, (1 << 22) // n_classes)
-    if n < 64:
+    chosen = sample_of(n_rows, n_classes)
+    if chosen is None:
         return None
-    chosen = (2 * np.arange(n) + 1) * n_rows // (2 * n)
     samples, done = [], 0
     for chunk in chunks:
         some = chosen[slice(*np.searchsorted(chosen, [done, done + len(chunk.labels)]))] - done

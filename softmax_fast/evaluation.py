@@ -125,23 +125,41 @@ def row_statistics(
     x = _arguments.logits("logits", logits)
     shape = x.array.shape
     axis = _arguments.axis(axis, len(shape))
+    return _row_statistics_of(
+        _whole(x, axis), shape, axis, x.result_dtype, targets, temperature, ignore_index, n_threads
+    )
+
+
+def _whole(x, axis):
+    """All rows of a `Source` as the only piece of them, where there are any."""
+    if x.array.size:
+        yield slice(0, x.array.size // x.array.shape[axis]), x
+
+
+def _row_statistics_of(pieces, shape, axis, dtype, targets, temperature, ignore_index, n_threads):
+    """`row_statistics` of logits of this shape and result dtype, which come in pieces.
+
+    A piece is the slice of its rows among all, and a `_layout.Source` with classes along ``axis``.
+    """
     n_classes = _arguments.some_classes("logits", shape, axis)
     rows = _arguments.rows_shape(shape, axis)
     ignored = _arguments.ignore_index(ignore_index)
     codes = None if targets is None else _labels(targets, rows, ignored, n_classes)
     temperature = _arguments.temperature(temperature, rows)
-    n_threads = _threads.resolve(_arguments.threads(n_threads), x.array.size)
+    n_threads = _arguments.threads(n_threads)
     integers = ("prediction", "rank")
     result = {}
     for name in RowStatistics._fields:
         if codes is not None or name not in ("loss", "rank", "brier"):
-            dtype = np.int64 if name in integers else x.result_dtype
-            result[name] = np.empty(math.prod(rows), dtype)
-    if x.array.size:
-        with np.errstate(all="ignore"):
-            for columns in row_columns(x, axis, codes, temperature, ignored, n_threads):
+            of_type = np.int64 if name in integers else dtype
+            result[name] = np.empty(math.prod(rows), of_type)
+    with np.errstate(all="ignore"):
+        for some, x in pieces:
+            y, t = (_layout.of_rows(values, some) for values in (codes, temperature))
+            most = _threads.resolve(n_threads, x.array.size)
+            for columns in row_columns(x, axis, y, t, ignored, most):
                 for name, values in result.items():
-                    values[columns.rows] = getattr(columns, name)
+                    values[some][columns.rows] = getattr(columns, name)
     arrays = (result.get(name) for name in RowStatistics._fields)
     return RowStatistics(*(a if a is None else a.reshape(rows)[()] for a in arrays))
 
@@ -517,6 +535,10 @@ class Evaluator:
         x = _arguments.logits("logits", logits)
         shape = x.array.shape
         axis = _arguments.axis(axis, len(shape))
+        return self._add_rows(_whole(x, axis), shape, axis, targets, sample_weight)
+
+    def _add_rows(self, pieces, shape, axis, targets, sample_weight):
+        """Add rows of logits of this shape, which come in pieces as for `_row_statistics_of`."""
         n_classes = _arguments.some_classes("logits", shape, axis)
         _arguments.same_classes(shape, axis, n_classes, self.n_classes)
         rows = _arguments.rows_shape(shape, axis)
@@ -525,17 +547,18 @@ class Evaluator:
         weights = _arguments.sample_weight(sample_weight, rows)
         added = self._no_rows()
         added.n_classes = n_classes
-        if x.array.size:
+        for some, x in pieces:
             n_threads = _threads.resolve(self.n_threads, x.array.size)
+            y, v = codes[some], _layout.of_rows(weights, some)
             for columns in row_columns(
-                x, axis, codes, options.temperature, options.ignore_index, n_threads
+                x, axis, y, options.temperature, options.ignore_index, n_threads
             ):
-                of_rows = _layout.of_rows(weights, columns.rows)
+                of_rows = _layout.of_rows(v, columns.rows)
                 added.add(columns, of_rows, n_threads)
                 if options.nan_policy == "raise" and added.first_bad is not None:
                     raise _arguments.no_probabilities_error(shape, axis, added.first_bad)
                 if options.classwise:
-                    self._add_classes(added, x, axis, codes, columns, of_rows)
+                    self._add_classes(added, x, axis, y, columns, of_rows)
         self._state.merge(added)
         return self
 

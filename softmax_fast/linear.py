@@ -483,25 +483,12 @@ class _Evaluation:
         stop = min(stop, self.n_classes)
         shape = len(features), stop - start
         logits = self.logits_buffer[: math.prod(shape)].reshape(shape)
-        for first, last, weights in self._weight_tiles(start, stop):
-            part = logits[:, first - start : last - start]
-            np.matmul(features, weights.T, out=part)
-            if self.layer.bias is not None:
-                part += self.layer.bias[first:last]
-        return logits
-
-    def _weight_tiles(self, start, stop):
-        """Weights of the classes as BLAS takes them: one view, or copies of some classes each."""
-        ready = _is_product_ready(self.layer.weights)
-        step = stop - start if ready else self.weight_step
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
-            yield first, last, _product_ready(self.layer.weights, slice(first, last))
+        return _product(self.layer, features, start, stop, self.weight_step, logits)
 
     def _add_gradients(self, d_features, grad, features, start, first):
         """Add what the classes of one tile of logit gradients contribute to the three gradients."""
         stop = start + grad.shape[1]
-        for low, high, weights in self._weight_tiles(start, stop):
+        for low, high, weights in _weight_tiles(self.layer.weights, start, stop, self.weight_step):
             part = grad[:, low - start : high - start]
             if low == 0:
                 np.matmul(part, weights, out=d_features)
@@ -589,10 +576,28 @@ def _is_product_ready(source):
     return (column == size and row >= m * size) or (row == size and column >= n * size)
 
 
-def _product_ready(source, rows):
+def _product_ready(source, rows=slice(None)):
     """Some rows of a matrix as BLAS takes them."""
     part = source._replace(array=source.array[rows])
     return part.array if _is_product_ready(source) else part.widened(source.result_dtype)
+
+
+def _weight_tiles(weights, start, stop, step):
+    """Weights of the classes as BLAS takes them: one view, or copies of ``step`` classes each."""
+    step = stop - start if _is_product_ready(weights) else step
+    for first in range(start, stop, step):
+        last = min(first + step, stop)
+        yield first, last, _product_ready(weights, slice(first, last))
+
+
+def _product(layer, features, start, stop, step, out):
+    """features @ weights[start:stop].T + bias[start:stop] by BLAS, which takes these features."""
+    for first, last, weights in _weight_tiles(layer.weights, start, stop, step):
+        part = out[:, first - start : last - start]
+        np.matmul(features, weights.T, out=part)
+        if layer.bias is not None:
+            part += layer.bias[first:last]
+    return out
 
 
 def _inside(labels, start, logits):

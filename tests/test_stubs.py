@@ -140,10 +140,17 @@ def test_the_methods_of_the_stubs_have_the_signatures_of_the_modules():
 def test_every_function_that_computes_is_in_the_table_of_the_tests():
     """An entry in cases.py gets a function the tests that apply to all.
 
-    What gives several numbers a row, or none, has tests of its own, in test_evaluation.py and
-    test_calibration.py.
+    What gives several numbers a row, or none, has tests of its own, in test_evaluation.py,
+    test_calibration.py and test_linear_evaluation.py.
     """
-    others = {sf.row_statistics, sf.evaluate, sf.fit_temperature}
+    others = {
+        sf.row_statistics,
+        sf.evaluate,
+        sf.fit_temperature,
+        sf.row_statistics_linear,
+        sf.evaluate_linear,
+        sf.fit_temperature_linear,
+    }
     computing = {
         function
         for name in sf.__all__

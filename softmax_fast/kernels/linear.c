@@ -28,11 +28,18 @@ static int wants_gradients(const sf_layer *layer)
     return layer->d_features.data || layer->d_weights.data || layer->d_bias;
 }
 
+int sf_multiplies_layer(const sf_layer *layer)
+{
+    const sf_kernels *kernels = layer->call.kernels;
+    const sf_linear *linear = kernels->linear;
+    return linear && layer->n_features <= PANEL_BYTES / linear->panel / kernels->item_size;
+}
+
 int sf_takes_layer(const sf_layer *layer)
 {
     const sf_call *call = &layer->call;
     const sf_linear *linear = call->kernels->linear;
-    if (!linear || layer->n_features > PANEL_BYTES / linear->panel / call->kernels->item_size)
+    if (!sf_multiplies_layer(layer))
         return 0;
     if (wants_gradients(layer) && linear->weights_bytes(layer) > BLOCKS_BYTES / 4 * 3)
         return 0;
@@ -184,17 +191,19 @@ static void lay_out(sf_slab *s, ptrdiff_t most, work *w, int n_threads, store *f
     const sf_layer *layer = s->layer;
     const sf_linear *linear = layer->call.kernels->linear;
     const ptrdiff_t room = s->room, sums = room * s->n_chunks, panels = room / linear->panel;
-    const int soft = !sf_is_hard_label(layer->call.targets);
+    const int soft = !s->logits && !sf_is_hard_label(layer->call.targets);
     w->scratch_bytes = linear->scratch_bytes(s);
     w->scratch = (char *)take(from, n_threads, w->scratch_bytes);
     s->features = take(from, room * layer->n_features, (size_t)layer->call.kernels->item_size);
+    s->rows = (ptrdiff_t *)take(from, most, sizeof(ptrdiff_t));
+    if (s->logits)
+        return;
     s->sums.max = (double *)take(from, sums, sizeof(double));
     s->sums.rest = (double *)take(from, sums, sizeof(double));
     s->sums.product = soft ? (double *)take(from, sums, sizeof(double)) : NULL;
     s->sums.share = soft ? (double *)take(from, sums, sizeof(double)) : NULL;
     s->sums.label_logit = (double *)take(from, room, sizeof(double));
     s->losses = (double *)take(from, most, sizeof(double));
-    s->rows = (ptrdiff_t *)take(from, most, sizeof(ptrdiff_t));
     if (!wants_gradients(layer))
         return;
     s->gradients.scale = (double *)take(from, room, sizeof(double));
@@ -215,12 +224,18 @@ static void finish_rows(sf_slab *s, work *w, int n_threads)
     sf_share_out(finish_piece, w, (s->n_rows + SF_BATCH - 1) / SF_BATCH, n_threads);
 }
 
+/* Chunks by panels: into their sums, or to where the logits go. */
+static void run_chunks(sf_slab *s, work *w, int n_threads)
+{
+    const ptrdiff_t groups = (PIECES_PER_THREAD * n_threads + s->n_chunks - 1) / s->n_chunks;
+    w->group = n_threads == 1 ? w->n_panels : SF_MAX(1, w->n_panels / groups);
+    sf_share_out(reduce_piece, w, s->n_chunks * ((w->n_panels + w->group - 1) / w->group), n_threads);
+}
+
 static void run_losses(sf_slab *s, work *w, int n_threads)
 {
     if (!s->few) {
-        const ptrdiff_t groups = (PIECES_PER_THREAD * n_threads + s->n_chunks - 1) / s->n_chunks;
-        w->group = n_threads == 1 ? w->n_panels : SF_MAX(1, w->n_panels / groups);
-        sf_share_out(reduce_piece, w, s->n_chunks * ((w->n_panels + w->group - 1) / w->group), n_threads);
+        run_chunks(s, w, n_threads);
     } else {
         sf_environment found = sf_enter();
         for (ptrdiff_t i = 0; i < s->n_rows; i++)
@@ -324,6 +339,31 @@ int sf_run_layer(const sf_layer *layer, sf_result *result)
         for (ptrdiff_t i = 0; i < s.n_rows; i++)
             sf_sum_add(&result->loss, s.losses[i]);
     }
+    free(allocated);
+    return SF_OK;
+}
+
+int sf_layer_logits(const sf_layer *layer, void *logits)
+{
+    const sf_linear *linear = layer->call.kernels->linear;
+    const ptrdiff_t n_rows = layer->call.n_rows;
+    const int n_threads = threads_for(layer);
+    sf_slab s = {.layer = layer, .n_rows = n_rows, .chunk = linear->block, .logits = logits};
+    work w = {.slab = &s, .n_panels = (n_rows + linear->panel - 1) / linear->panel};
+    s.room = w.n_panels * linear->panel;
+    s.n_chunks = (layer->call.n_classes + s.chunk - 1) / s.chunk;
+
+    store memory = {NULL, 0};
+    lay_out(&s, n_rows, &w, n_threads, &memory);
+    void *allocated = malloc(memory.bytes + 64);
+    if (!allocated)
+        return SF_NO_MEMORY;
+    memory.next = (char *)SF_ROUND_UP((uintptr_t)allocated);
+    lay_out(&s, n_rows, &w, n_threads, &memory);
+    for (ptrdiff_t row = 0; row < n_rows; row++)
+        s.rows[row] = row;
+    sf_share_out(load_piece, &w, w.n_panels, n_threads);
+    run_chunks(&s, &w, n_threads);
     free(allocated);
     return SF_OK;
 }

@@ -40,6 +40,7 @@ typedef struct {
     int few;                    /* rows are multiplied one by one */
     ptrdiff_t n_chunks, chunk;  /* classes in one */
     void *features;             /* [panel][feature][row of the panel], of few rows, as they are */
+    void *logits;               /* [row][class]: where these go instead of into sums, or NULL */
     sf_chunk_sums sums;
     double *losses;             /* one a row, times its weights */
     sf_row_gradients gradients;
@@ -79,8 +80,15 @@ typedef struct sf_linear {
     void (*store_d_features)(const sf_slab *slab, ptrdiff_t panel);
 } sf_linear;
 
-/* Whether the kernels in use take the layer: there are vectors, a panel of its rows has room, and no
- * temperature or weight lies beyond their type. */
+/* Whether the kernels in use multiply the layer: there are vectors, and a panel of its rows has room. */
+int sf_multiplies_layer(const sf_layer *layer);
+
+/* The logits of all rows, which are few enough for a copy of their features, in the type of the kernels.
+ * Those of a row depend neither on its place nor on the others.  SF_OK or SF_NO_MEMORY. */
+int sf_layer_logits(const sf_layer *layer, void *logits);
+
+/* Whether the kernels in use take its loss: they multiply it, and no temperature or weight lies beyond
+ * their type. */
 int sf_takes_layer(const sf_layer *layer);
 
 /* Adds the losses of the rows, and their gradients; labels have been checked.  SF_OK or SF_NO_MEMORY. */

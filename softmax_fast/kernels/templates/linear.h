@@ -365,6 +365,28 @@ static SF_NOINLINE void reduce_logits(const sf_slab *s, panel_tile *tile, ptrdif
     merge_rows(s, &sums, first, count, row_max, sum, sums.product ? product : NULL, share);
 }
 
+/* The logits of classes [begin, begin + n) go to their rows. */
+static SF_NOINLINE void store_logits(const sf_slab *s, const panel_tile *tile, ptrdiff_t panel,
+                                     ptrdiff_t begin, ptrdiff_t n)
+{
+    const ptrdiff_t step = s->layer->call.n_classes, first = panel * PANEL;
+    const ptrdiff_t count = SF_MIN(PANEL, s->n_rows - first);
+    real *out = (real *)s->logits + first * step + begin;
+    for (ptrdiff_t i = 0; i < count; i += COLUMNS) {
+        const ptrdiff_t some = SF_MIN(COLUMNS, count - i);
+        ptrdiff_t c = 0;
+        for (; some == COLUMNS && c + LANES <= n; c += LANES) {
+            vec row[COLUMNS];
+            vload_transposed(tile->x + c * PANEL + i, PANEL, row);
+            for (int j = 0; j < COLUMNS; j++)
+                vstore(out + (i + j) * step + c, row[j]);
+        }
+        for (; c < n; c++)
+            for (ptrdiff_t j = i; j < i + some; j++)
+                out[j * step + c] = tile->x[c * PANEL + j];
+    }
+}
+
 /* ---- a chunk of the classes ------------------------------------------------------------------------------- */
 
 /* Scratch: weights of a pack, tiles of the panels that wait for the next one, and a tile of targets. */
@@ -399,7 +421,7 @@ static void reduce_chunk(const sf_slab *s, ptrdiff_t chunk, ptrdiff_t first_pane
     char *tiles = (char *)scratch + WEIGHTS_BYTES;
     real *a = (real *)(tiles + TILE_BYTES * tiles_of(d));
     real start[CLASSES];
-    for (ptrdiff_t p = first_panel; p < last_panel; p++) {
+    for (ptrdiff_t p = first_panel; p < last_panel && !s->logits; p++) {
         const sf_chunk_sums sums = sums_at(s, chunk, p * PANEL);
         clear_sums(&sums, PANEL);
     }
@@ -423,7 +445,11 @@ static void reduce_chunk(const sf_slab *s, ptrdiff_t chunk, ptrdiff_t first_pane
                                              k ? NULL : start + c,
                                              (const char *)(b + (c + GROUP) * DEPTH_STEP));
                     }
-                    if (pack == d.packs - 1)
+                    if (pack < d.packs - 1)
+                        continue;
+                    if (s->logits)
+                        store_logits(s, tile, p, begin, n);
+                    else
                         reduce_logits(s, tile, chunk, p, begin, n, a);
                 }
             }

@@ -1,0 +1,100 @@
+"""The logits of a fully connected layer, some rows at a time."""
+
+import numpy as np
+
+from . import _core, _layout, _threads
+from ._temperature import LabelledRows, PassSums, sample_of, start_of
+from .linear import _product, _product_ready
+
+# The logits of some rows that are there at once, the copy of their features, and where NumPy's BLAS
+# multiplies weights that have to be copied for it, that of some of these.
+SLAB_BYTES = 16 << 20
+_FEATURES_BYTES = 4 << 20
+_WEIGHTS_BYTES = 8 << 20
+# More rows hide the reading of the weights no better.
+_MOST_ROWS = 2048
+# Rows that the kernels multiply together, or a multiple.
+_PANEL = 32
+
+
+class LayerLogits:
+    """features @ weights.T + bias of a checked `_arguments.Layer` with at least one class.
+
+    What is computed of a row depends on its features alone, where the kernels multiply.
+    """
+
+    def __init__(self, layer, n_threads):
+        self.layer, self.n_threads = layer, n_threads
+        self.n_rows, self.n_features = layer.features.array.shape
+        self.n_classes = len(layer.weights.array)
+        self.shape = self.n_rows, self.n_classes
+        self.kind = "f32" if layer.dtype == np.float32 else "f64"
+        item = layer.dtype.itemsize
+        most = SLAB_BYTES // (item * self.n_classes)
+        of_features = max(_PANEL, _FEATURES_BYTES // (item * max(1, self.n_features)))
+        most = max(1, min(most, of_features, _MOST_ROWS))
+        self.slab_rows = most if most < _PANEL else most // _PANEL * _PANEL
+
+    def slabs(self):
+        """Yield (slice of rows, `_layout.Source` of their logits), each written over by the next."""
+        buffer = np.empty((min(self.slab_rows, self.n_rows), self.n_classes), self.layer.dtype)
+        for start in range(0, self.n_rows, self.slab_rows):
+            rows = slice(start, min(start + self.slab_rows, self.n_rows))
+            yield rows, self.of(rows, buffer[: rows.stop - rows.start])
+
+    def of(self, rows, out=None):
+        """The logits of some rows, which a slice or an array of their numbers tells."""
+        features = self.layer.features._replace(array=self.layer.features.array[rows])
+        if out is None:
+            out = np.empty((len(features.array), self.n_classes), self.layer.dtype)
+        size = out.size * max(1, self.n_features)
+        n_threads = _threads.resolve(self.n_threads, size)
+        if not out.size:
+            pass
+        elif not self.n_features:
+            out[...] = 0 if self.layer.bias is None else self.layer.bias
+        elif not _core.layer_logits(features, self.layer.weights, self.layer.bias, out, n_threads):
+            step = max(1, _WEIGHTS_BYTES // (self.layer.dtype.itemsize * self.n_features))
+            with np.errstate(all="ignore"):
+                _product(self.layer, _product_ready(features), 0, self.n_classes, step, out)
+        return _layout.Source(out, self.kind)
+
+
+class LabelledLayer:
+    """`LayerLogits` with a label and perhaps a weight for each row, as `LabelledRows` of logits."""
+
+    def __init__(self, logits, labels, sample_weight, ignore_index):
+        self.logits = logits
+        self.labels, self.sample_weight = labels, sample_weight
+        self.ignore_index = ignore_index
+        self.n_products = 0
+        self.known = {}
+        self.start = self._start()
+
+    def _rows(self, rows, x):
+        v = None if self.sample_weight is None else self.sample_weight[rows]
+        labels = self.labels[rows]
+        return LabelledRows(x, (len(labels),), labels, v, self.ignore_index)
+
+    def _start(self):
+        chosen = sample_of(self.logits.n_rows, self.logits.n_classes)
+        if chosen is None:
+            return None
+        sample = self._rows(chosen, self.logits.of(chosen))
+        return start_of(lambda beta: sample.sums_at(beta, self._threads(sample.x.array.size)))
+
+    def _threads(self, size):
+        return _threads.resolve(self.logits.n_threads, size)
+
+    def sums_at(self, beta):
+        """The `PassSums` of all rows. The first product serves for the start of the search too."""
+        if beta not in self.known:
+            betas = {beta} if self.n_products or self.start is None else {beta, self.start}
+            totals = dict.fromkeys(betas, PassSums())
+            for rows, x in self.logits.slabs():
+                some = self._rows(rows, x)
+                for each in betas:
+                    totals[each] += some.sums_at(each, self._threads(x.array.size))
+            self.n_products += 1
+            self.known = totals
+        return self.known[beta]
