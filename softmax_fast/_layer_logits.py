@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import _core, _layout, _threads
-from ._temperature import LabelledRows, PassSums, sample_of, start_of
+from ._temperature import LabelledRows, PassSums, sample_of
 from .linear import _product, _product_ready
 
 # The logits of some rows that are there at once, the copy of their features, and where NumPy's BLAS
@@ -67,34 +67,25 @@ class LabelledLayer:
         self.logits = logits
         self.labels, self.sample_weight = labels, sample_weight
         self.ignore_index = ignore_index
-        self.n_products = 0
-        self.known = {}
-        self.start = self._start()
 
     def _rows(self, rows, x):
         v = None if self.sample_weight is None else self.sample_weight[rows]
         labels = self.labels[rows]
         return LabelledRows(x, (len(labels),), labels, v, self.ignore_index)
 
-    def _start(self):
-        chosen = sample_of(self.logits.n_rows, self.logits.n_classes)
-        if chosen is None:
-            return None
-        sample = self._rows(chosen, self.logits.of(chosen))
-        return start_of(lambda beta: sample.sums_at(beta, self._threads(sample.x.array.size)))
-
     def _threads(self, size):
         return _threads.resolve(self.logits.n_threads, size)
 
-    def sums_at(self, beta):
-        """The `PassSums` of all rows. The first product serves for the start of the search too."""
-        if beta not in self.known:
-            betas = {beta} if self.n_products or self.start is None else {beta, self.start}
-            totals = dict.fromkeys(betas, PassSums())
-            for rows, x in self.logits.slabs():
-                some = self._rows(rows, x)
-                for each in betas:
-                    totals[each] += some.sums_at(each, self._threads(x.array.size))
-            self.n_products += 1
-            self.known = totals
-        return self.known[beta]
+    def sample(self):
+        """`LabelledRows` of some of the rows, evenly spaced; None where they would be too few."""
+        chosen = sample_of(self.logits.n_rows, self.logits.n_classes)
+        return None if chosen is None else self._rows(chosen, self.logits.of(chosen))
+
+    def look(self, betas):
+        """One pass: the `PassSums` of the rows at each of ``betas``."""
+        totals = dict.fromkeys(betas, PassSums())
+        for rows, x in self.logits.slabs():
+            some = self._rows(rows, x)
+            for beta in betas:
+                totals[beta] += some.sums_at(beta, self._threads(x.array.size))
+        return totals

@@ -346,6 +346,25 @@ def start_of(sums_at):
     return 1.0 / found.temperature if found.status == "converged" else None
 
 
+class SharedPasses:
+    """``sums_at`` of a `fit`, from passes that look at several 1/T: the first at the start too.
+
+    ``look`` makes a pass at a set of 1/T, and returns the `PassSums` of each.
+    """
+
+    def __init__(self, look, start):
+        self.look, self.start = look, start
+        self.n_passes = 0
+        self.known = {}
+
+    def __call__(self, beta):
+        if beta not in self.known:
+            shared = {beta} if self.n_passes or self.start is None else {beta, self.start}
+            self.known = self.look(shared)
+            self.n_passes += 1
+        return self.known[beta]
+
+
 def fit(sums_at, *, nan_policy, row_error, start=None):
     """The `TemperatureFit` of rows, wherever they are, from passes over them.
 

@@ -30,8 +30,15 @@ from softmax_fast._files import (
     reason,
 )
 from softmax_fast._layout import Source
-from softmax_fast._shards import Shards, check_shape, read_logits
-from softmax_fast._temperature import PassSums, fit, labelled_rows, sample_of, start_of
+from softmax_fast._shards import Shards, StoredLayer, check_shape, read_floats
+from softmax_fast._temperature import (
+    PassSums,
+    SharedPasses,
+    fit,
+    labelled_rows,
+    sample_of,
+    start_of,
+)
 from softmax_fast._threads import resolve
 from softmax_fast._version import __version__
 from softmax_fast.evaluation import Evaluator, row_statistics
@@ -148,7 +155,11 @@ class Progress:
 
 
 def rows_per_chunk(shards):
-    return EVALUATED_ELEMENTS // shards.n_classes
+    return shards.rows_of(EVALUATED_ELEMENTS)
+
+
+def no_probabilities(shards, name, row):
+    return InputError(f"{name}: row {row} (the first is 0) {shards.holds} {NO_PROBABILITIES}")
 
 
 def update(shards, evaluator, chunk):
@@ -163,7 +174,7 @@ def update(shards, evaluator, chunk):
         if not bad.any():
             raise
         name, row = shards.place(chunk.rows.start + int(bad.argmax()))
-        raise InputError(f"{name}: row {row} (the first is 0) holds {NO_PROBABILITIES}") from None
+        raise no_probabilities(shards, name, row) from None
 
 
 def check_plot(path):
@@ -174,6 +185,18 @@ def check_plot(path):
         raise InputError(f"{path}: expected the name of a .png, .svg or .pdf file")
     if not _plots.is_available():
         raise InputError("--plot needs matplotlib: pip install 'softmax-fast[plot]'")
+
+
+def layer_of(arguments):
+    """The layer that hidden states go into, or None where the logits are there."""
+    if not arguments.hidden:
+        for option in ("weights", "bias"):
+            if getattr(arguments, option) is not None:
+                raise InputError(f"--{option} is for hidden states: give --hidden too")
+        return None
+    if arguments.weights is None:
+        raise InputError("--hidden needs the layer: --weights FILE")
+    return StoredLayer(arguments.weights, arguments.bias, arguments.n_threads)
 
 
 @contextlib.contextmanager
@@ -231,7 +254,11 @@ def evaluate(arguments):
     if arguments.rows is not None and not arguments.rows.endswith(".npz"):
         raise InputError(f"{arguments.rows}: the rows' numbers go to a .npz file")
     shards = Shards(
-        arguments.logits, arguments.targets, arguments.sample_weight, arguments.ignore_index
+        arguments.logits,
+        arguments.targets,
+        arguments.sample_weight,
+        arguments.ignore_index,
+        layer_of(arguments),
     )
     evaluator = Evaluator(
         temperature=arguments.temperature,
@@ -346,37 +373,42 @@ def fitted(shards, ranges, arguments, progress):
     def rows_of(chunk):
         return labelled_rows(chunk.logits, chunk.labels, ignore_index=shards.ignore_index)
 
-    def chunks(all_at_once=True):
+    def chunks(**options):
         for start, stop in ranges:
-            yield from shards.chunks(rows_per_chunk(shards), start, stop, all_at_once=all_at_once)
+            yield from shards.chunks(rows_per_chunk(shards), start, stop, **options)
 
     n_rows = sum(stop - start for start, stop in ranges)
     n_threads = resolve(arguments.n_threads, n_rows * shards.n_classes)
     passes = itertools.count(1)
 
-    def sums_at(beta):
+    def look(betas):
         progress.begin(n_rows, f"pass {next(passes)}, ")
-        total, done = PassSums(), 0
+        totals, done = dict.fromkeys(betas, PassSums()), 0
         for chunk in chunks():
-            total += rows_of(chunk).sums_at(beta, n_threads)
+            rows = rows_of(chunk)
+            for beta in betas:
+                totals[beta] += rows.sums_at(beta, n_threads)
             done += len(chunk.labels)
             progress.advance(done)
-        return total
+        return totals
 
     def row_error(row):
         for start, stop in ranges:
             if row < stop - start:
                 name, row = shards.place(start + row)
                 return InputError(
-                    f"{name}: row {row} (the first is 0) holds {NO_PROBABILITIES}, or -inf at the"
+                    f"{name}: row {row} (the first is 0) {shards.holds} {NO_PROBABILITIES}, or -inf at the"
                     " label: there is no temperature for it"
                 )
             row -= stop - start
         raise IndexError(row)
 
-    start = first_guess(chunks(False), n_rows, shards.n_classes, shards.ignore_index)
+    stored = chunks(all_at_once=False, as_stored=True)
+    start = first_guess(shards, stored, n_rows)
+    sums_at = SharedPasses(look, start)
     try:
-        return fit(sums_at, nan_policy="raise", row_error=row_error, start=start)
+        found = fit(sums_at, nan_policy="raise", row_error=row_error, start=start)
+        return found._replace(n_passes=sums_at.n_passes)
     except ValueError:
         message = f"no row is left, every label is {arguments.ignore_index}, which is ignored"
         if n_rows < shards.n_rows:
@@ -403,11 +435,12 @@ def is_proper(temperature):
 def calibrate(arguments):
     """Run ``softmax-fast calibrate``."""
     check_plot(arguments.plot)
-    shards = Shards(arguments.logits, arguments.targets, None, arguments.ignore_index)
+    layer = layer_of(arguments)
+    shards = Shards(arguments.logits, arguments.targets, None, arguments.ignore_index, layer)
     other = None
     if arguments.apply is not None:
-        other = Shards(*arguments.apply, None, arguments.ignore_index)
-        check_shape(shards.shards[0].logits, other.shards[0].logits)
+        other = Shards(*arguments.apply, None, arguments.ignore_index, layer)
+        check_shape(shards.shards[0].logits, other.shards[0].logits, shards.last_axis)
     n_rows, folds = shards.n_rows, []
     if arguments.cross_fit is not None:
         if arguments.cross_fit > n_rows:
@@ -500,7 +533,7 @@ def judged(shards, temperature, evaluator, progress):
         raise InputError(f"{name}: no row is left to judge a temperature on, all are ignored")
     if math.isnan(results[0].loss):
         name, row = shards.place(results[0].first_nonfinite)
-        raise InputError(f"{name}: row {row} (the first is 0) holds {NO_PROBABILITIES}")
+        raise no_probabilities(shards, name, row)
     return *results, *([None] * (2 - len(results)))
 
 
@@ -517,9 +550,9 @@ def cross_judged(shards, folds, temperatures, evaluator, progress):
     return before.result(), parts[0].result()
 
 
-def first_guess(chunks, n_rows, n_classes, ignore_index):
-    """Where to begin a fit: 1/T of a sample of the rows, or None."""
-    chosen = sample_of(n_rows, n_classes)
+def first_guess(shards, chunks, n_rows):
+    """Where to begin a fit: 1/T of a sample of the rows of chunks as they are stored, or None."""
+    chosen = sample_of(n_rows, shards.n_classes)
     if chosen is None:
         return None
     samples, done = [], 0
@@ -529,13 +562,16 @@ def first_guess(chunks, n_rows, n_classes, ignore_index):
         if len(some):
             x = chunk.logits
             x = x._replace(array=x.array[some]) if isinstance(x, Source) else x[some]
-            samples.append(labelled_rows(x, chunk.labels[some], ignore_index=ignore_index))
+            if shards.layer is not None:
+                x = shards.logits_of(x).copy()
+            labels = chunk.labels[some]
+            samples.append(labelled_rows(x, labels, ignore_index=shards.ignore_index))
     return start_of(lambda beta: sum((s.sums_at(beta, 1) for s in samples), PassSums()))
 
 
 def transform(function, arguments):
     """Run ``softmax-fast softmax`` or ``log-softmax``: `function` of the rows of a file."""
-    logits = read_logits(open_array(arguments.input, ("logits",)))
+    logits = read_floats(open_array(arguments.input, ("logits",)))
     axis, shape = arguments.axis, logits.shape
     if not -logits.ndim <= axis < logits.ndim:
         raise InputError(
@@ -676,6 +712,21 @@ def parser():
         metavar="TARGETS",
         help="such a file (by default the only array, 'targets' or 'labels') or a pattern for as "
         "many: class labels of any integer dtype, shape (rows,) or (...)",
+    )
+    labelled.add_argument(
+        "--hidden",
+        action="store_true",
+        help="the first file holds no logits but what goes into the last layer, shape (rows, "
+        "features) or (..., features): the logits are hidden @ weights.T + bias, some rows at a "
+        "time",
+    )
+    labelled.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="the layer's weights, shape (classes, features), in such a file (FILE.safetensors:NAME)",
+    )
+    labelled.add_argument(
+        "--bias", metavar="FILE", help="the layer's bias, shape (classes,), in such a file"
     )
     labelled.add_argument(
         "--ignore-index",

@@ -1,8 +1,8 @@
 """Evaluation and calibration of a fully connected layer, from what goes into it."""
 
-from . import _arguments
+from . import _arguments, _threads
 from ._layer_logits import LabelledLayer, LayerLogits
-from ._temperature import checked_labels, fit
+from ._temperature import SharedPasses, checked_labels, fit, start_of
 from .evaluation import Evaluator, _row_statistics_of
 
 
@@ -209,10 +209,16 @@ def fit_temperature_linear(
     nan_policy = _arguments.nan_policy(nan_policy)
     labels, v = checked_labels(targets, logits.shape, 1, sample_weight, ignored)
     rows = LabelledLayer(logits, labels, v, ignored)
+    start = None
+    sample = rows.sample()
+    if sample is not None:
+        most = _threads.resolve(logits.n_threads, sample.x.array.size)
+        start = start_of(lambda beta: sample.sums_at(beta, most))
+    sums_at = SharedPasses(rows.look, start)
     result = fit(
-        rows.sums_at,
+        sums_at,
         nan_policy=nan_policy,
         row_error=lambda row: _arguments.nonfinite_row_error((row,)),
-        start=rows.start,
+        start=start,
     )
-    return result._replace(n_passes=rows.n_products)
+    return result._replace(n_passes=sums_at.n_passes)

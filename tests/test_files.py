@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import softmax_fast as sf
+from softmax_fast import _layer_logits
 from softmax_fast._files import BFLOAT16, InputError, float_input, natural, open_array, open_shards
 
 
@@ -360,3 +361,125 @@ def test_safetensors_through_other_commands(run, tmp_path, data, command):
     for name, values in (("h", x.astype(np.float32)), ("d", x)):
         assert run(command, f"{path}:{name}", "-o", out) == (0, "", "")
         np.testing.assert_array_equal(np.load(out), function(values))
+
+
+# ---- hidden states and the layer they go into
+
+
+@pytest.fixture
+def layer(tmp_path):
+    """Files of a layer whose products are exact: hidden states, weights and bias, logits, labels."""
+    rng = np.random.default_rng(2)
+    hidden, weights = rng.integers(-3, 4, (6, 50, 9)) / 4.0, rng.integers(-3, 4, (13, 9)) / 4.0
+    bias, y = rng.integers(-3, 4, 13) / 2.0, rng.integers(0, 13, (6, 50))
+    x = hidden @ weights.T + bias
+    y[::2] = x[::2].argmax(axis=-1)
+    y[2, 7] = -100
+    tensors = {
+        "lm_head.weight": ("BF16", bfloat16_bits(weights)),
+        "h": ("BF16", bfloat16_bits(hidden)),
+    }
+    (tmp_path / "model.safetensors").write_bytes(safetensors(tensors))
+    for name, values in {"h": hidden, "w": weights, "b": bias}.items():
+        np.save(tmp_path / f"{name}.npy", values.astype(np.float32))
+    np.save(tmp_path / "y.npy", y)
+    np.save(tmp_path / "x.npy", x.astype(np.float32))
+    for part in range(6):
+        np.save(tmp_path / f"h-{part}.npy", hidden[part].astype(np.float16))
+        np.save(tmp_path / f"y-{part}.npy", y[part])
+    return tmp_path
+
+
+def hidden_in(folder, hidden="h.npy", weights="w.npy", labels="y.npy"):
+    weights = ("--weights", folder / weights) if weights else ()
+    return "--hidden", folder / hidden, *weights, "--bias", folder / "b.npy", folder / labels
+
+
+def test_hidden_states_are_evaluated_as_their_logits(evaluate, layer):
+    expected = evaluate(layer / "x.npy", layer / "y.npy", "--classwise", "--temperature", 2)
+    for hidden in (
+        hidden_in(layer),
+        hidden_in(layer, "model.safetensors:h", "model.safetensors:lm_head.weight"),
+        hidden_in(layer, weights="model.safetensors:lm_head.weight"),
+    ):
+        same(evaluate(*hidden, "--classwise", "--temperature", 2), expected)
+    weights = layer / "v.npy"
+    np.save(weights, np.linspace(0, 2, 300).reshape(6, 50))
+    rows = layer / "rows.npz", layer / "rows2.npz"
+    options = "--sample-weight", weights, "--nan-policy", "raise", "--rows"
+    same(evaluate(*hidden_in(layer), *options, rows[0]),
+         evaluate(layer / "x.npy", layer / "y.npy", *options, rows[1]))  # fmt: skip
+    with np.load(rows[0]) as got, np.load(rows[1]) as wanted:
+        assert sorted(got) == sorted(wanted)
+        for name in wanted:
+            np.testing.assert_array_equal(got[name], wanted[name])
+
+
+def test_shards_of_hidden_states_some_rows_at_a_time(evaluate, run, layer, monkeypatch):
+    expected = evaluate(layer / "x.npy", layer / "y.npy")
+    monkeypatch.setattr(_layer_logits, "SLAB_BYTES", 32 * 13 * 4)
+    got = evaluate(*hidden_in(layer, "h-*.npy", labels="y-*.npy"))
+    assert got["loss"] == pytest.approx(expected["loss"], rel=1e-14)
+    assert (got["rows"], got["top_k"]) == (expected["rows"], expected["top_k"])
+    files = layer / "x.npy", layer / "y.npy"
+    outcomes = []
+    for arguments in (
+        (*files, "--apply", *files),
+        (*hidden_in(layer), "--apply", layer / "h-1.npy", layer / "y-1.npy"),
+        (*files, "--cross-fit", 3),
+        (*hidden_in(layer), "--cross-fit", 3),
+    ):
+        code, out, err = run("calibrate", *arguments, "--json")
+        assert (code, err) == (0, "")
+        outcomes.append(json.loads(out))
+    for stored, hidden in (outcomes[:2], outcomes[2:]):
+        for name in ("temperature", "temperature_stderr"):
+            assert hidden[name] == pytest.approx(stored[name], rel=1e-6)
+        assert hidden["fitted_rows"] == pytest.approx(stored["fitted_rows"], rel=1e-6)
+    assert outcomes[1]["applied"]["rows"] == 50
+    assert outcomes[3]["cross_fit"]["loss"] == pytest.approx(
+        outcomes[2]["cross_fit"]["loss"], rel=1e-6
+    )
+
+
+def test_a_fit_of_hidden_states_begins_with_a_sample(run, layer):
+    rng = np.random.default_rng(3)
+    hidden, y = rng.integers(-3, 4, (1500, 9)) / 4.0, rng.integers(0, 13, 1500)
+    w, b = np.load(layer / "w.npy"), np.load(layer / "b.npy")
+    x = hidden @ w.T + b
+    y[::2] = x[::2].argmax(axis=1)
+    files = {"h.npy": hidden.astype(np.float16), "x.npy": x, "y.npy": y}
+    for name, values in files.items():
+        np.save(layer / name, values)
+    outcomes = [
+        json.loads(run("calibrate", *arguments, "--json")[1])
+        for arguments in ((layer / "x.npy", layer / "y.npy"), hidden_in(layer))
+    ]
+    assert outcomes[1]["temperature"] == pytest.approx(outcomes[0]["temperature"], rel=1e-6)
+    assert outcomes[1]["passes"] <= 4
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+def test_layers_that_do_not_fit_get_one_line(run, layer, command):
+    np.save(layer / "bad.npy", np.full((3, 9), np.nan, np.float32))
+    np.save(layer / "y3.npy", np.zeros(3, int))
+    np.save(layer / "wide.npy", np.zeros((13, 9)))
+    np.save(layer / "flat.npy", np.zeros(13, np.float32))
+    np.save(layer / "int.npy", np.zeros((13, 9), int))
+    bias = layer / "w.npy"
+    cases = [
+        (hidden_in(layer, weights=None), "--hidden needs the layer: --weights FILE"),
+        (("--weights", layer / "w.npy", layer / "x.npy", layer / "y.npy"), "give --hidden too"),
+        (hidden_in(layer, "x.npy"), "x.npy: has 13 features, and the weights in"),
+        (hidden_in(layer, weights="flat.npy"), "flat.npy: has shape (13,), expected (classes, features)"),
+        (hidden_in(layer, weights="int.npy"), "int.npy: has dtype int64, expected float16"),
+        (hidden_in(layer, weights="none.npy"), "none.npy: No such file"),
+        (hidden_in(layer, weights="wide.npy"), "dtype float32, and"),
+        ((*hidden_in(layer), "--bias", bias), "w.npy: has shape (13, 9), expected (13,)"),
+        (hidden_in(layer, labels="y3.npy"), "for hidden states of shape (6, 50, 9)"),
+        ((*hidden_in(layer), "--ignore-index", "none"), "row 107 (the first is 0) has label -100"),
+    ]  # fmt: skip
+    policy = ("--nan-policy", "raise") if command == "evaluate" else ()
+    bad = (*hidden_in(layer, "bad.npy", labels="y3.npy"), *policy)
+    for arguments, message in [*cases, (bad, "bad.npy: row 0 (the first is 0) has logits of NaN")]:
+        assert_fails(run(command, *arguments), message)
