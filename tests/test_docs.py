@@ -167,14 +167,19 @@ def run_line(tmp_path, run_python):
     for i in range(2):
         np.save(tmp_path / f"logits-{i}.npy", x)
         np.save(tmp_path / f"labels-{i}.npy", y)
+        np.save(tmp_path / f"hidden-{i}.npy", x)
+    weights = np.eye(10, dtype=np.float32)
+    for name, values in {"hidden": x, "weights": weights, "bias": weights[0]}.items():
+        np.save(tmp_path / f"{name}.npy", values)
     np.savez(tmp_path / "validation.npz", logits=x, labels=y)
     header = {
         "logits": {"dtype": "F32", "shape": [20, 10], "data_offsets": [0, 800]},
         "labels": {"dtype": "I64", "shape": [20], "data_offsets": [800, 960]},
+        "lm_head.weight": {"dtype": "F32", "shape": [10, 10], "data_offsets": [960, 1360]},
     }
     text = json.dumps(header).encode()
-    content = len(text).to_bytes(8, "little") + text + x.tobytes() + y.tobytes()
-    (tmp_path / "model.safetensors").write_bytes(content)
+    data = text + x.tobytes() + y.tobytes() + weights.tobytes()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + data)
     shutil.copytree(PROJECT / "tests" / "data", tmp_path / "tests" / "data")
 
     def run(line):
