@@ -164,7 +164,7 @@ def test_means_do_not_depend_on_strides(name, shape, isa, dtype, n_threads):
 
 
 # Rows that one view cannot show go through in slabs of 2**17 entries.
-SLABS = [(180_000, 3), (60_000, 10), (6_000, 101), (600, 1000), (198, 3001), (12, 40_003), (6, 10)]
+SLABS = [(90_000, 3), (30_000, 10), (3_000, 101), (300, 1000), (102, 3001), (6, 40_003), (6, 10)]
 
 
 # Was wrong: what the slabs of such rows, or of entries, added up to were added plainly, or from
@@ -174,11 +174,10 @@ def test_means_do_not_depend_on_slabs(shape, isa, dtype):
     arrays = finite_problem(shape, dtype)
     in_slabs = [scattered(a) for a in arrays]
     for name, mean in MEANS.items():
-        for reduction in ("mean", "sum"):
+        for reduction, n_threads in (("mean", 2), ("sum", 1)):
             expected = mean(*arrays, reduction=reduction)
-            for n_threads in (1, 2):
-                got = mean(*in_slabs, reduction=reduction, n_threads=n_threads)
-                assert got == expected, f"{name}, {reduction}, {n_threads} threads"
+            got = mean(*in_slabs, reduction=reduction, n_threads=n_threads)
+            assert got == expected, f"{name}, {reduction}, {n_threads} threads"
 
 
 @pytest.mark.parametrize("shape", SLABS[:3], ids=str)
@@ -203,7 +202,7 @@ def test_a_sum_in_float64_is_that_of_its_entries(name, shape, isa):
 
 
 @every_row_function
-@pytest.mark.parametrize("shape", [(70, 3), (9, 2053), (1, 300_001), (3000, 700)], ids=str)
+@pytest.mark.parametrize("shape", [(70, 3), (9, 2053), (1, 300_001), (1600, 700)], ids=str)
 def test_fresh_given_and_in_place_outputs_hold_the_same_bits(name, shape, isa, dtype, n_threads):
     arrays, function = shared_problem(shape, dtype), ROW_FUNCTIONS[name]
     expected = function.outputs(function(*arrays, n_threads=n_threads))
