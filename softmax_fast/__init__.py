@@ -38,10 +38,14 @@ from .losses import (
     softmax_loss,
     softmax_loss_and_grad,
 )
+from .margins import AngularMargin, CosineMargin, LargeMargin
 
 __all__ = [
+    "AngularMargin",
+    "CosineMargin",
     "Evaluation",
     "Evaluator",
+    "LargeMargin",
     "LinearGrads",
     "Reliability",
     "RowStatistics",

@@ -861,6 +861,64 @@ def layer(features, weights, bias):
     return layer._replace(bias=offsets.widened(layer.dtype))
 
 
+GRADIENTS = ("features", "weights", "bias")
+
+
+def wanted(value):
+    """Which of `GRADIENTS` are asked for."""
+    expected = f"one of {', '.join(map(repr, GRADIENTS))} or some of them"
+    try:
+        names = (value,) if isinstance(value, str) else tuple(value)
+    except TypeError:
+        raise TypeError(f"wrt must be {expected}, got {value!r}") from None
+    if not names or not all(isinstance(name, str) and name in GRADIENTS for name in names):
+        raise ValueError(f"wrt must be {expected}, got {value!r}")
+    return frozenset(names)
+
+
+def margin_multiple(value):
+    m = _integer("m", value, "an int >= 1")
+    if m < 1:
+        raise ValueError(f"m must be an int >= 1, got {value!r}")
+    return m
+
+
+def margin_number(name, value, most=DBL_MAX):
+    cdef double number
+    if not _is_number(value, &number):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= number <= most:
+        limits = "finite and >= 0" if most == DBL_MAX else f"from 0 to {most!r}"
+        raise ValueError(f"{name} must be {limits}, got {value!r}")
+    return number
+
+
+def margin_scale(value):
+    cdef double number
+    if not _is_number(value, &number):
+        raise TypeError(f"scale must be a number, got {value!r}")
+    if not 0 < number <= DBL_MAX:
+        raise ValueError(f"scale must be finite and > 0, got {value!r}")
+    return number
+
+
+def margin(value, kinds, bias, has_labels):
+    """None, or one of the ``kinds``, which is for layers without a bias and with labels."""
+    if value is None:
+        return None
+    if not isinstance(value, kinds):
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"margin must be None or one of {names}, got {value!r}")
+    if bias is not None:
+        raise ValueError("bias must be None with a margin, which is one between directions")
+    if not has_labels:
+        raise ValueError(
+            "targets are class probabilities, but a margin is that of a label: expected class "
+            "indices, or margin=None"
+        )
+    return value
+
+
 def _matrix(name, value):
     result = source(name, value)
     if result.array.ndim != 2:

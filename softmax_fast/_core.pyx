@@ -736,12 +736,13 @@ cdef inline sf_output contiguous_output(cnp.ndarray matrix) noexcept:
 
 cdef inline void begin_layer(sf_layer *layer, Block block, Source weights, cnp.ndarray bias,
                              int n_threads) noexcept:
-    """Begins a call on the features of a block, without gradients."""
+    """Begins a call on the features of a block, without a margin and gradients."""
     begin(&layer.call, block, n_threads)
     layer.call.n_classes = cnp.PyArray_DIM(weights.array, 0)
     layer.weights = matrix_input(weights)
     layer.n_features = cnp.PyArray_DIM(weights.array, 1)
     layer.bias = NULL if bias is None else cnp.PyArray_DATA(bias)
+    layer.margin = NULL
     layer.d_features.data = layer.d_weights.data = NULL
     layer.d_bias = NULL
 
@@ -762,14 +763,30 @@ def layer_logits(Source features not None, Source weights not None, cnp.ndarray 
     return True
 
 
+cdef inline double *doubles(cnp.ndarray array) noexcept:
+    """The entries of a contiguous float64 array, or NULL for None."""
+    return NULL if array is None else <double *>cnp.PyArray_DATA(array)
+
+
+def add_to_rows(real[:, ::1] matrix, const int64_t[::1] rows, const double[:, ::1] what):
+    """Add each row of what to the row of matrix with that number, one after another."""
+    cdef Py_ssize_t i, j
+    with nogil:
+        for i in range(rows.shape[0]):
+            for j in range(matrix.shape[1]):
+                matrix[rows[i], j] = <real>(<double>matrix[rows[i], j] + what[i, j])
+
+
 def fused_linear_loss(Source features not None, Source weights not None, cnp.ndarray bias,
                       LossProblem problem not None, cnp.ndarray row_losses, grads, double scale,
-                      int n_threads):
+                      margin, int n_threads):
     """Whether the kernels took the layer, whose labels have been checked.
 
-    grads are zeroed arrays to add the gradients to, those of the bias in float64, or None.
+    grads are zeroed arrays to add the gradients to, those of the bias in float64, or None, as each may
+    be. margin is a `_margins.Applied` or None.
     """
     cdef sf_layer layer
+    cdef sf_margin changed
     cdef sf_targets targets
     cdef Block block
     cdef int status
@@ -784,10 +801,18 @@ def fused_linear_loss(Source features not None, Source weights not None, cnp.nda
         targets.probabilities = matrix_input(problem.targets)
     layer.call.targets = &targets
     if grads is not None:
-        layer.d_features = contiguous_output(grads.features)
-        layer.d_weights = contiguous_output(grads.weights)
+        if grads.features is not None:
+            layer.d_features = contiguous_output(grads.features)
+        if grads.weights is not None:
+            layer.d_weights = contiguous_output(grads.weights)
         if grads.bias is not None:
             layer.d_bias = <double *>cnp.PyArray_DATA(grads.bias)
+    if margin is not None:
+        changed.feature_scale = doubles(margin.feature_scale)
+        changed.weight_scale = doubles(margin.weight_scale)
+        changed.label_logits = doubles(margin.label_logits)
+        changed.label_gradients = doubles(margin.label_gradients)
+        layer.margin = &changed
     if not sf_takes_layer(&layer):
         return False
     with nogil:

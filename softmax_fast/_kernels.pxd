@@ -144,11 +144,18 @@ cdef extern from "adapt.h" nogil:
     void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now) noexcept
 
 cdef extern from "linear.h" nogil:
+    ctypedef struct sf_margin:
+        const double *feature_scale
+        const double *weight_scale
+        const double *label_logits
+        double *label_gradients
+
     ctypedef struct sf_layer:
         sf_call call
         sf_input weights
         const void *bias
         Py_ssize_t n_features
+        const sf_margin *margin
         sf_output d_features
         sf_output d_weights
         double *d_bias

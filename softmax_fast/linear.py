@@ -11,6 +11,8 @@ import numpy as np
 
 from . import _arguments, _core, _layout, _threads
 from ._core import loss_problem
+from ._margins import Applied
+from .margins import AngularMargin, CosineMargin, LargeMargin
 
 BUFFER_BYTES = 32 << 20
 """Bytes of working memory of `linear_softmax_loss` and `linear_softmax_loss_and_grad`, about, where
@@ -32,10 +34,10 @@ _BIAS_ROWS = 32
 
 
 class LinearGrads(NamedTuple):
-    """Gradients of `linear_softmax_loss`, each of the shape of its argument."""
+    """Gradients of `linear_softmax_loss`, each of the shape of its argument, or None."""
 
-    features: np.ndarray
-    weights: np.ndarray
+    features: np.ndarray | None
+    weights: np.ndarray | None
     bias: np.ndarray | None
 
 
@@ -45,6 +47,7 @@ def linear_softmax_loss(
     targets,
     *,
     bias=None,
+    margin=None,
     temperature=1.0,
     weight=None,
     sample_weight=None,
@@ -68,6 +71,9 @@ def linear_softmax_loss(
         Class indices of an integer dtype, or class probabilities of a floating dtype.
     bias : array_like, shape (C,), optional
         Bias of the layer.
+    margin : LargeMargin, CosineMargin or AngularMargin, optional
+        What makes the label's logit harder to win with; for class indices, without a bias. The other
+        options are of the logits that result.
     temperature : float or array_like of shape (N,), optional
         T, finite and > 0, that the logits are divided by.
     weight : array_like, shape (C,), optional
@@ -130,11 +136,12 @@ def linear_softmax_loss(
     >>> bool(np.isclose(loss, softmax_loss(features @ weights.T, targets)))
     True
     """
-    layer, problem, checked, n_threads = _checked(
+    layer, problem, margin, checked, n_threads = _checked(
         features,
         weights,
         targets,
         bias,
+        margin,
         out,
         n_threads,
         temperature=temperature,
@@ -144,7 +151,7 @@ def linear_softmax_loss(
         label_smoothing=label_smoothing,
         reduction=reduction,
     )
-    loss = _Evaluation(layer, problem, checked, n_threads)
+    loss = _Evaluation(layer, problem, margin, checked, n_threads)
     loss.run()
     return loss.reduced(out)
 
@@ -155,6 +162,8 @@ def linear_softmax_loss_and_grad(
     targets,
     *,
     bias=None,
+    margin=None,
+    wrt=("features", "weights", "bias"),
     temperature=1.0,
     weight=None,
     sample_weight=None,
@@ -168,9 +177,12 @@ def linear_softmax_loss_and_grad(
 
     Parameters
     ----------
-    features, weights, targets, bias, temperature, weight, sample_weight, ignore_index, \
+    features, weights, targets, bias, margin, temperature, weight, sample_weight, ignore_index, \
     label_smoothing, out, n_threads
         As for `linear_softmax_loss`.
+    wrt : str or tuple of str, optional
+        Which gradients are wanted: "features", "weights", "bias". What is not costs nothing, as of a
+        layer whose weights are frozen.
     reduction : {"mean", "sum", "none"}, optional
         The gradients are scaled as the loss is: by the denominator of the mean, or by 1 for "sum"
         and "none".
@@ -181,9 +193,9 @@ def linear_softmax_loss_and_grad(
         As of `linear_softmax_loss`.
     grads : LinearGrads
         Named tuple ``(features, weights, bias)`` of new arrays of the shapes (N, D), (C, D), (C,),
-        float32 or float64 as the loss for "none"; ``bias`` is None without a bias. The gradient of
-        the features of a row that is ignored or of weight 0 is exactly 0, and the row counts for
-        nothing in the others even if it holds NaN.
+        float32 or float64 as the loss for "none"; None what is not wanted, and ``bias`` without a
+        bias. The gradient of the features of a row that is ignored or of weight 0 is exactly 0, and
+        the row counts for nothing in the others even if it holds NaN.
 
     Raises
     ------
@@ -224,11 +236,13 @@ def linear_softmax_loss_and_grad(
     >>> grads.bias is None
     True
     """
-    layer, problem, checked, n_threads = _checked(
+    wanted = _arguments.wanted(wrt)
+    layer, problem, margin, checked, n_threads = _checked(
         features,
         weights,
         targets,
         bias,
+        margin,
         out,
         n_threads,
         temperature=temperature,
@@ -238,23 +252,30 @@ def linear_softmax_loss_and_grad(
         label_smoothing=label_smoothing,
         reduction=reduction,
     )
+    like = {"features": layer.features.array, "weights": layer.weights.array, "bias": layer.bias}
     grads = LinearGrads(
-        np.zeros(layer.features.array.shape, layer.dtype),
-        np.zeros(layer.weights.array.shape, layer.dtype),
-        None if layer.bias is None else np.zeros(layer.bias.shape, np.float64),
+        **{
+            name: np.zeros(array.shape, np.float64 if name == "bias" else layer.dtype)
+            if name in wanted and array is not None
+            else None
+            for name, array in like.items()
+        }
     )
-    loss = _Evaluation(layer, problem, checked, n_threads, grads)
+    loss = _Evaluation(layer, problem, margin, checked, n_threads, grads)
     loss.run()
-    if layer.bias is not None:
+    if grads.bias is not None:
         with np.errstate(all="ignore"):
             grads = grads._replace(bias=grads.bias.astype(layer.dtype, copy=False))
     return loss.reduced(out), grads
 
 
-def _checked(features, weights, targets, bias, out, n_threads, **options):
+def _checked(features, weights, targets, bias, margin, out, n_threads, **options):
     layer = _arguments.layer(features, weights, bias)
     shape = layer.features.array.shape[0], layer.weights.array.shape[0]
     problem = loss_problem(targets, shape, 1, shape[1], **options)
+    kinds = LargeMargin, CosineMargin, AngularMargin
+    margin = _arguments.margin(margin, kinds, layer.bias, problem.has_labels)
+    margin = None if margin is None or margin._is_plain else Applied(margin, layer, problem)
     n_threads = _arguments.threads(n_threads)
     inputs = {
         "features": layer.features.array,
@@ -262,14 +283,15 @@ def _checked(features, weights, targets, bias, out, n_threads, **options):
         "bias": layer.bias,
     }
     checked = problem.output(out, layer.dtype, inputs)
-    return layer, problem, checked, n_threads
+    return layer, problem, margin, checked, n_threads
 
 
 class _Evaluation:
     """One evaluation of the loss, and of the gradients when ``grads`` holds their zeroed arrays."""
 
-    def __init__(self, layer, problem, checked, n_threads, grads=None):
-        self.layer, self.grads = layer, grads
+    def __init__(self, layer, problem, margin, checked, n_threads, grads=None):
+        self.layer, self.margin, self.grads = layer, margin, grads
+        self.feature_scale = self.weight_scale = None
         self.checked, self.n_threads = checked, n_threads
         self.n_rows, self.n_features = layer.features.array.shape
         self.n_classes = problem.n_classes
@@ -285,12 +307,19 @@ class _Evaluation:
         rows = self._rows_that_count()
         if self.row_losses is not None and len(rows) < self.n_rows:
             self.row_losses[...] = 0
-        if not len(rows) or self._is_fused():
+        if not len(rows):
             return
-        self._plan(copies_features=len(rows) < self.n_rows)
         with np.errstate(all="ignore"):
-            for start in range(0, len(rows), self.tile_rows):
-                self._tile(rows[start : start + self.tile_rows], first=start == 0)
+            if self.margin:
+                self.margin.prepare(rows)
+                self.feature_scale = self.margin.feature_scale
+                self.weight_scale = self.margin.weight_scale
+            if not self._is_fused():
+                self._plan(copies_features=len(rows) < self.n_rows)
+                for start in range(0, len(rows), self.tile_rows):
+                    self._tile(rows[start : start + self.tile_rows], first=start == 0)
+            if self.margin and self.grads:
+                self.margin.complete(self.grads)
 
     def _is_fused(self):
         """Work all out by the fused kernels, unless they leave such a layer to BLAS."""
@@ -305,6 +334,7 @@ class _Evaluation:
             self.row_losses,
             self.grads,
             self.scale,
+            self.margin,
             _threads.resolve(self.n_threads, products),
         )
 
@@ -333,13 +363,17 @@ class _Evaluation:
         budget = max(1, BUFFER_BYTES // self.layer.dtype.itemsize)
         row_share = max(1, budget // 4 // max(1, self.n_features))
         rows = min(self.n_rows, _TILE_ROWS)
-        if self.grads or copies_features or not _is_product_ready(self.layer.features):
+        if (
+            self.grads
+            or copies_features
+            or not _is_product_ready(self.layer.features, self.feature_scale)
+        ):
             rows = min(rows, row_share)
         logits_share = budget // 2
         fits = logits_share // self.n_classes
         if rows <= fits:
             classes = self.n_classes
-        elif fits >= _FEWEST_WHOLE_ROWS or not self.problem.has_labels:
+        elif fits >= _FEWEST_WHOLE_ROWS or self.margin or not self.problem.has_labels:
             rows, classes = max(1, fits), self.n_classes
         else:
             classes = max(1, logits_share // rows)
@@ -354,22 +388,27 @@ class _Evaluation:
         rows = numbers
         if isinstance(numbers, range):
             rows = slice(numbers.start, numbers.stop)
-        features = _product_ready(self.layer.features, rows)
+        features = _product_ready(self.layer.features, rows, self.feature_scale)
         problem = self.problem.of_rows(rows)
         losses = d_features = None
         if self.row_losses is not None:
             losses = np.empty(len(features), self.layer.dtype)
-        if self.grads:
+        if self.grads and self.grads.features is not None:
             d_features = np.empty(features.shape, self.layer.dtype)
-        work = self._whole_rows if self.tile_classes == self.n_classes else self._class_tiles
-        work(features, problem, losses, d_features, first)
+        if self.tile_classes == self.n_classes:
+            self._whole_rows(features, problem, losses, d_features, first, rows)
+        else:
+            self._class_tiles(features, problem, losses, d_features, first)
         if losses is not None:
             self.row_losses[rows] = losses
-        if self.grads:
+        if d_features is not None:
             self.grads.features[rows] = d_features
 
-    def _whole_rows(self, features, problem, losses, d_features, first):
+    def _whole_rows(self, features, problem, losses, d_features, first, rows):
         logits = self._logits(features, 0, self.n_classes)
+        if self.margin:
+            at_label = np.arange(len(logits)), problem.targets.codes
+            logits[at_label] = self.margin.label_logits[rows]
         x = _layout.Source(logits, self.kind)
         if self.grads:
             problem.evaluate(
@@ -381,6 +420,9 @@ class _Evaluation:
                 grad=logits,
                 scale=self.scale,
             )
+            if self.margin:
+                self.margin.label_gradients[rows] = logits[at_label]
+                logits[at_label] = 0
             self._add_gradients(d_features, logits, features, 0, first)
         else:
             problem.evaluate(_core.SOFTMAX_LOSS, x, 1, self.threads, row_losses=losses)
@@ -483,18 +525,22 @@ class _Evaluation:
         stop = min(stop, self.n_classes)
         shape = len(features), stop - start
         logits = self.logits_buffer[: math.prod(shape)].reshape(shape)
-        return _product(self.layer, features, start, stop, self.weight_step, logits)
+        return _product(
+            self.layer, features, start, stop, self.weight_step, logits, self.weight_scale
+        )
 
     def _add_gradients(self, d_features, grad, features, start, first):
         """Add what the classes of one tile of logit gradients contribute to the three gradients."""
         stop = start + grad.shape[1]
-        for low, high, weights in _weight_tiles(self.layer.weights, start, stop, self.weight_step):
+        tiles = _weight_tiles(self.layer.weights, start, stop, self.weight_step, self.weight_scale)
+        for low, high, weights in tiles if d_features is not None else ():
             part = grad[:, low - start : high - start]
             if low == 0:
                 np.matmul(part, weights, out=d_features)
             else:
                 d_features += np.matmul(part, weights, out=self._scratch(d_features.shape))
-        for low in range(start, stop, self.weight_step):
+        steps = range(start, stop, self.weight_step)
+        for low in steps if self.grads.weights is not None else ():
             part = grad[:, low - start : low - start + self.weight_step]
             d_weights = self.grads.weights[low : low + part.shape[1]]
             if first:
@@ -567,32 +613,38 @@ def _quotient(x, m, temperature):
     return np.where(overflows, halves, difference / temperature)
 
 
-def _is_product_ready(source):
+def _is_product_ready(source, scale=None):
     """Whether BLAS takes the matrix as it is: of full width, with contiguous rows or columns."""
-    if source.is_half:
+    if source.is_half or scale is not None:
         return False
     (n, m), (row, column) = source.array.shape, source.array.strides
     size = source.array.itemsize
     return (column == size and row >= m * size) or (row == size and column >= n * size)
 
 
-def _product_ready(source, rows=slice(None)):
-    """Some rows of a matrix as BLAS takes them."""
+def _product_ready(source, rows=slice(None), scale=None):
+    """Some rows of a matrix as BLAS takes them, each times its ``scale`` unless that is None."""
     part = source._replace(array=source.array[rows])
+    if scale is not None:
+        scaled = part.widened(np.dtype(np.float64)) * scale[rows, None]
+        return scaled.astype(source.result_dtype, copy=False)
     return part.array if _is_product_ready(source) else part.widened(source.result_dtype)
 
 
-def _weight_tiles(weights, start, stop, step):
+def _weight_tiles(weights, start, stop, step, scale=None):
     """Weights of the classes as BLAS takes them: one view, or copies of ``step`` classes each."""
-    step = stop - start if _is_product_ready(weights) else step
+    step = stop - start if _is_product_ready(weights, scale) else step
     for first in range(start, stop, step):
         last = min(first + step, stop)
-        yield first, last, _product_ready(weights, slice(first, last))
+        yield first, last, _product_ready(weights, slice(first, last), scale)
 
 
-def _product(layer, features, start, stop, step, out):
-    """features @ weights[start:stop].T + bias[start:stop] by BLAS, which takes these features."""
-    for first, last, weights in _weight_tiles(layer.weights, start, stop, step):
+def _product(layer, features, start, stop, step, out, scale=None):
+    """features @ weights[start:stop].T + bias[start:stop] by BLAS, which takes these features.
+
+    Weights are multiplied by a ``scale`` a class unless that is None.
+    """
+    for first, last, weights in _weight_tiles(layer.weights, start, stop, step, scale):
         part = out[:, first - start : last - start]
         np.matmul(features, weights.T, out=part)
         if layer.bias is not None:

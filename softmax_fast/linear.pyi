@@ -1,15 +1,19 @@
-from typing import Any, Literal, NamedTuple, SupportsIndex, overload
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .functional import _Array, _Input
+from .margins import AngularMargin, CosineMargin, LargeMargin
+
+_Gradient: TypeAlias = Literal["features", "weights", "bias"]
 
 BUFFER_BYTES: int
 
 class LinearGrads(NamedTuple):
-    features: NDArray[Any]
-    weights: NDArray[Any]
+    features: NDArray[Any] | None
+    weights: NDArray[Any] | None
     bias: NDArray[Any] | None
 
 @overload
@@ -19,6 +23,7 @@ def linear_softmax_loss(
     targets: _Input,
     *,
     bias: _Input | None = None,
+    margin: LargeMargin | CosineMargin | AngularMargin | None = None,
     temperature: _Input = 1.0,
     weight: _Input | None = None,
     sample_weight: _Input | None = None,
@@ -35,6 +40,7 @@ def linear_softmax_loss(
     targets: _Input,
     *,
     bias: _Input | None = None,
+    margin: LargeMargin | CosineMargin | AngularMargin | None = None,
     temperature: _Input = 1.0,
     weight: _Input | None = None,
     sample_weight: _Input | None = None,
@@ -51,6 +57,7 @@ def linear_softmax_loss(
     targets: _Input,
     *,
     bias: _Input | None = None,
+    margin: LargeMargin | CosineMargin | AngularMargin | None = None,
     temperature: _Input = 1.0,
     weight: _Input | None = None,
     sample_weight: _Input | None = None,
@@ -67,6 +74,8 @@ def linear_softmax_loss_and_grad(
     targets: _Input,
     *,
     bias: _Input | None = None,
+    margin: LargeMargin | CosineMargin | AngularMargin | None = None,
+    wrt: _Gradient | Iterable[_Gradient] = ("features", "weights", "bias"),
     temperature: _Input = 1.0,
     weight: _Input | None = None,
     sample_weight: _Input | None = None,
@@ -83,6 +92,8 @@ def linear_softmax_loss_and_grad(
     targets: _Input,
     *,
     bias: _Input | None = None,
+    margin: LargeMargin | CosineMargin | AngularMargin | None = None,
+    wrt: _Gradient | Iterable[_Gradient] = ("features", "weights", "bias"),
     temperature: _Input = 1.0,
     weight: _Input | None = None,
     sample_weight: _Input | None = None,
@@ -99,6 +110,8 @@ def linear_softmax_loss_and_grad(
     targets: _Input,
     *,
     bias: _Input | None = None,
+    margin: LargeMargin | CosineMargin | AngularMargin | None = None,
+    wrt: _Gradient | Iterable[_Gradient] = ("features", "weights", "bias"),
     temperature: _Input = 1.0,
     weight: _Input | None = None,
     sample_weight: _Input | None = None,

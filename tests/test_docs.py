@@ -37,6 +37,7 @@ PUBLIC_MODULES = [
     "losses",
     "divergence",
     "linear",
+    "margins",
     "evaluation",
     "calibration",
     "linear_evaluation",
@@ -84,8 +85,11 @@ def test_the_public_names_are_those_of_the_contract():
         "show_config",
     }
     assert set(sf.__all__) - set(PUBLIC) == {
+        "AngularMargin",
+        "CosineMargin",
         "Evaluation",
         "Evaluator",
+        "LargeMargin",
         "LinearGrads",
         "Reliability",
         "RowStatistics",

@@ -6,12 +6,22 @@
 
 #include "kernels.h"
 
+/* What a margin changes.  Features and weights are multiplied by a number a row and one a class, unless
+ * NULL, as they are loaded; the label's logit is the one given.  Its gradient goes to label_gradients
+ * instead of into those of features and weights. */
+typedef struct {
+    const double *feature_scale, *weight_scale;
+    const double *label_logits; /* one a row */
+    double *label_gradients;    /* one a row; of rows that do not count they are left alone */
+} sf_margin;
+
 /* The call's x are the features, of which each row has n_features; all else is of the logits. */
 typedef struct {
     sf_call call;
     sf_input weights;     /* a row for each class */
     const void *bias;     /* one a class, in the type of the kernels, or NULL */
     ptrdiff_t n_features;
+    const sf_margin *margin; /* or NULL; of layers with labels */
     /* What the gradients are added to, in the type of the kernels (the bias's in double), or NULL where
      * one is not wanted. */
     sf_output d_features; /* rows that do not count are left alone */

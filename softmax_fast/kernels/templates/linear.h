@@ -110,27 +110,45 @@ SF_INLINE real *panel_at(const sf_slab *s, ptrdiff_t panel)
     return (real *)s->features + panel * PANEL * s->layer->n_features;
 }
 
+/* n entries from the element offset on, multiplied by *scale unless that is NULL. */
+static SF_NOINLINE void load_entries(const sf_input *in, ptrdiff_t offset, ptrdiff_t n, const double *scale,
+                                     real *home)
+{
+    const real *x = fetch(in, offset, n, home);
+    if (scale) {
+        const double factor = *scale;
+        for (ptrdiff_t i = 0; i < n; i++)
+            home[i] = (real)(x[i] * factor);
+    } else if (x != home) {
+        memcpy(home, x, (size_t)(n * REAL_BYTES));
+    }
+}
+
+/* Features [from, from + n) of a row of the slab. */
+SF_INLINE void load_row_features(const sf_slab *s, ptrdiff_t i, ptrdiff_t from, ptrdiff_t n, real *home)
+{
+    const sf_input *in = &s->layer->call.x;
+    const sf_margin *margin = s->layer->margin;
+    const ptrdiff_t row = s->rows[i];
+    load_entries(in, row * in->row_stride + from * in->class_stride, n,
+                 margin && margin->feature_scale ? margin->feature_scale + row : NULL, home);
+}
+
 /* Transposes the rows of a panel; lanes without a row are 0. */
 static void load_features(const sf_slab *s, ptrdiff_t panel)
 {
     enum { PIECE = 128 };
     SF_ALIGNED(64) real buffer[PANEL * PIECE];
-    const sf_input *in = &s->layer->call.x;
     const ptrdiff_t n = s->layer->n_features, first = panel * PANEL;
     const ptrdiff_t count = SF_MIN(PANEL, s->n_rows - first);
-    const ptrdiff_t *rows = s->rows + first;
     real *home = panel_at(s, panel);
     for (ptrdiff_t d = 0; d < n; d += PIECE) {
         const ptrdiff_t some = SF_MIN(PIECE, n - d);
         for (ptrdiff_t i = 0; i < PANEL; i++) {
-            real *row = buffer + i * PIECE;
-            if (i >= count) {
-                memset(row, 0, (size_t)(some * REAL_BYTES));
-                continue;
-            }
-            const real *x = fetch(in, rows[i] * in->row_stride + d * in->class_stride, some, row);
-            if (x != row)
-                memcpy(row, x, (size_t)(some * REAL_BYTES));
+            if (i < count)
+                load_row_features(s, first + i, d, some, buffer + i * PIECE);
+            else
+                memset(buffer + i * PIECE, 0, (size_t)(some * REAL_BYTES));
         }
         ptrdiff_t c = 0;
         for (; c + COLUMNS <= some; c += COLUMNS)
@@ -152,6 +170,7 @@ static SF_NOINLINE void load_weights(const sf_layer *layer, ptrdiff_t begin, ptr
                                      ptrdiff_t pack, real *out)
 {
     const sf_input *in = &layer->weights;
+    const double *scale = layer->margin ? layer->margin->weight_scale : NULL;
     const ptrdiff_t whole = (n + GROUP - 1) / GROUP * GROUP;
     for (ptrdiff_t c = 0; c < whole; c++)
         for (ptrdiff_t k = pack * PACK; k < SF_MIN(d.n, (pack + 1) * PACK); k++) {
@@ -161,9 +180,8 @@ static SF_NOINLINE void load_weights(const sf_layer *layer, ptrdiff_t begin, ptr
                 memset(row, 0, (size_t)(some * REAL_BYTES));
                 continue;
             }
-            const real *w = fetch(in, (begin + c) * in->row_stride + from * in->class_stride, some, row);
-            if (w != row)
-                memcpy(row, w, (size_t)(some * REAL_BYTES));
+            load_entries(in, (begin + c) * in->row_stride + from * in->class_stride, some,
+                         scale ? scale + begin + c : NULL, row);
             memset(row + some, 0, (size_t)((DEPTH_STEP - some) * REAL_BYTES));
         }
 }
@@ -321,6 +339,14 @@ static SF_NOINLINE void sum_panel(panel_tile *tile, ptrdiff_t n, const real *m, 
     }
 }
 
+/* Where the label of a row of the slab is among classes [begin, begin + n), or a number below 0. */
+SF_INLINE ptrdiff_t label_among(const sf_slab *s, ptrdiff_t i, ptrdiff_t begin, ptrdiff_t n)
+{
+    const sf_targets *targets = s->layer->call.targets;
+    const ptrdiff_t y = sf_has_labels(targets) ? (ptrdiff_t)sf_label(targets, s->rows[i]) - begin : -1;
+    return y < n ? y : -1;
+}
+
 SF_INLINE int any_nan(const real *x, ptrdiff_t n, ptrdiff_t step)
 {
     for (ptrdiff_t i = 0; i < n; i++)
@@ -341,6 +367,16 @@ static SF_NOINLINE void reduce_logits(const sf_slab *s, panel_tile *tile, ptrdif
     SF_ALIGNED(64) real ties[PANEL];
     SF_ALIGNED(64) double sum[PANEL];
     double row_max[PANEL], product[PANEL], share[PANEL];
+    ptrdiff_t label[PANEL];
+    for (ptrdiff_t i = 0; i < count; i++) {
+        label[i] = label_among(s, first + i, begin, n);
+        if (label[i] < 0)
+            continue;
+        real *x = tile->x + label[i] * PANEL + i;
+        if (s->layer->margin)
+            *x = (real)s->layer->margin->label_logits[s->rows[first + i]];
+        sums.label_logit[i] = *x;
+    }
     vec low = vset1((real)-INFINITY), high = low;
     for (ptrdiff_t c = 0; c < n; c++) {
         low = vmax(vload(tile->x + c * PANEL), low);
@@ -354,9 +390,6 @@ static SF_NOINLINE void reduce_logits(const sf_slab *s, panel_tile *tile, ptrdif
         row_max[i] = m[i];
         sum[i] = isfinite(m[i]) ? unbiased(sum[i]) + ((double)ties[i] - 1.0)
                : any_nan(tile->x + i, n, PANEL) ? NAN : m[i] > 0 ? 0.0 : -1.0;
-        const ptrdiff_t y = sf_has_labels(targets) ? (ptrdiff_t)sf_label(targets, s->rows[first + i]) - begin : -1;
-        if (y >= 0 && y < n)
-            sums.label_logit[i] = tile->x[y * PANEL + i];
     }
     if (sums.product) {
         load_weighted_targets(s, first, count, begin, n, a);
@@ -506,12 +539,8 @@ static SF_NOINLINE void multiply_four(const real *x, const real *w, ptrdiff_t st
 /* Copies the row; panel is its number. */
 static void load_row(const sf_slab *s, ptrdiff_t i)
 {
-    const sf_input *in = &s->layer->call.x;
     const ptrdiff_t n = s->layer->n_features;
-    real *home = (real *)s->features + i * n;
-    const real *x = fetch(in, s->rows[i] * in->row_stride, n, home);
-    if (x != home)
-        memcpy(home, x, (size_t)(n * REAL_BYTES));
+    load_row_features(s, i, 0, n, (real *)s->features + i * n);
 }
 
 static void reduce_chunk_of_few(const sf_slab *s, ptrdiff_t chunk, void *scratch)
@@ -542,9 +571,7 @@ static void reduce_chunk_of_few(const sf_slab *s, ptrdiff_t chunk, void *scratch
                 for (ptrdiff_t j = 0; j < FEW; j++) { /* of too few, the last again */
                     real *row = widened + j * d;
                     const ptrdiff_t class_ = begin + c + SF_MIN(j, some - 1);
-                    const real *from = fetch(in, class_ * in->row_stride, d, row);
-                    if (from != row)
-                        memcpy(row, from, (size_t)(d * REAL_BYTES));
+                    load_entries(in, class_ * in->row_stride, d, NULL, row);
                 }
             }
             for (ptrdiff_t i = 0; i < s->n_rows; i++)
@@ -559,8 +586,8 @@ static void reduce_chunk_of_few(const sf_slab *s, ptrdiff_t chunk, void *scratch
             const real *x = logits + i * CLASSES;
             const sf_temperature t = row_temperature(call, row);
             summarize_block(x, n, &t, none, &m[i], &rest[i]);
-            const ptrdiff_t y = sf_has_labels(targets) ? (ptrdiff_t)sf_label(targets, row) - begin : -1;
-            if (y >= 0 && y < n)
+            const ptrdiff_t y = label_among(s, i, begin, n);
+            if (y >= 0)
                 sums.label_logit[i] = x[y];
             if (sums.product) {
                 real a[CLASSES];
@@ -655,17 +682,13 @@ static size_t d_features_bytes(const sf_layer *layer)
 /* The rows of a panel as they are, cut into panels of features; what is missing is 0. */
 static void load_columns(const sf_slab *s, ptrdiff_t panel)
 {
-    const sf_input *in = &s->layer->call.x;
     const ptrdiff_t n = s->layer->n_features;
     for (ptrdiff_t i = panel * PANEL; i < (panel + 1) * PANEL; i++)
         for (ptrdiff_t d = 0; d < n; d += PANEL) {
             real *home = (real *)s->columns + d * s->room + i * PANEL;
             const ptrdiff_t some = i < s->n_rows ? SF_MIN(PANEL, n - d) : 0;
-            if (some) {
-                const real *x = fetch(in, s->rows[i] * in->row_stride + d * in->class_stride, some, home);
-                if (x != home)
-                    memcpy(home, x, (size_t)(some * REAL_BYTES));
-            }
+            if (some)
+                load_row_features(s, i, d, some, home);
             memset(home + some, 0, (size_t)((PANEL - some) * REAL_BYTES));
         }
 }
@@ -727,6 +750,8 @@ static void prepare_gradients(const sf_slab *s, ptrdiff_t first, ptrdiff_t count
         s->gradients.scale[first + i] = scale;
         s->gradients.share[first + i] = share;
         s->gradients.at_label[first + i] = at_label;
+        if (s->layer->margin)
+            s->layer->margin->label_gradients[row] = at_label;
     }
 }
 
@@ -793,9 +818,9 @@ static void differentiate_block(const sf_slab *s, ptrdiff_t block, ptrdiff_t pan
         }
     }
     for (ptrdiff_t i = 0; same && i < count; i++) {
-        const ptrdiff_t y = (ptrdiff_t)sf_label(targets, s->rows[first + i]) - begin;
-        if (y >= 0 && y < n)
-            tile->x[y * PANEL + i] = (real)s->gradients.at_label[first + i];
+        const ptrdiff_t y = label_among(s, first + i, begin, n);
+        if (y >= 0)
+            tile->x[y * PANEL + i] = s->layer->margin ? 0 : (real)s->gradients.at_label[first + i];
     }
     for (ptrdiff_t c = 0; count < PANEL && c < n; c++)
         memset(tile->x + c * PANEL + count, 0, (size_t)((PANEL - count) * REAL_BYTES));
