@@ -13,7 +13,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t
-from libc.string cimport memcpy
+from libc.string cimport memset
 
 from softmax_fast cimport _arguments as arguments
 from softmax_fast cimport _layout as layout
@@ -313,251 +313,8 @@ cpdef add_target_weights(cnp.ndarray labels, Py_ssize_t n_rows, Py_ssize_t n_cla
 
 # ---- evaluations ----------------------------------------------------------------------------------------
 
-cdef inline void put(double *hi, double *lo, double x) noexcept nogil:
-    """Knuth's two-sum."""
-    cdef double total = hi[0] + x
-    cdef double part = total - hi[0]
-    lo[0] += (hi[0] - (total - part)) + (x - part)
-    hi[0] = total
-
-
-cdef inline double rounding(double a, double b, double p) noexcept nogil:
-    """What p = a b has lost, by Veltkamp's splitting and Dekker's product; 0 beyond the range."""
-    cdef double c = a * 134217729.0, d = b * 134217729.0
-    cdef double a_hi = c - (c - a), b_hi = d - (d - b)
-    cdef double a_lo = a - a_hi, b_lo = b - b_hi
-    cdef double error = ((a_hi * b_hi - p) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo
-    return error if error - error == 0 else 0.0
-
-
-cdef inline void put_moments(double *hi, double *lo, double x, double v, double vv) noexcept nogil:
-    """Add v x, vv x and vv x²; the last two as if products were not rounded.
-
-    The variance is what remains of them, where all x are nearly equal, after much cancellation.
-    """
-    cdef double once = vv * x
-    cdef double lost = rounding(vv, x, once)
-    cdef double twice = once * x
-    put(hi, lo, v * x)
-    put(hi + 1, lo + 1, once)
-    lo[1] += lost
-    put(hi + 2, lo + 2, twice)
-    lo[2] += rounding(once, x, twice) + lost * x
-
-
-cdef inline void put_sum(double *hi, double *lo, const double *part) noexcept nogil:
-    """Add a sum and what it has lost."""
-    put(hi, lo, part[0])
-    lo[0] += part[1]
-
-
-cdef struct rows_to_add:
-    Py_ssize_t n
-    const double *confidence
-    const double *entropy
-    const double *loss
-    const double *brier
-    const double *slope
-    const double *curvature
-    const int64_t *prediction
-    const int64_t *rank
-    const double *weights  # NULL: 1 each
-
-
-cdef inline bint is_good(const rows_to_add *rows, Py_ssize_t i) noexcept nogil:
-    """A row that counts and has probabilities."""
-    return rows.rank[i] >= 0 and rows.prediction[i] >= 0 and (
-        rows.weights is NULL or rows.weights[i] > 0)
-
-
-cdef enum:
-    SUMMED_ROWS = 512  # whose columns fit a level-1 cache
-
-
-cdef bint add_plain_rows(const rows_to_add *rows, const sf_kernels *kernels, const int64_t *top_k,
-                         Py_ssize_t n_top, int64_t *counts, double *hi, double *lo) noexcept nogil:
-    """`add_to_sums` of at most `SUMMED_ROWS` rows of weight 1 that all count and have a finite loss;
-    of others nothing, and False.
-    """
-    cdef Py_ssize_t i, j, n = rows.n, hits = 0, tops
-    cdef int64_t special = 0
-    cdef sf_sum sums[2]
-    cdef double[SUMMED_ROWS] reciprocal
-    for i in range(n):
-        special |= rows.rank[i] | rows.prediction[i] | -(rows.loss[i] - rows.loss[i] != 0)
-    if special < 0:
-        return False
-    for i in range(n):
-        reciprocal[i] = 1.0 / (<double>rows.rank[i] + 1.0)
-        hits += rows.rank[i] == 0
-    counts[0] += n
-    counts[4] += hits
-    for j in range(2):
-        put(hi + j, lo + j, <double>n)
-        put(hi + 10 + j, lo + 10 + j, <double>hits)
-    kernels.sums_of_array(rows.loss, n, sums, sums + 1)
-    for j in range(3):
-        put_sum(hi + 4 + j, lo + 4 + j, &sums[j == 2].sum)
-    kernels.sums_of_array(rows.brier, n, sums, sums + 1)
-    for j in range(3):
-        put_sum(hi + 7 + j, lo + 7 + j, &sums[j == 2].sum)
-    put_column(kernels, reciprocal, n, hi + 12, lo + 12)
-    put_column(kernels, rows.entropy, n, hi + 13, lo + 13)
-    put_column(kernels, rows.confidence, n, hi + 14, lo + 14)
-    put_column(kernels, rows.slope, n, hi + 15, lo + 15)
-    put_column(kernels, rows.curvature, n, hi + 16, lo + 16)
-    for j in range(n_top):
-        tops = hits
-        if top_k[j] != 1:
-            tops = 0
-            for i in range(n):
-                tops += rows.rank[i] < top_k[j]
-        counts[5 + j] += tops
-        put(hi + 17 + j, lo + 17 + j, <double>tops)
-    return True
-
-
-cdef inline void put_column(const sf_kernels *kernels, const double *x, Py_ssize_t n, double *hi,
-                            double *lo) noexcept nogil:
-    cdef sf_sum total
-    kernels.sums_of_array(x, n, &total, NULL)
-    put_sum(hi, lo, &total.sum)
-
-
-cdef rows_to_add some_rows(const rows_to_add *rows, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
-    cdef rows_to_add some = rows[0]
-    some.n = n
-    some.confidence += first
-    some.entropy += first
-    some.loss += first
-    some.brier += first
-    some.slope += first
-    some.curvature += first
-    some.prediction += first
-    some.rank += first
-    if some.weights is not NULL:
-        some.weights += first
-    return some
-
-
-cdef void add_all_to_sums(const rows_to_add *rows, const sf_kernels *kernels, const int64_t *top_k,
-                          Py_ssize_t n_top, int64_t *counts, double *hi, double *lo,
-                          Py_ssize_t *first) noexcept nogil:
-    """`add_to_sums`, some rows at a time."""
-    cdef Py_ssize_t start = 0, j
-    cdef Py_ssize_t found[2]
-    cdef rows_to_add some
-    while start < rows.n:
-        some = some_rows(rows, start, min(<Py_ssize_t>SUMMED_ROWS, rows.n - start))
-        if rows.weights is not NULL or not add_plain_rows(&some, kernels, top_k, n_top, counts, hi, lo):
-            found[0] = found[1] = -1
-            add_to_sums(&some, top_k, n_top, counts, hi, lo, found)
-            for j in range(2):
-                if first[j] < 0 and found[j] >= 0:
-                    first[j] = start + found[j]
-        start += some.n
-
-
-cdef void add_to_sums(const rows_to_add *rows, const int64_t *top_k, Py_ssize_t n_top, int64_t *counts,
-                      double *hi, double *lo, Py_ssize_t *first) noexcept nogil:
-    """In the order of `_evaluation_state.SUMS` and `COUNTS`.  first: the first row without
-    probabilities and the first of infinite loss.
-    """
-    cdef Py_ssize_t i, j
-    cdef double v = 1.0, vv = 1.0
-    cdef bint weighted = rows.weights is not NULL
-    # Without weights "v x" and "vv x" are one, and Σ v are counts.
-    cdef double loss[4]
-    cdef double brier[4]
-    cdef int64_t good = counts[0], hits = counts[4]
-    cdef int64_t *in_top = counts + 5
-    for j in range(4):
-        loss[j] = brier[j] = 0.0
-    for i in range(rows.n):
-        if weighted:
-            v = rows.weights[i]
-            vv = v * v
-        if rows.rank[i] < 0 or not v > 0:
-            counts[1] += 1
-            continue
-        if rows.prediction[i] < 0:
-            counts[2] += 1
-            put(hi + 2, lo + 2, v)
-            put(hi + 3, lo + 3, vv)
-            if first[0] < 0:
-                first[0] = i
-            continue
-        counts[0] += 1
-        if rows.loss[i] - rows.loss[i] == 0:
-            if weighted:
-                put_moments(hi + 4, lo + 4, rows.loss[i], v, vv)
-            else:
-                put_square(loss, rows.loss[i])
-            put(hi + 15, lo + 15, v * rows.slope[i])
-            put(hi + 16, lo + 16, v * rows.curvature[i])
-        else:
-            counts[3] += 1
-            if first[1] < 0:
-                first[1] = i
-        if weighted:
-            put(hi, lo, v)
-            put(hi + 1, lo + 1, vv)
-            put_moments(hi + 7, lo + 7, rows.brier[i], v, vv)
-            if rows.rank[i] == 0:
-                put(hi + 10, lo + 10, v)
-                put(hi + 11, lo + 11, vv)
-        else:
-            put_square(brier, rows.brier[i])
-        counts[4] += rows.rank[i] == 0
-        put(hi + 12, lo + 12, v / (rows.rank[i] + 1.0))
-        put(hi + 13, lo + 13, v * rows.entropy[i])
-        put(hi + 14, lo + 14, v * rows.confidence[i])
-        for j in range(n_top):
-            if rows.rank[i] < top_k[j]:
-                in_top[j] += 1
-                put(hi + 17 + j, lo + 17 + j, v)
-    if not weighted:
-        for j in range(2):
-            put(hi + j, lo + j, <double>(counts[0] - good))
-            put(hi + 10 + j, lo + 10 + j, <double>(counts[4] - hits))
-            put_sum(hi + 4 + j, lo + 4 + j, loss)
-            put_sum(hi + 7 + j, lo + 7 + j, brier)
-        put_sum(hi + 6, lo + 6, loss + 2)
-        put_sum(hi + 9, lo + 9, brier + 2)
-
-
-cdef inline void put_square(double *sums, double x) noexcept nogil:
-    """Add x and x², the latter as if it were not rounded, to two sums with what they have lost."""
-    cdef double square = x * x
-    put(sums, sums + 1, x)
-    put(sums + 2, sums + 3, square)
-    sums[3] += rounding(x, x, square)
-
-
-cdef inline void put_in_bin(const rows_to_add *rows, Py_ssize_t i, Py_ssize_t at, Py_ssize_t n,
-                            double *hi, double *lo, int64_t *counts, bint spread) noexcept nogil:
-    """In the order of `_evaluation_state.OF_BINS`, the last where spread is set.  Sums of weights of 1
-    are exact.
-    """
-    cdef double c = rows.confidence[i], v, vv
-    counts[at] += 1
-    if rows.weights is NULL:
-        hi[at] += 1.0
-        hi[n + at] += 1.0
-        put(hi + 2 * n + at, lo + 2 * n + at, c)
-        hi[3 * n + at] += rows.rank[i] == 0
-        if spread:
-            put(hi + 4 * n + at, lo + 4 * n + at, c * (1.0 - c))
-        return
-    v = rows.weights[i]
-    vv = v * v
-    put(hi + at, lo + at, v)
-    put(hi + n + at, lo + n + at, vv)
-    put(hi + 2 * n + at, lo + 2 * n + at, v * c)
-    if rows.rank[i] == 0:
-        put(hi + 3 * n + at, lo + 3 * n + at, v)
-    if spread:
-        put(hi + 4 * n + at, lo + 4 * n + at, vv * (c * (1.0 - c)))
+cell_bits = (SF_CELL_SHIFT, SF_CELLS_LOWEST, SF_CELLS_NEAREST, SF_CELLS_HALF)
+most_summed_rows = SF_MOST_SUMMED
 
 
 def bins_of(const double[::1] confidence, const double[::1] edges):
@@ -565,146 +322,106 @@ def bins_of(const double[::1] confidence, const double[::1] edges):
     cdef Py_ssize_t i
     cdef int64_t[::1] result = np.empty(confidence.shape[0], np.int64)
     for i in range(confidence.shape[0]):
-        result[i] = bin_of(confidence[i], &edges[0], edges.shape[0] - 1)
+        result[i] = sf_bin_of(confidence[i], &edges[0], edges.shape[0] - 1)
     return np.asarray(result)
-
-
-cdef inline Py_ssize_t bin_of(double c, const double *edges, Py_ssize_t n_bins) noexcept nogil:
-    cdef Py_ssize_t at
-    if not c > 0:
-        return 0
-    at = min(<Py_ssize_t>(c * n_bins), n_bins - 1)
-    if c <= edges[at]:
-        return max(at - 1, 0)
-    return min(at + 1, n_bins - 1) if c > edges[at + 1] else at
-
-
-# Cells are 32 to the octave of the confidence below 1/2, down to 2^-32, and of 1 - confidence above,
-# down to 2^-53; the last holds confidence 1.  They are (lo, hi], in ascending order of confidence.
-cdef enum:
-    CELL_SHIFT = 52 - 5
-    CELLS_LOWEST = (1023 - 32) << 5   # the first bits of 2^-32, ...
-    CELLS_NEAREST = (1023 - 53) << 5  # ... of 2^-53, ...
-    CELLS_HALF = (1023 - 1) << 5      # ... and of 1/2
-    CELLS = 2 * CELLS_HALF - CELLS_LOWEST - CELLS_NEAREST + 1
-
-cell_bits = (CELL_SHIFT, CELLS_LOWEST, CELLS_NEAREST, CELLS_HALF)
-
-
-cdef inline Py_ssize_t cell_of(double c) noexcept nogil:
-    cdef double doubt = 1.0 - c  # exact above 1/2
-    cdef int64_t bits
-    if c <= 0.5:
-        memcpy(&bits, &c, sizeof(bits))
-        bits = ((bits - 1) >> CELL_SHIFT) - CELLS_LOWEST
-        return <Py_ssize_t>min(max(bits, 0), CELLS_HALF - CELLS_LOWEST - 1)
-    memcpy(&bits, &doubt, sizeof(bits))
-    bits = max((bits >> CELL_SHIFT) - CELLS_NEAREST, -1)
-    return <Py_ssize_t>max(CELLS - 2 - bits, CELLS_HALF - CELLS_LOWEST)
-
-
-cdef void add_to_bins(const rows_to_add *rows, const double *edges, Py_ssize_t n_bins, double *hi,
-                      double *lo, int64_t *counts) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(rows.n):
-        if is_good(rows, i):
-            put_in_bin(rows, i, bin_of(rows.confidence[i], edges, n_bins), n_bins, hi, lo, counts, True)
-
-
-cdef void add_to_cells(const rows_to_add *rows, Py_ssize_t n_cells, double *hi, double *lo,
-                       int64_t *counts) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(rows.n):
-        if is_good(rows, i):
-            put_in_bin(rows, i, cell_of(rows.confidence[i]), n_cells, hi, lo, counts, False)
 
 
 def cells_of(const double[::1] confidence):
     """The cell of each confidence, in [0, 1]."""
     cdef Py_ssize_t i
+    cdef int64_t units
     cdef int64_t[::1] result = np.empty(confidence.shape[0], np.int64)
     for i in range(confidence.shape[0]):
-        result[i] = cell_of(confidence[i])
+        result[i] = sf_cell_of(confidence[i], &units)
     return np.asarray(result)
 
 
-cdef struct rows_and_sums:
-    rows_to_add rows
-    const sf_kernels *kernels
-    const int64_t *top_k
-    Py_ssize_t n_top
-    const double *edges
-    Py_ssize_t n_bins
-    Py_ssize_t n_cells
-    double *sums[2]  # with what they have lost
-    double *bin_sums[2]
-    double *cell_sums[2]
-    int64_t *counts
-    int64_t *bin_counts
-    int64_t *cell_counts
-    Py_ssize_t first[2]
+cdef inline void begin_statistics(sf_call *call, Block block, sf_targets *targets, sf_columns *columns,
+                                  int64_t[:, ::1] places, int n_threads) noexcept:
+    """Begins a call that keeps rank and prediction, where there are places for them."""
+    begin(call, block, n_threads)
+    call.targets = targets
+    call.columns = columns
+    memset(columns, 0, sizeof(sf_columns))
+    if places is not None:
+        columns.rank = &places[0, 0]
+        columns.prediction = &places[1, 0]
 
 
-cdef void add_piece(void *context, Py_ssize_t piece, int worker) noexcept nogil:
-    """To sums, cells or bins, whose orders do not depend on each other."""
-    cdef rows_and_sums *to = <rows_and_sums *>context
-    if piece == 0:
-        add_all_to_sums(&to.rows, to.kernels, to.top_k, to.n_top, to.counts, to.sums[0], to.sums[1],
-                        to.first)
-    elif piece == 1:
-        add_to_cells(&to.rows, to.n_cells, to.cell_sums[0], to.cell_sums[1], to.cell_counts)
-    else:
-        add_to_bins(&to.rows, to.edges, to.n_bins, to.bin_sums[0], to.bin_sums[1], to.bin_counts)
-
-
-def add_rows(columns, const double[::1] weights, const int64_t[::1] top_k, const double[::1] edges,
-             int64_t[::1] counts, double[:, ::1] sums,
-             double[:, :, ::1] bin_sums, int64_t[::1] bin_counts,
-             double[:, :, ::1] cell_sums, int64_t[::1] cell_counts, int n_threads):
-    """Add the rows of `_row_statistics.Columns` to what `_evaluation_state.State` keeps.
+def add_to_evaluation(state, Block block not None, Options options not None, const double[::1] weights,
+                      const int64_t[::1] top_k, int64_t[:, ::1] places, double[::1] confidence,
+                      int n_threads):
+    """Add rows to an `_evaluation_state.State`, which has bins and cells for those with weights and slots
+    for those without; the former need places, of rank and prediction, and confidence.
 
     Returns the first row without probabilities and the first of infinite loss, or -1.
     """
-    cdef const double[::1] confidence = columns.confidence, entropy = columns.entropy
-    cdef const double[::1] loss = columns.loss, brier = columns.brier
-    cdef const double[::1] slope = columns.slope, curvature = columns.curvature
-    cdef const int64_t[::1] prediction = columns.prediction, rank = columns.rank
-    cdef rows_and_sums to
-    cdef Py_ssize_t i
-    cdef int j
-    if not rank.shape[0]:
-        return -1, -1
-    to.rows.n = rank.shape[0]
-    to.rows.confidence = &confidence[0]
-    to.rows.entropy = &entropy[0]
-    to.rows.loss = &loss[0]
-    to.rows.brier = &brier[0]
-    to.rows.slope = &slope[0]
-    to.rows.curvature = &curvature[0]
-    to.rows.prediction = &prediction[0]
-    to.rows.rank = &rank[0]
-    to.rows.weights = NULL if weights is None else &weights[0]
-    to.kernels = sf_tables_in_use().f64
+    cdef const double[::1] edges = state.edges
+    cdef int64_t[::1] counts = state.counts, bin_counts, cell_counts
+    cdef double[:, ::1] sums = state.sums
+    cdef double[:, :, ::1] bin_sums, cell_sums
+    cdef int64_t[:, ::1] slots
+    cdef sf_call call
+    cdef sf_targets targets = block.targets
+    cdef sf_columns columns
+    cdef sf_evaluation to
+    cdef int j, status
+    give_options(&targets, options)
+    begin_statistics(&call, block, &targets, &columns, places, n_threads)
+    if confidence is not None:
+        columns.confidence = &confidence[0]
+    memset(&to, 0, sizeof(to))
     to.n_top = top_k.shape[0]
-    to.top_k = &top_k[0] if to.n_top else NULL
-    to.n_bins = bin_sums.shape[2]
-    to.edges = &edges[0]
-    to.n_cells = cell_sums.shape[2]
-    for j in range(2):
-        to.sums[j] = &sums[j, 0]
-        to.bin_sums[j] = &bin_sums[j, 0, 0]
-        to.cell_sums[j] = &cell_sums[j, 0, 0]
-        to.first[j] = -1
+    if to.n_top:
+        to.top_k = &top_k[0]
+    to.edges, to.n_bins = &edges[0], edges.shape[0] - 1
     to.counts = &counts[0]
-    to.bin_counts = &bin_counts[0]
-    to.cell_counts = &cell_counts[0]
+    if weights is None:
+        slots = state.slots
+        to.slots = &slots[0, 0]
+    else:
+        bin_sums, bin_counts = state.bins
+        cell_sums, cell_counts = state.cells
+        to.weights = &weights[0]
+        to.bin_counts, to.cell_counts = &bin_counts[0], &cell_counts[0]
+    for j in range(2):
+        to.first[j] = -1
+        to.sums[j] = &sums[j, 0]
+        if weights is not None:
+            to.bin_sums[j], to.cell_sums[j] = &bin_sums[j, 0, 0], &cell_sums[j, 0, 0]
     with nogil:
-        sf_share_out(add_piece, &to, 3, 1 if to.rows.n < 2048 else min(n_threads, 3))
-    # Beyond the range there is nothing to keep.
-    for i in range(sums.shape[1]):
-        if not sums[0, i] - sums[0, i] == 0:
-            sums[1, i] = 0.0
+        status = sf_add_to_evaluation(&call, &to)
+    if status == SF_NO_MEMORY:
+        raise MemoryError("no room for the sums of the rows")
     return to.first[0], to.first[1]
+
+
+def add_to_pass(Block block not None, Options options not None, const double[::1] weights,
+                int64_t[:, ::1] places, double[:, ::1] sums, int n_threads):
+    """Add rows to the sums of a pass of `_temperature`, and keep their ranks and predictions where there
+    are places for them.  Returns how many rows count, and the first that is at fault, or -1.
+    """
+    cdef sf_call call
+    cdef sf_targets targets = block.targets
+    cdef sf_columns columns
+    cdef sf_pass to
+    cdef int i, j, status
+    give_options(&targets, options)
+    begin_statistics(&call, block, &targets, &columns, places, n_threads)
+    to.weights = NULL if weights is None else &weights[0]
+    to.n = 0
+    to.first = -1
+    for j in range(2):
+        for i in range(SF_PASS_SUMS):
+            to.sums[j][i] = sums[j, i]
+    with nogil:
+        status = sf_add_to_pass(&call, &to)
+    if status == SF_NO_MEMORY:
+        raise MemoryError("no room for the sums of the rows")
+    for j in range(2):
+        for i in range(SF_PASS_SUMS):
+            sums[j, i] = to.sums[j][i]
+    return to.n, to.first
 
 
 # ---- the public functions ------------------------------------------------------------------------------

@@ -2,14 +2,18 @@
 
 A sum is a pair of float64, the sum and what its rounding lost, kept along the first dimension of an
 array. What a row adds is rounded to float64 before it is added, so that sums, and all that follows
-from them, are the same to 1e-15 whatever the order of rows, blocks and merges.
+from them, are the same to 1e-15 whatever the order of rows, blocks and merges. Confidences of rows
+without weights are summed in whole numbers.
 """
+
+import functools
 
 import numpy as np
 
-from . import _core
+from . import _arguments, _core, _layout
+from ._row_statistics import some_rows
 
-# The orders are those of `_core.add_rows`.
+# The orders are those of kernels/evaluation.c.
 
 # Σ over the rows that count. v is the weight, hit whether the prediction is the label; "vv" stands
 # for v². Rows without probabilities add to "v bad" and "vv bad" alone, those of infinite loss
@@ -35,49 +39,87 @@ SUMS = (
 )
 COUNTS = ("good", "ignored", "bad", "infinite", "hit")
 
-# Σ over the rows of a bin
+# Σ over the rows of a bin, or a cell
 OF_BINS = ("v", "vv", "v confidence", "v hit", "vv confidence (1 - confidence)")
+
+# Whole numbers of a slot, which is number cell + bin and has the rows of both: rows, hits, and of Σ u
+# and Σ u² / 2^48 the upper bits and the lower 32, u as of sf_cell_of in kernels/evaluation.h.
+_OF_SLOTS = 6
 
 
 class State:
     """Counts and sums of ``n_rows`` rows.
 
     ``counts`` and ``sums`` are in the order of `COUNTS` and `SUMS`, each with an entry for every k
-    of ``top_k`` after them; ``bins`` and ``cells`` are (sums, counts) of bins of equal width and of
-    the cells of `_core.cells_of`; ``classes`` are None or the Σ v (y - p) of each class and bin.
+    of ``top_k`` after them. Rows without weights are in ``slots``, those with weights in ``bins`` of
+    equal width and the ``cells`` of `_core.cells_of`, both (sums, counts); None before any.
+    ``classes`` are None or the Σ v (y - p) of each class and bin.
     """
 
     def __init__(self, top_k, n_bins):
         self.top_k = top_k
-        self.n_bins = n_bins
+        self.edges = edges_of(n_bins)
         self.n_classes = None
         self.n_rows = 0
         self.first_bad = self.first_nonfinite = None
         self.counts = np.zeros(len(COUNTS) + len(top_k), np.int64)
         self.sums = np.zeros((2, len(SUMS) + len(top_k)))
-        self.bins = _no_bins(n_bins)
-        self.cells = _no_bins(N_CELLS)
-        self.classes = None
+        self.slots = self.bins = self.cells = self.classes = None
 
-    def add(self, columns, weights, n_threads):
-        """Add the rows of `Columns` with their weights, or None for 1 each."""
-        first_bad, first_infinite = (
-            None if row < 0 else self.n_rows + row
-            for row in _core.add_rows(
-                columns,
-                weights,
-                np.array([min(k, self.n_classes) for k in self.top_k], np.int64),
-                edges_of(self.n_bins),
-                self.counts,
-                self.sums,
-                *self.bins,
-                *self.cells,
-                n_threads,
+    @property
+    def n_bins(self):
+        return len(self.edges) - 1
+
+    def add(self, x, axis, labels, weights, temperature, ignore_index, keeps, n_threads):
+        """Add the rows of a non-empty ``x``, a `_layout.Source`, with their labels, all checked, and
+        weights, or None for 1 each; yield them after each step, as a slice and which of them count.
+
+        The latter is None unless ``keeps``.
+        """
+        options = _arguments.Options(ignore_index=ignore_index)
+        top_k = np.array([min(k, self.n_classes) for k in self.top_k], np.int64)
+        if weights is None and self.slots is None:
+            self.slots = np.zeros((_OF_SLOTS, N_CELLS + self.n_bins), np.int64)
+        if weights is not None and self.bins is None:
+            self.bins, self.cells = _no_bins(self.n_bins), _no_bins(N_CELLS)
+        for block in some_rows(x, axis, labels, temperature, _core.most_summed_rows):
+            rows = block.rows
+            n = rows.stop - rows.start
+            v = _layout.of_rows(weights, rows)
+            places = confidence = counts = None
+            if v is not None or keeps:
+                places = np.empty((2, n), np.int64)
+            if v is not None:
+                confidence = np.empty(n)
+            first_bad, first_infinite = (
+                None if row < 0 else self.n_rows + row
+                for row in _core.add_to_evaluation(
+                    self, block, options, v, top_k, places, confidence, n_threads
+                )
             )
-        )
-        self.first_bad = _first(self.first_bad, first_bad)
-        self.first_nonfinite = _first(self.first_nonfinite, first_bad, first_infinite)
-        self.n_rows += len(columns.rank)
+            self.first_bad = _first(self.first_bad, first_bad)
+            self.first_nonfinite = _first(self.first_nonfinite, first_bad, first_infinite)
+            self.n_rows += n
+            if keeps:
+                counts = (places >= 0).all(axis=0)
+                if v is not None:
+                    counts &= v > 0
+            yield rows, counts
+
+    def histograms(self):
+        """Bins and cells of all rows, both (sums, counts)."""
+        bins, cells = _no_bins(self.n_bins), _no_bins(N_CELLS)
+        if self.slots is not None:
+            slot, cell, at = _filled_slots(self.slots, self.n_bins)
+            sums = _sums_of_slots(self.slots[:, slot], cell)
+            for (to, counts), index in ((bins, at), (cells, cell)):
+                add_by(index, sums, to)
+                np.add.at(counts, index, self.slots[0, slot])
+        if self.bins is not None:
+            for own, others in ((bins, self.bins), (cells, self.cells)):
+                _accumulate(own[0], *others[0])
+                own[1][...] += others[1]
+        return bins, cells
 
     def add_classes(self, probabilities, labels, weights):
         """Add rows that count, of probabilities (n, C), to the bins of each class."""
@@ -117,9 +159,14 @@ class State:
             self.n_classes = other.n_classes
         self.counts += other.counts
         _accumulate(self.sums, *other.sums)
-        for own, others in ((self.bins, other.bins), (self.cells, other.cells)):
-            _accumulate(own[0], *others[0])
-            own[1][...] += others[1]
+        if other.slots is not None:
+            self.slots = other.slots + (0 if self.slots is None else self.slots)
+        if other.bins is not None:
+            if self.bins is None:
+                self.bins, self.cells = _no_bins(self.n_bins), _no_bins(N_CELLS)
+            for own, others in ((self.bins, other.bins), (self.cells, other.cells)):
+                _accumulate(own[0], *others[0])
+                own[1][...] += others[1]
         if other.classes is not None:
             if self.classes is None:
                 self.classes = np.zeros_like(other.classes)
@@ -147,17 +194,72 @@ def bins_of(confidence, n_bins):
     return _core.bins_of(np.ascontiguousarray(confidence), edges_of(n_bins))
 
 
+def _cell_bases():
+    """The lower ends of the cells of the confidence, and of those of 1 - confidence, which descend."""
+    shift, lowest, nearest, half = _core.cell_bits
+    low, doubt = (np.arange(least, half) << shift for least in (lowest, nearest))
+    return low.view(np.float64), doubt[::-1].view(np.float64)
+
+
 def cell_ends():
     """The upper end of each cell of `_core.cells_of`: no confidence of a later cell is as small."""
-    shift, lowest, nearest, half = _core.cell_bits
-    low = (np.arange(lowest + 1, half + 1) << shift).view(np.float64)
-    doubt = (np.arange(nearest, half)[::-1] << shift).view(np.float64)
+    low, doubt = _cell_bases()
     high = 1.0 - doubt
     high = np.where(1.0 - high < doubt, np.nextafter(high, 0), high)
-    return np.concatenate([low, high, [1.0]])
+    return np.concatenate([low[1:], [0.5], high, [1.0]])
 
 
 N_CELLS = len(cell_ends())
+
+
+# Slots
+
+
+@functools.lru_cache(maxsize=4)
+def _slots(n_bins):
+    """Cell and bin of each slot, -1 for those that hold no confidence."""
+    ends = cell_ends()
+    starts = np.nextafter(np.concatenate([[0.0], ends[:-1]]), 1.0)
+    first, last = bins_of(starts, n_bins), bins_of(ends, n_bins)
+    n = last - first + 1
+    cells = np.repeat(np.arange(N_CELLS), n)
+    bins = np.arange(len(cells)) - np.repeat(np.cumsum(n) - n - first, n)
+    result = np.full((2, N_CELLS + n_bins), -1)
+    result[:, cells + bins] = cells, bins
+    return result
+
+
+def _filled_slots(slots, n_bins):
+    """Numbers of the slots that are not empty, their cells and bins."""
+    numbers = np.flatnonzero(slots[0])
+    return numbers, *_slots(n_bins)[:, numbers]
+
+
+def _sums_of_slots(slots, cells):
+    """The sums of `OF_BINS` of some slots in these cells, as pairs."""
+    low, doubt = _cell_bases()
+    is_low = cells < len(low)
+    base = np.concatenate([low, doubt, [0.0]])[cells]
+    unit = np.spacing(base)
+    n, hits, *parts = (part.astype(float) for part in slots)
+    upper, lower, squares = (
+        parts[0] * 2.0**32 * unit,
+        parts[1] * unit,
+        parts[2] * 2.0**32 + parts[3],
+    )
+    # Of x, the confidence or 1 - confidence: n * base is exact.
+    x = np.stack([n * base, np.zeros_like(n)])
+    _accumulate(x, upper, 0.0)
+    _accumulate(x, lower, 0.0)
+    x_squared = n * base * base + 2 * base * (upper + lower) + squares * (2.0**24 * unit) ** 2
+    sums = np.zeros((2, len(OF_BINS), len(n)))
+    sums[0, 0] = sums[0, 1] = n
+    sums[0, 3] = hits
+    sums[0, 4] = x[0] - x_squared
+    confidence = np.where(is_low, x, -x)
+    _accumulate(confidence, np.where(is_low, 0.0, n), 0.0)
+    sums[:, 2] = confidence
+    return sums
 
 
 # Sums
@@ -197,6 +299,14 @@ def _sum(values):
     """Σ along the first dimension, and what it lost."""
     hi, *lost = (part.sum(axis=0) for part in _parts(values))
     return hi, sum(lost, np.zeros_like(hi))
+
+
+def add_by(index, sums, to):
+    """Add sums, as pairs, to those of ``to`` of each index."""
+    n = to.shape[-1]
+    for i, (hi, lo) in enumerate(zip(*sums, strict=True)):
+        total, lost = sum_by(index, hi, n)
+        _accumulate(to[:, i], total, lost + np.bincount(index, lo, n))
 
 
 def sum_by(index, values, n):

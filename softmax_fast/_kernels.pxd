@@ -164,3 +164,39 @@ cdef extern from "linear.h" nogil:
     int sf_layer_logits(const sf_layer *layer, void *logits) noexcept
     int sf_takes_layer(const sf_layer *layer) noexcept
     int sf_run_layer(const sf_layer *layer, sf_result *result) noexcept
+
+cdef extern from "evaluation.h" nogil:
+    enum:
+        SF_CELL_SHIFT
+        SF_CELLS_LOWEST
+        SF_CELLS_NEAREST
+        SF_CELLS_HALF
+        SF_PASS_SUMS
+        SF_MOST_SUMMED
+
+    Py_ssize_t sf_cell_of(double confidence, int64_t *units) noexcept
+    Py_ssize_t sf_bin_of(double confidence, const double *edges, Py_ssize_t n_bins) noexcept
+
+    ctypedef struct sf_evaluation:
+        const double *weights
+        const int64_t *top_k
+        Py_ssize_t n_top
+        const double *edges
+        Py_ssize_t n_bins
+        int64_t *counts
+        double *sums[2]
+        int64_t *slots
+        double *bin_sums[2]
+        double *cell_sums[2]
+        int64_t *bin_counts
+        int64_t *cell_counts
+        Py_ssize_t first[2]
+
+    ctypedef struct sf_pass:
+        const double *weights
+        int64_t n
+        double sums[2][7]
+        Py_ssize_t first
+
+    int sf_add_to_evaluation(const sf_call *call, sf_evaluation *to) noexcept
+    int sf_add_to_pass(const sf_call *call, sf_pass *to) noexcept

@@ -7,7 +7,7 @@ import numpy as np
 from . import _arguments, _core, _layout
 
 # Rows whose columns fit a level-2 cache together.
-MOST_ROWS = 16_384
+_MOST_ROWS = 16_384
 
 
 class Columns(NamedTuple):
@@ -40,26 +40,31 @@ def row_columns(x, axis, labels, temperature, ignore_index, n_threads):
     options = _arguments.Options(ignore_index=ignore_index)
     sums = _core.Sums()
     numbers = places = None
+    for block in some_rows(x, axis, labels, temperature, _MOST_ROWS):
+        n_rows = block.rows.stop - block.rows.start
+        if numbers is None or numbers.shape[1] < n_rows:
+            numbers = np.empty((4 if labels is None else 8, n_rows))
+            places = np.empty((1 if labels is None else 2, n_rows), np.int64)
+        _core.row_statistics(block, options, numbers, places, sums, n_threads)
+        lse, confidence, uncertainty, entropy, *of_labels = numbers[:, :n_rows]
+        prediction, *rank = places[:, :n_rows]
+        loss, brier, slope, curvature = of_labels or [None] * 4
+        yield Columns(
+            block.rows,
+            lse,
+            prediction,
+            confidence,
+            uncertainty,
+            entropy,
+            loss,
+            rank[0] if rank else None,
+            brier,
+            slope,
+            curvature,
+        )
+
+
+def some_rows(x, axis, labels, temperature, most):
+    """Yield blocks of at most ``most`` rows of a non-empty ``x``, a `_layout.Source`, in their order."""
     for whole in _layout.row_blocks(x, axis, cut=1, temperature=temperature, targets=labels):
-        for block in _layout.split(whole, MOST_ROWS):
-            n_rows = block.rows.stop - block.rows.start
-            if numbers is None or numbers.shape[1] < n_rows:
-                numbers = np.empty((4 if labels is None else 8, n_rows))
-                places = np.empty((1 if labels is None else 2, n_rows), np.int64)
-            _core.row_statistics(block, options, numbers, places, sums, n_threads)
-            lse, confidence, uncertainty, entropy, *of_labels = numbers[:, :n_rows]
-            prediction, *rank = places[:, :n_rows]
-            loss, brier, slope, curvature = of_labels or [None] * 4
-            yield Columns(
-                block.rows,
-                lse,
-                prediction,
-                confidence,
-                uncertainty,
-                entropy,
-                loss,
-                rank[0] if rank else None,
-                brier,
-                slope,
-                curvature,
-            )
+        yield from _layout.split(whole, most)

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _arguments, _core, _layout
 from ._core import loss_problem
-from ._row_statistics import row_columns
+from ._row_statistics import some_rows
 
 # A Newton step of this share of 1/T is the last, and not looked at again: it leaves about its square.
 _LAST_STEP = 1e-6
@@ -205,15 +205,37 @@ class LabelledRows:
         if not self.x.array.size:
             return total
         if 0 < beta < math.inf:
-            axis = self.x.array.ndim - 1
-            columns = row_columns(
-                self.x, axis, self.labels, 1.0 / beta, self.ignore_index, n_threads
-            )
+            axis, most = self.x.array.ndim - 1, _core.most_summed_rows
+            for block in some_rows(self.x, axis, self.labels, 1.0 / beta, most):
+                total += self._pass_over(block, beta == 1, n_threads)
         else:
-            columns = self._limits(beta)
-        for c in columns:
-            total += self._sums_of(c, beta == 1)
+            for limit in self._limits(beta):
+                total += self._sums_of(limit)
         return total
+
+    def _pass_over(self, block, tells, n_threads):
+        start, stop = block.rows.start, block.rows.stop
+        v = _layout.of_rows(self.sample_weight, block.rows)
+        places = np.empty((2, stop - start), np.int64) if tells else None
+        options = _arguments.Options(ignore_index=self.ignore_index)
+        sums = np.zeros((2, _WEIGHT + 1))
+        n, first = _core.add_to_pass(block, options, v, places, sums, n_threads)
+        if not n:
+            return PassSums(stop - start, 0, first)
+        are_constant = are_maximal = False
+        if tells:
+            rank, prediction = places
+            counted = (rank >= 0) & (prediction >= 0)
+            if v is not None:
+                counted &= v > 0
+            if first >= 0:
+                rows = np.flatnonzero(counted)
+                at_label = self._logits_at(rows + start, self.labels[rows + start])
+                counted[rows[at_label == -np.inf]] = False
+            are_constant = self._are_constant(np.flatnonzero(counted) + start)
+            later = np.flatnonzero(counted & (rank > 0))
+            are_maximal = self._are_maximal(later + start, prediction[later])
+        return PassSums(stop - start, n, first, are_constant, are_maximal, *sums)
 
     def _limits(self, beta):
         """`_Limit` for the blocks of the rows, in their order, at ``beta`` 0 or inf."""
@@ -222,7 +244,7 @@ class LabelledRows:
             x = self.x._replace(array=view.reshape(-1, view.shape[-1])).widened(np.float64)
             yield _limit_of(x, rows, self.labels[rows], self.ignore_index, beta)
 
-    def _sums_of(self, c, tells):
+    def _sums_of(self, c):
         y = self.labels[c.rows]
         v = None if self.sample_weight is None else self.sample_weight[c.rows]
         counted = np.ones(len(y), bool) if self.ignore_index is None else y != self.ignore_index
@@ -236,33 +258,18 @@ class LabelledRows:
         n = int(np.count_nonzero(counted))
         if not n:
             return PassSums(len(y), 0, first)
-        loss, slope, curvature, uncertainty = c.loss, c.slope, c.curvature, c.uncertainty
-        if n < len(y):
-            loss, slope, curvature, uncertainty = (
-                a[counted] for a in (loss, slope, curvature, uncertainty)
-            )
-            v = None if v is None else v[counted]
+        v = np.ones(n) if v is None else v[counted]
+        sums = _zeros()
         with np.errstate(all="ignore"):
-            vg = slope if v is None else v * slope
-            weighted = (
-                (loss, curvature, uncertainty)
-                if v is None
-                else (v * loss, v * curvature, v * uncertainty)
-            )
-            sums = _zeros()
-            sums[_LOSS], sums[_CURVATURE], sums[_UNCERTAINTY] = (a.sum() for a in weighted)
+            vg = v * c.slope[counted]
+            sums[_LOSS] = (v * c.loss[counted]).sum()
+            sums[_CURVATURE] = (v * c.curvature[counted]).sum()
+            sums[_UNCERTAINTY] = (v * c.uncertainty[counted]).sum()
             sums[_SLOPE] = vg.sum()
             sums[_SIZE] = np.abs(vg).sum()
             sums[_SQUARES] = (vg * vg).sum()
-            sums[_WEIGHT] = n if v is None else v.sum()
-        return PassSums(
-            len(y),
-            n,
-            first,
-            tells and self._are_constant(np.flatnonzero(counted) + c.rows.start),
-            tells and self._are_maximal(np.flatnonzero(counted & (c.rank > 0)), c),
-            sums,
-        )
+            sums[_WEIGHT] = v.sum()
+        return PassSums(len(y), n, first, False, False, sums)
 
     def _logits_at(self, rows, classes):
         array = self.x.array
@@ -272,12 +279,11 @@ class LabelledRows:
             array, at = array[np.newaxis], (rows, classes)
         return self.x._replace(array=array[at]).widened(np.float64)
 
-    def _are_maximal(self, places, c):
-        """Whether the labels of these rows of a block, which are not first, equal the maxima."""
-        for some in _few_then_all(places):
-            rows = some + c.rows.start
-            labels = self._logits_at(rows, self.labels[rows])
-            if not (labels == self._logits_at(rows, c.prediction[some])).all():
+    def _are_maximal(self, rows, predictions):
+        """Whether the labels of these rows equal the maxima, which are those of the predictions."""
+        for some in (slice(16), slice(16, None)):
+            labels = self._logits_at(rows[some], self.labels[rows[some]])
+            if not (labels == self._logits_at(rows[some], predictions[some])).all():
                 return False
         return True
 
@@ -292,19 +298,13 @@ class LabelledRows:
         return True
 
 
-def _few_then_all(places):
-    yield places[:16]
-    yield places[16:]
-
-
 class _Limit(NamedTuple):
-    """Those of `_row_statistics.Columns` that are summed here, in the limit of 1/T = 0 or inf."""
+    """Numbers of some rows in the limit of 1/T = 0 or inf, as of `_row_statistics.Columns`."""
 
     rows: slice
     prediction: np.ndarray
     uncertainty: np.ndarray
     loss: np.ndarray
-    rank: np.ndarray
     slope: np.ndarray
     curvature: np.ndarray
 
@@ -331,7 +331,6 @@ def _limit_of(x, rows, labels, ignore_index, beta):
             np.where(special, -1, x.argmax(axis=1)),
             1.0 - 1.0 / count,
             loss,
-            (d_y < 0).astype(np.int64),
             mean - d_y,
             curvature,
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _arguments, _core, _layout, _threads
 from ._arguments import Options
-from ._evaluation_state import COUNTS, SUMS, State, cell_ends, edges_of, sum_by
+from ._evaluation_state import COUNTS, SUMS, State, add_by, cell_ends, edges_of
 from ._row_statistics import row_columns
 from .functional import softmax
 
@@ -345,10 +345,11 @@ class Evaluation:
         count = self.n_bins if n_bins is None else _arguments.n_bins(n_bins)
         with np.errstate(all="ignore"):
             if not uniform:
-                return _reliability(*_equal_mass(self._state.cells, count))
+                return _reliability(*_equal_mass(self._state.histograms()[1], count))
             width = self.n_bins // _arguments.uniform_bins(count, self.n_bins)
             group = np.arange(self.n_bins) // width
-            return _reliability(edges_of(count), *_grouped(self._state.bins, group, count))
+            bins, _ = self._state.histograms()
+            return _reliability(edges_of(count), *_grouped(bins, group, count))
 
     def as_dict(self):
         """All attributes by name, with the keys of ``top_k`` as strings: ``json.dumps`` takes it.
@@ -550,28 +551,29 @@ class Evaluator:
         for some, x in pieces:
             n_threads = _threads.resolve(self.n_threads, x.array.size)
             y, v = codes[some], _layout.of_rows(weights, some)
-            for columns in row_columns(
-                x, axis, y, options.temperature, options.ignore_index, n_threads
+            for part, counted in added.add(
+                x,
+                axis,
+                y,
+                v,
+                options.temperature,
+                options.ignore_index,
+                options.classwise,
+                n_threads,
             ):
-                of_rows = _layout.of_rows(v, columns.rows)
-                added.add(columns, of_rows, n_threads)
                 if options.nan_policy == "raise" and added.first_bad is not None:
                     raise _arguments.no_probabilities_error(shape, axis, added.first_bad)
                 if options.classwise:
-                    self._add_classes(added, x, axis, y, columns, of_rows)
+                    self._add_classes(added, x, axis, y, v, part, counted)
         self._state.merge(added)
         return self
 
-    def _add_classes(self, state, x, axis, codes, columns, weights):
-        counts = (columns.rank >= 0) & (columns.prediction >= 0)
-        if weights is not None:
-            counts &= weights > 0
-        start, stop = columns.rows.start, columns.rows.stop
+    def _add_classes(self, state, x, axis, codes, weights, rows, counted):
         step = max(1, _PROBABILITIES // state.n_classes)
-        for begin in range(start, stop, step):
-            end = min(begin + step, stop)
-            part = counts[begin - start : end - start]
-            values = _matrix_of(x, axis, begin, end)[part]
+        for start in range(rows.start, rows.stop, step):
+            some = slice(start, min(start + step, rows.stop))
+            part = counted[some.start - rows.start : some.stop - rows.start]
+            values = _matrix_of(x, axis, some.start, some.stop)[part]
             if len(values):
                 p = softmax(
                     values,
@@ -579,9 +581,8 @@ class Evaluator:
                     out=values,
                     n_threads=self.n_threads,
                 )
-                labels = codes[begin:end][part]
-                v = None if weights is None else weights[begin - start : end - start][part]
-                state.add_classes(p, labels, v)
+                v = None if weights is None else weights[some][part]
+                state.add_classes(p, codes[some][part], v)
 
     def merge(self, other):
         """Add the rows of another evaluator, which is left as it is.
@@ -794,10 +795,11 @@ def _evaluation(state, options):
         return math.nan if has_bad else value
 
     loss = known(math.inf if infinite else share(s["v loss"]))
-    bins = _gaps(*state.bins)
+    histogram, cells = state.histograms()
+    bins = _gaps(*histogram)
     off = np.abs(bins.gap) / bins.weight
-    mass = _gaps(*_equal_mass(state.cells, options.n_bins)[1:])
-    floor = math.sqrt(2 / math.pi) * float(np.sqrt(state.bins[0].sum(axis=0)[-1]).sum())
+    mass = _gaps(*_equal_mass(cells, options.n_bins)[1:])
+    floor = math.sqrt(2 / math.pi) * float(np.sqrt(histogram[0].sum(axis=0)[-1]).sum())
     classwise = None
     if options.classwise:
         classwise = math.nan
@@ -864,10 +866,8 @@ def _gaps(sums, counts):
 def _grouped(bins, group, n):
     """Sums and counts of groups of bins, by the group below n of each."""
     sums, counts = bins
-    result = np.empty((2, sums.shape[1], n))
-    for i, (hi, lo) in enumerate(zip(*sums, strict=True)):
-        total, lost = sum_by(group, hi, n)
-        result[:, i] = total, lost + np.bincount(group, lo, n)
+    result = np.zeros((2, sums.shape[1], n))
+    add_by(group, sums, result)
     together = np.zeros(n, np.int64)
     np.add.at(together, group, counts)
     return result, together

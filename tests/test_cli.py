@@ -1230,7 +1230,7 @@ def test_a_full_disk(run_fresh, tmp_path):
 
 def test_interrupted_evaluation_is_quiet(run, monkeypatch):
     monkeypatch.setattr(
-        "softmax_fast.evaluation.row_columns", lambda *a, **k: raising(KeyboardInterrupt())()
+        "softmax_fast._evaluation_state.some_rows", lambda *a, **k: raising(KeyboardInterrupt())()
     )
     for command in ("evaluate", "calibrate"):
         assert run(command, *DIGITS) == (130, "", "")

@@ -801,6 +801,30 @@ def test_cells_hold_what_their_ends_say():
     assert wide[100:-300].max() < 0.07
 
 
+@pytest.mark.parametrize("n_bins", [1, 15, 3000])
+def test_bins_without_weights_are_those_of_weights_of_one(n_bins):
+    """The former are summed in whole numbers; rows that do not count, and all sizes, are among them."""
+    rng = generator(12)
+    x = rng.standard_normal((3000, 3)) * 10 ** rng.uniform(-3, 2, (3000, 1))
+    x[rng.integers(0, 3000, 20), 1] = np.nan
+    y = np.where(rng.random(3000) < 0.1, -100, labels(3000, 3))
+    states = []
+    for weights in (None, np.ones(3000)):
+        evaluator = Evaluator(n_bins=n_bins, n_threads=1 + (weights is None))
+        for rows in (slice(1), slice(1, 70), slice(70, None)):
+            evaluator.update(
+                x[rows], y[rows], sample_weight=None if weights is None else weights[rows]
+            )
+        states.append(evaluator._state)
+    for (sums, counts), (expected, expected_counts) in zip(
+        *(state.histograms() for state in states), strict=True
+    ):
+        np.testing.assert_array_equal(counts, expected_counts)
+        sums, expected = sums.sum(axis=0), expected.sum(axis=0)
+        np.testing.assert_allclose(sums[:4], expected[:4], rtol=1e-15)
+        np.testing.assert_allclose(sums[4], expected[4], rtol=2e-12)
+
+
 def test_a_number_of_bins_that_was_not_counted_is_refused_with_advice():
     found = evaluate(np.zeros((2, 2)), [0, 1], n_bins=10)
     assert found.n_bins == len(found.reliability().count) == 10

@@ -115,16 +115,6 @@ size_t sf_beyond_bytes(const sf_call *call)
                     + SF_BLOCK_SCRATCH(call->n_classes, (ptrdiff_t)sizeof(double)));
 }
 
-static double entry_of(const sf_input *in, ptrdiff_t i)
-{
-    switch (in->kind) {
-    case SF_F32: return ((const float *)in->data)[i];
-    case SF_F64: return ((const double *)in->data)[i];
-    case SF_F16: return sf_float_from_half(((const uint16_t *)in->data)[i]);
-    default: return sf_float_from_bfloat(((const uint16_t *)in->data)[i]);
-    }
-}
-
 static void put_entry(const sf_call *call, void *data, ptrdiff_t i, double value)
 {
     if (is_double_call(call))
@@ -140,17 +130,17 @@ void sf_put_moments(const sf_call *call, ptrdiff_t row, double m)
     const double temperature = sf_temperature_of(call, row);
     double sum = 0.0, mean = 0.0, variance = 0.0;
     for (ptrdiff_t c = 0; c < call->n_classes; c++)
-        sum += exp(sf_quotient(entry_of(&call->x, offset + c * step), m, temperature));
+        sum += exp(sf_quotient(sf_entry(&call->x, offset + c * step), m, temperature));
     for (int second = 0; second < 2; second++)
         for (ptrdiff_t c = 0; c < call->n_classes; c++) {
-            double x = entry_of(&call->x, offset + c * step), d = x - m - mean;
+            double x = sf_entry(&call->x, offset + c * step), d = x - m - mean;
             double p = exp(sf_quotient(x, m, temperature)) / sum;
             if (p > 0.0 && second)
                 variance += p * d * d;
             else if (p > 0.0)
                 mean += p * (x - m);
         }
-    call->columns->slope[at] = mean - (entry_of(&call->x, offset + y * step) - m);
+    call->columns->slope[at] = mean - (sf_entry(&call->x, offset + y * step) - m);
     call->columns->curvature[at] = variance;
 }
 
@@ -177,8 +167,8 @@ double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff
     const double scale = call->targets->gradient_scale * sf_sample_weight(call->targets, row);
     double m = -INFINITY, base_m = m, nan = 0.0;
     for (ptrdiff_t c = 0; c < n; c++) {
-        const double x = entry_of(&call->x, offset + c * call->x.class_stride);
-        const double a = entry_of(base, base_offset + c * base->class_stride);
+        const double x = sf_entry(&call->x, offset + c * call->x.class_stride);
+        const double a = sf_entry(base, base_offset + c * base->class_stride);
         nan = x != x || a != a ? NAN : nan;
         m = SF_MAX(m, x);
         base_m = SF_MAX(base_m, a);
@@ -186,8 +176,8 @@ double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff
     nan += (m - m) + (base_m - base_m);
     sf_sum sums[2] = {{0, 0}, {0, 0}}, terms = {0, 0}, differences = {0, 0};
     for (ptrdiff_t c = 0; c < n; c++) {
-        const double x = entry_of(&call->x, offset + c * call->x.class_stride);
-        const double a = entry_of(base, base_offset + c * base->class_stride);
+        const double x = sf_entry(&call->x, offset + c * call->x.class_stride);
+        const double a = sf_entry(base, base_offset + c * base->class_stride);
         sf_sum_add(&sums[0], exp(sf_quotient(x, m, temperature)));
         sf_sum_add(&sums[1], exp(sf_quotient(a, base_m, temperature)));
     }
@@ -195,8 +185,8 @@ double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff
     double shift = log(sum / base_sum);
     for (int last = 0; last < (gradient ? 2 : 1); last++) {
         for (ptrdiff_t c = 0; c < n; c++) {
-            const double x = entry_of(&call->x, offset + c * call->x.class_stride);
-            const double a = entry_of(base, base_offset + c * base->class_stride);
+            const double x = sf_entry(&call->x, offset + c * call->x.class_stride);
+            const double a = sf_entry(base, base_offset + c * base->class_stride);
             const double q = exp(sf_quotient(x, m, temperature)) / sum;
             const double p = exp(sf_quotient(a, base_m, temperature)) / base_sum;
             const double u = ratio_of(x, m, a, base_m, temperature) - shift;
@@ -265,7 +255,7 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
     const sf_sink sink = {&found, 0, 0, NULL};
 
     for (ptrdiff_t c = 0; c < n; c++) {
-        x[c] = entry_of(&own.x, c * own.x.class_stride);
+        x[c] = sf_entry(&own.x, c * own.x.class_stride);
         if (operation != SF_EXPONENTIALS && x[c] > m)
             m = x[c];
     }
@@ -302,7 +292,7 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
     if (call->targets && call->targets->row_losses)
         put_entry(call, call->targets->row_losses, row, loss);
     if (operation == SF_ROW_STATISTICS) {
-        if (shifted)
+        if (shifted && call->columns->logsumexp)
             call->columns->logsumexp[call->first_row + row] += m / given;
         if (shifted && call->columns->loss && call->columns->rank[call->first_row + row] >= 0)
             sf_put_moments(call, row, m);

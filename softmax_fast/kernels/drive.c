@@ -35,7 +35,7 @@ void sf_share_out(sf_body *body, void *context, ptrdiff_t n_pieces, int n_worker
     (n_workers == 1 ? serial_for : parallel_for)(body, context, n_pieces, n_workers);
 }
 
-static int threads_for(ptrdiff_t elements, ptrdiff_t pieces, int most)
+int sf_threads_for(ptrdiff_t elements, ptrdiff_t pieces, int most)
 {
     ptrdiff_t n = SF_MIN(elements / ELEMENTS_PER_THREAD, pieces);
     return n <= 1 ? 1 : (int)SF_MIN(n, most);
@@ -49,6 +49,12 @@ size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size)
     if (call->stream && n * item_size <= SF_STREAM_ROW_BYTES)
         bytes += SF_ROUND_UP(n * item_size);
     return (size_t)bytes;
+}
+
+size_t sf_walk_bytes(const sf_call *call, int reach)
+{
+    const size_t bytes = sf_scratch_bytes(call, call->kernels->item_size);
+    return reach ? SF_MAX(bytes, sf_beyond_bytes(call)) : bytes;
 }
 
 sf_call sf_rows_from(const sf_call *call, ptrdiff_t first, sf_targets *targets)
@@ -177,6 +183,18 @@ static void run_block(void *context, ptrdiff_t block, int worker)
     sf_leave(found);
 }
 
+void sf_run_rows(const sf_call *call, int operation, int reach, ptrdiff_t first, ptrdiff_t count,
+                 sf_result *result, char *scratch)
+{
+    const work w = {.call = call, .operation = operation, .reach = reach};
+    const ptrdiff_t end = first + count;
+    for (; first < end; first += count) {
+        sf_sink sink = {result, first, 0, NULL};
+        count = SF_MIN(end - first, call->inner - first % call->inner);
+        run_rows(&w, first, count, sink, scratch, NULL, 1);
+    }
+}
+
 /* All blocks, on n threads; while the stores are on trial, some of them at a time. */
 static void run_blocks(work *w, ptrdiff_t n_blocks, int n)
 {
@@ -209,7 +227,7 @@ static int threads_within_rows(const sf_call *call, const sf_operation *operatio
     if (call->n_threads == 1 || call->n_classes < 2 * ELEMENTS_PER_THREAD || operation->entries)
         return 1;
     ptrdiff_t block = call->kernels->block, n_blocks = (call->n_classes + block - 1) / block;
-    int n = threads_for(call->n_classes, n_blocks, call->n_threads);
+    int n = sf_threads_for(call->n_classes, n_blocks, call->n_threads);
     return call->n_rows < FEW_ROWS && call->n_rows < 2 * n && call->n_rows % n ? n : 1;
 }
 
@@ -226,11 +244,9 @@ static int run(work *w, sf_result *total)
         w->block_rows = SF_MAX(1, some);
     ptrdiff_t n_blocks = (n_rows + w->block_rows - 1) / w->block_rows;
     ptrdiff_t n_results = w->each_row ? n_rows : n_blocks;
-    int n = within > 1 ? 1 : threads_for(n_rows * call->n_classes, n_blocks, call->n_threads);
+    int n = within > 1 ? 1 : sf_threads_for(n_rows * call->n_classes, n_blocks, call->n_threads);
 
-    w->scratch_bytes = sf_scratch_bytes(call, call->kernels->item_size);
-    if (w->reach)
-        w->scratch_bytes = SF_MAX(w->scratch_bytes, sf_beyond_bytes(call));
+    w->scratch_bytes = sf_walk_bytes(call, w->reach);
     size_t bytes = (size_t)n * w->scratch_bytes;
     w->scratch = bytes <= sizeof stack_scratch ? stack_scratch : (char *)malloc(bytes);
     w->results = NULL;
@@ -317,6 +333,18 @@ void sf_target_weights(const sf_targets *targets, ptrdiff_t n_rows, ptrdiff_t n_
 {
     ptrdiff_t counted = 0;
     const int weighted = targets->class_weight || targets->sample_weight;
+    if (!weighted && targets->labels64
+        && !(targets->has_ignore_index && (uint64_t)targets->ignore_index < (uint64_t)n_classes)) {
+        /* The sign of label | (n_classes - 1 - label) is set of one out of range. */
+        const int64_t *labels = targets->labels64;
+        uint64_t outside = 0;
+        for (ptrdiff_t row = 0; row < n_rows; row++)
+            outside |= (uint64_t)labels[row] | ((uint64_t)(n_classes - 1) - (uint64_t)labels[row]);
+        if (!(outside >> 63)) {
+            sf_sum_add(&result->weight, (double)n_rows);
+            return;
+        }
+    }
     if (!weighted && sf_has_labels(targets)) {
         /* No label is negative. */
         const int64_t skipped = targets->has_ignore_index ? targets->ignore_index : -1;

@@ -51,6 +51,15 @@ static inline void sf_write_to(sf_call *call, sf_output out)
  * of sf_rows_of_a_sum give the bits of one call on all.  Others take NULL. */
 int sf_run(const sf_call *call, int operation, sf_result *result);
 
+/* Some rows of a call in the calling thread, whose floating-point environment is set; sums end where
+ * they do.  reach is that of beyond.h, and scratch has sf_walk_bytes. */
+void sf_run_rows(const sf_call *call, int operation, int reach, ptrdiff_t first, ptrdiff_t count,
+                 sf_result *result, char *scratch);
+size_t sf_walk_bytes(const sf_call *call, int reach);
+
+/* How many threads at most deserve a part of some pieces of work. */
+int sf_threads_for(ptrdiff_t elements, ptrdiff_t pieces, int most);
+
 /* The loop's way, or without it for one worker. */
 void sf_share_out(sf_body *body, void *context, ptrdiff_t n_pieces, int n_workers);
 

@@ -67,8 +67,8 @@ typedef struct {
     double loss_scale;           /* of divergences */
 } sf_targets;
 
-/* What one look at the rows tells, an entry a row in each; those that are of labels may be NULL.  Of a row
- * without probabilities prediction is -1, rank n_classes, and all but logsumexp NaN; of an ignored row
+/* What one look at the rows tells, an entry a row in each; NULL for what is not wanted, but that with
+ * labels loss, slope, curvature and rank are.  Of a row without probabilities prediction is -1, rank n_classes, and all but logsumexp NaN; of an ignored row
  * rank is -1 and what else is of labels 0. */
 typedef struct {
     double *logsumexp, *confidence, *uncertainty, *entropy; /* uncertainty: 1 - confidence */

@@ -87,6 +87,16 @@ static inline float sf_float_from_bfloat(uint16_t bits)
     return sf_float_from_bits((uint32_t)bits << 16);
 }
 
+static inline double sf_entry(const sf_input *in, ptrdiff_t i)
+{
+    switch (in->kind) {
+    case SF_F32: return ((const float *)in->data)[i];
+    case SF_F64: return ((const double *)in->data)[i];
+    case SF_F16: return sf_float_from_half(((const uint16_t *)in->data)[i]);
+    default: return sf_float_from_bfloat(((const uint16_t *)in->data)[i]);
+    }
+}
+
 /* Most jobs have one outer step, and a division takes as long as several exponentials. */
 static inline ptrdiff_t sf_row_offset(ptrdiff_t row, ptrdiff_t inner, ptrdiff_t outer_stride,
                                       ptrdiff_t row_stride)

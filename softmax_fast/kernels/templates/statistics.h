@@ -375,9 +375,7 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
 {
     const sf_columns *to = call->columns;
     const double *s_y = batch->quotient + at;
-    double e_y[SF_BATCH];
     SF_ASSUME(count > 0);
-    exp_doubles(s_y, e_y, count, sf_make_rate(1.0));
     double sum[SF_BATCH], mean[SF_BATCH], inverse[SF_BATCH];
     const double *row_max = batch->max + at, *rest = batch->rest + at, *log_sum = batch->log_sum + at;
     const double *top = batch->top + at, *label = batch->label + at, *squares = batch->squares + at;
@@ -385,31 +383,41 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
     const double *before = batch->above + at;
     const double *temperature = call->temperature + first * call->temperature_step;
     const ptrdiff_t step = call->temperature_step, put = call->first_row + first;
-    double *restrict confidence = to->confidence + put, *restrict uncertainty = to->uncertainty + put;
-    double *restrict entropy = to->entropy + put, *restrict logsumexp = to->logsumexp + put;
-    int64_t *restrict prediction = to->prediction + put;
     for (ptrdiff_t i = 0; i < count; i++) { /* NaN where the row has no probabilities */
         sum[i] = 1.0 + rest[i] + (row_max[i] - row_max[i]);
         inverse[i] = 1.0 / sum[i];
         mean[i] = first_moment[i] * inverse[i];
     }
-    for (ptrdiff_t i = 0; i < count; i++) {
-        confidence[i] = inverse[i];
-        uncertainty[i] = rest[i] * inverse[i];
-        entropy[i] = log_sum[i] - mean[i];
+    if (to->confidence)
+        memcpy(to->confidence + put, inverse, (size_t)count * sizeof(double));
+    if (to->uncertainty) {
+        double *restrict uncertainty = to->uncertainty + put;
+        for (ptrdiff_t i = 0; i < count; i++)
+            uncertainty[i] = rest[i] * inverse[i];
     }
-    for (ptrdiff_t i = 0; i < count; i++) {
-        logsumexp[i] = isfinite(row_max[i]) ? row_max[i] / temperature[i * step] + log_sum[i]
-                     : rest[i] == rest[i] ? row_max[i] : rest[i];
-        prediction[i] = sum[i] == sum[i] ? (int64_t)top[i] : -1;
+    if (to->entropy) {
+        double *restrict entropy = to->entropy + put;
+        for (ptrdiff_t i = 0; i < count; i++)
+            entropy[i] = log_sum[i] - mean[i];
+    }
+    if (to->logsumexp) {
+        double *restrict logsumexp = to->logsumexp + put;
+        for (ptrdiff_t i = 0; i < count; i++)
+            logsumexp[i] = isfinite(row_max[i]) ? row_max[i] / temperature[i * step] + log_sum[i]
+                         : rest[i] == rest[i] ? row_max[i] : rest[i];
+    }
+    if (to->prediction) {
+        int64_t *restrict prediction = to->prediction + put;
+        for (ptrdiff_t i = 0; i < count; i++)
+            prediction[i] = sum[i] == sum[i] ? (int64_t)top[i] : -1;
     }
     if (!to->loss)
         return;
     int special = 0;
-    {
-        double *restrict loss = to->loss + put, *restrict brier = to->brier + put;
-        double *restrict slope = to->slope + put, *restrict curvature = to->curvature + put;
-        int64_t *restrict rank = to->rank + put;
+    if (to->brier) {
+        double *restrict brier = to->brier + put;
+        double e_y[SF_BATCH];
+        exp_doubles(s_y, e_y, count, sf_make_rate(1.0));
         for (ptrdiff_t i = 0; i < count; i++) {
             /* (1 - p_y)^2 and the squares of the others' p: nothing cancels where p_y is next to 1. */
             const int hit = top[i] == label[i];
@@ -418,6 +426,11 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
             const double others = squares[i] + (hit ? 0.0 : one_less), missing = hit ? doubt : other_doubt;
             brier[i] = missing * missing + others * inverse[i] * inverse[i];
         }
+    }
+    {
+        double *restrict loss = to->loss + put;
+        double *restrict slope = to->slope + put, *restrict curvature = to->curvature + put;
+        int64_t *restrict rank = to->rank + put;
         for (ptrdiff_t i = 0; i < count; i++) {
             const double t = temperature[i * step];
             loss[i] = log_sum[i] - s_y[i];
@@ -433,8 +446,9 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
             sf_put_moments(call, first + i, row_max[i]);
         if (label[i] < 0.0) {
             sf_row_counts(call->targets, first + i, call->n_classes, result); /* notes a bad one */
-            to->loss[put + i] = to->brier[put + i] = 0.0;
-            to->slope[put + i] = to->curvature[put + i] = 0.0;
+            to->loss[put + i] = to->slope[put + i] = to->curvature[put + i] = 0.0;
+            if (to->brier)
+                to->brier[put + i] = 0.0;
             to->rank[put + i] = -1;
         }
     }

@@ -1,0 +1,81 @@
+/* Sums over rows of what row statistics tell of them, made while the numbers of some rows are near. */
+#ifndef SF_EVALUATION_H
+#define SF_EVALUATION_H
+
+#include <string.h>
+
+#include "kernels.h"
+
+/* Cells are 32 to the octave of the confidence below 1/2, down to 2^-32, and of 1 - confidence above,
+ * down to 2^-53; the last holds confidence 1.  They are (lo, hi], in ascending order of confidence. */
+enum {
+    SF_CELL_SHIFT = 52 - 5,
+    SF_CELLS_LOWEST = (1023 - 32) << 5,  /* the first bits of 2^-32, ... */
+    SF_CELLS_NEAREST = (1023 - 53) << 5, /* ... of 2^-53, ... */
+    SF_CELLS_HALF = (1023 - 1) << 5,     /* ... and of 1/2 */
+    SF_CELLS = 2 * SF_CELLS_HALF - SF_CELLS_LOWEST - SF_CELLS_NEAREST + 1
+};
+
+/* The cell of a confidence in [0, 1], and how many units of the last place it, or 1 - confidence, is
+ * above the lower end of the cell. */
+static inline ptrdiff_t sf_cell_of(double confidence, int64_t *units)
+{
+    const int64_t mask = ((int64_t)1 << SF_CELL_SHIFT) - 1;
+    const int low = confidence <= 0.5;
+    const double value = low ? confidence : 1.0 - confidence; /* exact */
+    int64_t bits, cell;
+    memcpy(&bits, &value, sizeof bits);
+    bits -= low;
+    *units = (bits & mask) + low;
+    bits >>= SF_CELL_SHIFT;
+    if (low) {
+        cell = bits - SF_CELLS_LOWEST;
+        return (ptrdiff_t)(cell < 0 ? 0 : cell);
+    }
+    cell = bits - SF_CELLS_NEAREST;
+    return (ptrdiff_t)(SF_CELLS - 2 - (cell < -1 ? -1 : cell));
+}
+
+/* The bin of a confidence: (lo, hi] of the edges, and 0 in the first. */
+static inline ptrdiff_t sf_bin_of(double confidence, const double *edges, ptrdiff_t n_bins)
+{
+    ptrdiff_t at = confidence > 0.0 ? (ptrdiff_t)(confidence * (double)n_bins) : 0;
+    at = at < n_bins - 1 ? at : n_bins - 1;
+    at -= at > 0 && confidence <= edges[at];
+    return at + (at < n_bins - 1 && confidence > edges[at + 1]);
+}
+
+/* What an evaluation adds to, in the orders of _evaluation_state.py. */
+typedef struct {
+    const double *weights;       /* one a row, or NULL */
+    const int64_t *top_k;
+    ptrdiff_t n_top;
+    const double *edges;
+    ptrdiff_t n_bins;
+    int64_t *counts;
+    double *sums[2];             /* and what they lost */
+    int64_t *slots;              /* of rows without weights */
+    double *bin_sums[2], *cell_sums[2]; /* of rows with weights */
+    int64_t *bin_counts, *cell_counts;
+    ptrdiff_t first[2];          /* the first row without probabilities, and of infinite loss; -1 */
+} sf_evaluation;
+
+/* What a pass of a fit adds up, in the order of _temperature.py; first is the first row whose loss is
+ * no number, or infinite for its label's logit. */
+enum { SF_PASS_SUMS = 7 };
+typedef struct {
+    const double *weights;
+    int64_t n;
+    double sums[2][SF_PASS_SUMS];
+    ptrdiff_t first;
+} sf_pass;
+
+enum { SF_MOST_SUMMED = 65536 }; /* rows of one call */
+
+/* Add the rows of a call with labels that have been checked.  Columns of the call that are not NULL
+ * are written as well; of rows with weights, an evaluation wants rank, prediction and confidence.
+ * Return SF_OK or SF_NO_MEMORY. */
+int sf_add_to_evaluation(const sf_call *call, sf_evaluation *to);
+int sf_add_to_pass(const sf_call *call, sf_pass *to);
+
+#endif
