@@ -298,7 +298,8 @@ static void divergence_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t fi
             factor[i] = (real)batch->scale[at + i];
         }
     }
-    store_tile(tile, call, first, count, width, probability, factor);
+    const last_step step = {TWO_FACTORS, probability, factor, factor};
+    store_tile(tile, call, first, count, width, &step);
 }
 
 static void divergence_row_out(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,

@@ -32,18 +32,38 @@ WEIGHTED_TARGET(weighted_target, real)
 WEIGHTED_TARGET(weighted_target_in_double, double)
 #undef WEIGHTED_TARGET
 
+/* The same where it lies, or in buffer. */
+SF_INLINE const real *weighted_target_of(const sf_call *call, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n,
+                                         real *buffer)
+{
+    const sf_targets *targets = call->targets;
+    const sf_input *in = &targets->probabilities;
+    if (!sf_has_labels(targets) && targets->label_smoothing == 0.0 && !targets->class_weight)
+        return fetch(in, sf_input_offset(call, in, row) + begin * in->class_stride, n, buffer);
+    weighted_target(call, row, begin, n, buffer);
+    return buffer;
+}
+
 /* share: sum a_c, product: sum a_c (x_c - m).  A class with a_c = 0 adds nothing, whatever its logit. */
 static SF_NOINLINE void weighted_sums(const real *a, const real *x, ptrdiff_t n, real m, double *share,
                                       double *product)
 {
     wide shares = wide_zero(), products = wide_zero();
-    vec vm = vset1(m);
-    for (ptrdiff_t i = 0; i < n; i += LANES) {
-        int whole = i + LANES <= n;
-        vec va = whole ? vload(a + i) : vload_first(a + i, n - i, 0);
-        vec vx = whole ? vload(x + i) : vload_first(x + i, n - i, m);
-        shares = wide_add(shares, va);
-        products = wide_add(products, vzero_where_zero(va, vmul(va, vsub(vx, vm))));
+    const vec vm = vset1(m), zero = vset1(0);
+    vec a4[4], p4[4];
+    for (ptrdiff_t i = 0; i < n; i += 4 * LANES) {
+        const int whole = i + 4 * LANES <= n;
+        for (int k = 0; k < 4; k++) {
+            const ptrdiff_t c = i + k * LANES, some = n - c;
+            a4[k] = p4[k] = zero;
+            if (!whole && some <= 0)
+                continue;
+            vec x4 = whole || some >= LANES ? vload(x + c) : vload_first(x + c, some, m);
+            a4[k] = whole || some >= LANES ? vload(a + c) : vload_first(a + c, some, 0);
+            p4[k] = vzero_where_zero(a4[k], vmul(a4[k], vsub(x4, vm)));
+        }
+        shares = wide_add(shares, vadd(vadd(a4[0], a4[1]), vadd(a4[2], a4[3])));
+        products = wide_add(products, vadd(vadd(p4[0], p4[1]), vadd(p4[2], p4[3])));
     }
     double lanes[LANES];
     wide_store(lanes, shares);
@@ -69,9 +89,8 @@ SF_INLINE int is_fit(double share)
 static SF_NOINLINE void weigh_entries(const sf_call *call, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n,
                                       const real *x, double m, double *share, double *product)
 {
-    SF_ALIGNED(64) real a[BLOCK];
-    weighted_target(call, row, begin, n, a);
-    weighted_sums(a, x, n, (real)m, share, product);
+    SF_ALIGNED(64) real buffer[BLOCK];
+    weighted_sums(weighted_target_of(call, row, begin, n, buffer), x, n, (real)m, share, product);
     if (is_fit(*share))
         return;
     SF_ALIGNED(64) double wide_a[BLOCK];
@@ -141,6 +160,13 @@ static void merge_loss(const sf_long_row *r)
         ptrdiff_t y = (ptrdiff_t)sf_label(r->call->targets, r->row);
         *share = sf_label_weight(r->call->targets, r->row);
         *quotient = sf_quotient(r->blocks.product[y / BLOCK], m, temperature);
+        return;
+    }
+    if (r->n_blocks == 1) {
+        *share = r->blocks.share[0];
+        *quotient = r->blocks.product[0] / temperature;
+        if (isinf(*quotient))
+            *quotient = r->blocks.scaled[0] / temperature * 0x1p128;
         return;
     }
     sf_sum shares = {0, 0}, products = {0, 0}, scaled = {0, 0};
@@ -308,8 +334,15 @@ static SF_NOINLINE void settle_weights(const sf_tile *tile, const sf_call *call,
 SF_INLINE void label_entries(const real *entries, ptrdiff_t lanes, const ptrdiff_t *y, ptrdiff_t count,
                              double *x)
 {
+    ptrdiff_t place[2 * LANES];
+    real entry[2 * LANES];
+    SF_ASSUME(count > 0 && count <= 2 * LANES);
     for (ptrdiff_t i = 0; i < count; i++)
-        x[i] = entries[SF_MAX(y[i], 0) * lanes + i];
+        place[i] = SF_MAX(y[i], 0) * lanes + i;
+    for (ptrdiff_t i = 0; i < count; i++)
+        entry[i] = entries[place[i]];
+    for (ptrdiff_t i = 0; i < count; i++)
+        x[i] = entry[i];
 }
 
 /* The sums of soft targets, and of labels the sum of the uniform part; the weighted probabilities stay
@@ -604,15 +637,15 @@ static SF_NOINLINE void gradient_in_double(const sf_call *call, ptrdiff_t row, p
 SF_INLINE void soft_gradient(const sf_call *call, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n, real *e,
                              real block_factor, const sf_batch *batch, ptrdiff_t at)
 {
-    SF_ALIGNED(64) real a[BLOCK];
+    SF_ALIGNED(64) real buffer[BLOCK];
     const real probability = softmax_factor(batch->max[at], batch->rest[at]);
     const double scale = batch->scale[at], share = batch->share[at];
     if (!is_fit(share)) {
         gradient_in_double(call, row, begin, n, e, (double)block_factor * probability, e, 1, batch, at);
         return;
     }
-    weighted_target(call, row, begin, n, a);
-    subtract_targets(e, a, n, block_factor, probability, (real)-share, (real)-scale);
+    subtract_targets(e, weighted_target_of(call, row, begin, n, buffer), n, block_factor, probability,
+                     (real)-share, (real)-scale);
 }
 
 /* The gradient of a short row whose sum of targets is beyond this type, from its logits. */
@@ -657,9 +690,12 @@ SF_INLINE void gradient_tile_out_of(sf_tile *tile, const sf_call *call, ptrdiff_
     const int hard = sf_is_hard_label(call->targets), has_labels = sf_has_labels(call->targets);
     const double *scale = batch->scale + at, *share = batch->share + at;
     const ptrdiff_t *y = batch->y + at;
+    ptrdiff_t odd = 0;
     for (ptrdiff_t i = count; i < lanes; i++)
         probability[i] = factor[i] = minus_share[i] = 1;
     softmax_factors(batch, at, count, probability);
+    for (ptrdiff_t i = 0; i < count; i++)
+        odd |= y[i]; /* < 0 if one is */
     if (hard) {
         for (ptrdiff_t i = 0; i < count; i++)
             factor[i] = (real)(scale[i] * share[i]);
@@ -668,29 +704,27 @@ SF_INLINE void gradient_tile_out_of(sf_tile *tile, const sf_call *call, ptrdiff_
             factor[i] = (real)-scale[i];
             minus_share[i] = (real)-share[i];
         }
-        for (int k = 0; k < width; k++) {
-            const vec p = vload(probability + k * LANES), s = vload(minus_share + k * LANES);
-            for (ptrdiff_t c = 0; c < n; c++) {
-                real *home = tile->x + c * lanes + k * LANES;
-                vec a = has_labels ? vset1(tile->uniform[c]) : vload(tile->a + c * lanes + k * LANES);
-                vstore(home, vfma(vmul(vload(home), p), s, a));
-            }
-        }
+        for (ptrdiff_t i = 0; !SF_DOUBLE && i < count; i++)
+            odd |= is_fit(share[i]) ? 0 : -1;
     }
-    for (ptrdiff_t i = 0; i < count; i++) {
-        if (y[i] < 0) {
-            probability[i] = factor[i] = 1;
-            for (ptrdiff_t c = 0; c < n; c++)
-                tile->x[c * lanes + i] = 0;
-        } else if (!hard && !is_fit(share[i])) {
+    last_step step = {hard ? TWO_FACTORS : has_labels ? DIFFERENCES : DIFFERENCES_FROM_A, probability,
+                      hard ? factor : minus_share, factor};
+    if (odd < 0) {
+        take_last_steps(tile, n, width, &step);
+        for (ptrdiff_t i = 0; i < count; i++) {
+            if (y[i] < 0)
+                for (ptrdiff_t c = 0; c < n; c++)
+                    tile->x[c * lanes + i] = 0;
+            else if (!hard && !is_fit(share[i]))
+                unfit_gradient(call, first + i, tile->x + i, lanes, batch, at + i);
+        }
+        for (ptrdiff_t i = 0; i < lanes; i++)
             factor[i] = 1;
-            unfit_gradient(call, first + i, tile->x + i, lanes, batch, at + i);
-        }
+        step = (last_step){ONE_FACTOR, factor, factor, factor};
+        store_tile(tile, call, first, count, width, &step);
+    } else {
+        store_tile(tile, call, first, count, width, &step);
     }
-    if (hard)
-        store_tile(tile, call, first, count, width, probability, factor);
-    else
-        store_tile(tile, call, first, count, width, factor, NULL);
     if (has_labels)
         put_at_labels(call, first, count, batch, at);
 }

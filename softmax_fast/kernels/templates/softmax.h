@@ -22,7 +22,8 @@ SF_INLINE void multiply_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t fi
     SF_ALIGNED(64) real factor[2 * LANES];
     for (int i = 0; i < width * LANES; i++)
         factor[i] = (real)(EXP_UNBIAS / (batch->rest[at + i] * EXP_UNBIAS));
-    store_tile(tile, call, first, count, width, factor, NULL);
+    const last_step step = {ONE_FACTOR, factor, factor, factor};
+    store_tile(tile, call, first, count, width, &step);
 }
 FOR_BOTH_WIDTHS(softmax_tile_out, multiply_tile_of)
 
@@ -60,17 +61,21 @@ static void softmax_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t 
 
 /* ---- log-softmax ------------------------------------------------------------------------------------- */
 
+static void log_softmax_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                             int width, sf_batch *batch, ptrdiff_t at)
+{
+    summarize_rows(tile, call, first, count, width, 1, batch, at);
+}
+
 SF_INLINE void log_softmax_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
                                    const int width, const sf_batch *batch, ptrdiff_t at)
 {
     const double *row_max = batch->max + at, *log_sum = batch->log_sum + at;
     SF_ALIGNED(64) real m[2 * LANES];
     SF_ALIGNED(64) real minus_log[2 * LANES];
-    SF_ALIGNED(64) real one[2 * LANES];
     double highest = 0;
-    for (int i = 0; i < width * LANES; i++)
-        one[i] = 1;
-    for (ptrdiff_t i = count; i < width * LANES; i++)
+    const ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    for (ptrdiff_t i = count; i < lanes; i++)
         m[i] = minus_log[i] = 0;
     for (ptrdiff_t i = 0; i < count; i++) {
         m[i] = (real)row_max[i];
@@ -79,31 +84,36 @@ SF_INLINE void log_softmax_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t
     for (ptrdiff_t i = 0; i < count; i++)
         highest = fabs(row_max[i]) > highest ? fabs(row_max[i]) : highest;
     const int extreme = is_extreme(highest);
-    if (!extreme && call->n_classes >= 8 * LANES && call->out.class_stride == 1
-        && call->x.class_stride == 1 && is_native(&call->x)) {
+    if (!extreme && n >= 4 * LANES && call->out.class_stride == 1 && call->x.class_stride == 1
+        && is_native(&call->x)) {
         /* The same arithmetic along the rows, which are still near. */
         const real *x = (const real *)call->x.data + sf_input_offset(call, &call->x, first);
         real *out = out_at(call, first);
         for (ptrdiff_t i = 0; i < count; i++)
-            log_softmax_contiguous(x + i * call->x.row_stride, out + i * call->out.row_stride,
-                                   call->n_classes, m[i], tile->inverse[i], (real)log_sum[i], 0);
+            log_softmax_contiguous(x + i * call->x.row_stride, out + i * call->out.row_stride, n, m[i],
+                                   tile->inverse[i], (real)log_sum[i], 0);
         return;
     }
-    for (ptrdiff_t c = 0; c < call->n_classes; c++) {
-        real x[2 * LANES];
-        if (extreme)
-            memcpy(x, tile->x + c * width * LANES, (size_t)(width * LANES * REAL_BYTES));
-        for (int k = 0; k < width; k++) {
-            real *home = tile->x + (c * width + k) * LANES;
-            vec d = vsub(vload(home), vload(m + k * LANES));
-            vstore(home, vfma(d, vload(tile->inverse + k * LANES), vload(minus_log + k * LANES)));
-        }
-        for (ptrdiff_t i = 0; extreme && i < count; i++)
-            if (is_extreme(row_max[i]))
-                tile->x[c * width * LANES + i] = (real)(
-                    sf_quotient(x[i], row_max[i], sf_temperature_of(call, first + i)) - log_sum[i]);
+    last_step step = {LOGARITHMS, m, tile->inverse, minus_log};
+    if (extreme) {
+        SF_ALIGNED(64) real one[2 * LANES];
+        take_last_steps(tile, n, width, &step);
+        for (ptrdiff_t i = 0; i < lanes; i++)
+            one[i] = 1;
+        for (ptrdiff_t i = 0; i < count; i++)
+            if (is_extreme(row_max[i])) {
+                real buffer[SF_SHORT_ROW];
+                const real *x =
+                    fetch(&call->x, sf_input_offset(call, &call->x, first + i), n, buffer);
+                for (ptrdiff_t c = 0; c < n; c++)
+                    tile->x[c * lanes + i] = (real)(
+                        sf_quotient(x[c], row_max[i], sf_temperature_of(call, first + i)) - log_sum[i]);
+            }
+        step = (last_step){ONE_FACTOR, one, one, one};
+        store_tile(tile, call, first, count, width, &step);
+        return;
     }
-    store_tile(tile, call, first, count, width, one, NULL);
+    store_tile(tile, call, first, count, width, &step);
 }
 FOR_BOTH_WIDTHS(log_softmax_tile_out, log_softmax_tile_of)
 
@@ -232,7 +242,8 @@ static void exponentials_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t 
     }
     exponentiate_tile(tile, call->n_classes, width, shift, 1, 0, tile_next(call, first, count, tile, 1),
                       sum, NULL);
-    store_tile(tile, call, first, count, width, unbias, scale);
+    const last_step step = {TWO_FACTORS, unbias, scale, scale};
+    store_tile(tile, call, first, count, width, &step);
 }
 
 /* n <= BLOCK entries; buffer may be x. */

@@ -28,7 +28,7 @@ const sf_kernels SF_KERNELS = {
             .flags = SF_STREAMS | SF_WAITS_IN_OUT,
         },
         [SF_LOG_SOFTMAX] = {
-            .tile = summarize_tile, .tile_out = log_softmax_tile_out,
+            .tile = log_softmax_tile, .tile_out = log_softmax_tile_out,
             .row = summarize_row, .row_out = log_softmax_row_out,
             .block = log_softmax_blocks, .merge = merge_statistics, .block_out = log_softmax_blocks_out,
             .flags = SF_TAKES_LOGS | SF_STREAMS,

@@ -104,45 +104,89 @@ SF_INLINE void load_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, ptrd
     load_lanes(tile->x, &call->x, call, row, count, width, m);
 }
 
-SF_INLINE vec times(vec x, vec first, const real *has_second, vec second)
+/* What becomes of a tile's entries before they are written; the numbers are one for each lane. */
+enum {
+    ONE_FACTOR,  /* x * first */
+    TWO_FACTORS, /* x * first * second */
+    LOGARITHMS,  /* (x - first) * second + third */
+    DIFFERENCES, /* (x * first * second + a) * third; a the class's uniform part, or in a the entry's */
+    DIFFERENCES_FROM_A
+};
+typedef struct { int kind; const real *first, *second, *third; } last_step;
+
+/* In place, entry c of vector k and those of the next count - 1 classes. */
+SF_INLINE void take_last_step(const sf_tile *tile, const last_step *step, ptrdiff_t c, int k,
+                              ptrdiff_t lanes, vec *x, const int count)
 {
-    return has_second ? vmul(vmul(x, first), second) : vmul(x, first);
+    const vec first = vload(step->first + k * LANES);
+    const vec second = vload(step->second + k * LANES), third = vload(step->third + k * LANES);
+    switch (step->kind) {
+    case ONE_FACTOR:
+        for (int j = 0; j < count; j++)
+            x[j] = vmul(x[j], first);
+        break;
+    case TWO_FACTORS:
+        for (int j = 0; j < count; j++)
+            x[j] = vmul(vmul(x[j], first), second);
+        break;
+    case LOGARITHMS:
+        for (int j = 0; j < count; j++)
+            x[j] = vfma(vsub(x[j], first), second, third);
+        break;
+    case DIFFERENCES:
+        for (int j = 0; j < count; j++)
+            x[j] = vmul(vfma(vmul(x[j], first), second, vset1(tile->uniform[c + j])), third);
+        break;
+    default:
+        for (int j = 0; j < count; j++)
+            x[j] = vmul(vfma(vmul(x[j], first), second, vload(tile->a + (c + j) * lanes + k * LANES)),
+                        third);
+    }
 }
 
-/* The tile's entries times each lane's factors, one after the other, to the output. */
+static SF_NOINLINE void take_last_steps(sf_tile *tile, ptrdiff_t n, int width, const last_step *step)
+{
+    const ptrdiff_t lanes = width * LANES;
+    for (ptrdiff_t c = 0; c < n; c++)
+        for (int k = 0; k < width; k++) {
+            vec x = vload(tile->x + c * lanes + k * LANES);
+            take_last_step(tile, step, c, k, lanes, &x, 1);
+            vstore(tile->x + c * lanes + k * LANES, x);
+        }
+}
+
+/* The tile's entries, after their last step, to the output. */
 static SF_NOINLINE void store_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row,
-                                   ptrdiff_t count, int width, const real *factor,
-                                   const real *second)
+                                   ptrdiff_t count, int width, const last_step *step)
 {
     const sf_output *out = &call->out;
     ptrdiff_t n = call->n_classes, lanes = width * LANES;
     real *o = out_at(call, row);
-    for (int k = 0; k < width; k++) {
-        vec f = vload(factor + k * LANES), g = vset1(1);
-        if (second)
-            g = vload(second + k * LANES);
-        const real *home = tile->x + k * LANES;
-        real *group = o + k * LANES * out->row_stride;
-        if (count == lanes && out->class_stride == 1 && n >= COLUMNS) {
+    if (count == lanes && out->class_stride == 1 && n >= COLUMNS) {
+        for (int k = 0; k < width; k++) {
+            const real *home = tile->x + k * LANES;
+            real *group = o + k * LANES * out->row_stride;
             for (ptrdiff_t c = 0; c < n; c += COLUMNS) {
                 ptrdiff_t begin = SF_MIN(c, n - COLUMNS);
                 vec column[COLUMNS];
                 for (int j = 0; j < COLUMNS; j++)
-                    column[j] = times(vload(home + (begin + j) * lanes), f, second, g);
+                    column[j] = vload(home + (begin + j) * lanes);
+                take_last_step(tile, step, begin, k, lanes, column, COLUMNS);
                 vstore_transposed(group + begin, out->row_stride, column);
             }
-        } else if (count == lanes && out->row_stride == 1) {
-            for (ptrdiff_t c = 0; c < n; c++)
-                vstore(group + c * out->class_stride, times(vload(home + c * lanes), f, second, g));
-        } else {
-            for (ptrdiff_t i = k * LANES; i < SF_MIN(count, (k + 1) * LANES); i++)
-                for (ptrdiff_t c = 0; c < n; c++) {
-                    real once = tile->x[c * lanes + i] * factor[i]; /* rounded as a lane is */
-                    o[i * out->row_stride + c * out->class_stride] =
-                        once * (second ? second[i] : 1);
-                }
         }
+        return;
     }
+    take_last_steps(tile, n, width, step);
+    if (count == lanes && out->row_stride == 1) {
+        for (ptrdiff_t c = 0; c < n; c++)
+            for (int k = 0; k < width; k++)
+                vstore(o + c * out->class_stride + k * LANES, vload(tile->x + c * lanes + k * LANES));
+        return;
+    }
+    for (ptrdiff_t i = 0; i < count; i++)
+        for (ptrdiff_t c = 0; c < n; c++)
+            o[i * out->row_stride + c * out->class_stride] = tile->x[c * lanes + i];
 }
 
 /* The rows of the next tile, and this one's output: too many streams to be foreseen by the processor. */
@@ -168,9 +212,9 @@ SF_INLINE void exponentiate_entries(real *home, ptrdiff_t lanes, const int whole
                                        int apart, wide *w, vec *tied)
 {
     const int beside = whole ? EXP_INTERLEAVE : 1;
-    vec e[4], d[4];
+    vec e[4], d[4], one[4];
     for (int first = 0; first < 4; first += beside) {
-        e[first] = vset1(0);
+        e[first] = one[first] = vset1(0);
         if (!whole && first >= count)
             continue;
         for (int j = first; j < first + beside; j++)
@@ -181,10 +225,12 @@ SF_INLINE void exponentiate_entries(real *home, ptrdiff_t lanes, const int whole
                 vstore(home + j * lanes, e[j]);
             if (apart) {
                 e[j] = vzero_where_zero(d[j], e[j]);
-                *tied = vadd(*tied, vone_where_zero(d[j]));
+                one[j] = vone_where_zero(d[j]);
             }
         }
     }
+    if (apart)
+        *tied = vadd(*tied, vadd(vadd(one[0], one[1]), vadd(one[2], one[3])));
     *w = wide_add(*w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
 }
 
@@ -249,9 +295,9 @@ SF_INLINE void tile_stats(const sf_call *call, ptrdiff_t row, ptrdiff_t count, c
         }
 }
 
-/* Loads a tile and leaves its rows' statistics in the batch. */
+/* Loads a tile and leaves its rows' statistics in the batch; writes: the rows are written soon. */
 SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, ptrdiff_t count,
-                           const int width, sf_batch *batch, ptrdiff_t at)
+                           const int width, int writes, sf_batch *batch, ptrdiff_t at)
 {
     SF_ALIGNED(64) real m[2 * LANES];
     SF_ALIGNED(64) real ties[2 * LANES];
@@ -259,8 +305,8 @@ SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, pt
     load_tile(tile, call, row, count, width, m);
     if (call->temperature_step)
         tile_temperatures(tile, call, row, count);
-    exponentiate_tile(tile, call->n_classes, width, m, 0, 1, tile_next(call, row, count, tile, 0), sum,
-                      ties);
+    exponentiate_tile(tile, call->n_classes, width, m, 0, 1, tile_next(call, row, count, tile, writes),
+                      sum, ties);
     tile_stats(call, row, count, width, m, sum, ties, batch->max + at, batch->rest + at);
 }
 
@@ -276,12 +322,21 @@ SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, pt
     }
 
 /* The tile's entries stay as they are. */
-SF_INLINE void summarize_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
-                                 const int width, sf_batch *batch, ptrdiff_t at)
+static SF_NOINLINE void summarize_rows(sf_tile *tile, const sf_call *call, ptrdiff_t first,
+                                       ptrdiff_t count, int width, int writes, sf_batch *batch,
+                                       ptrdiff_t at)
 {
-    reduce_tile(tile, call, first, count, width, batch, at);
+    if (width == 2)
+        reduce_tile(tile, call, first, count, 2, writes, batch, at);
+    else
+        reduce_tile(tile, call, first, count, 1, writes, batch, at);
 }
-FOR_BOTH_WIDTHS(summarize_tile, summarize_tile_of)
+
+static void summarize_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                           int width, sf_batch *batch, ptrdiff_t at)
+{
+    summarize_rows(tile, call, first, count, width, 0, batch, at);
+}
 
 /* ---- a short row by itself: the arithmetic of one lane of a tile, in the same order --------------- */
 
