@@ -135,8 +135,9 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
     if (waits && !loop && call->stream && call->out.class_stride == 1
         && n * REAL_BYTES <= SF_STREAM_ROW_BYTES)
         r.exponentials = (char *)scratch + SF_BLOCK_SCRATCH(n, REAL_BYTES);
-    /* Rows that are read again are still near. */
-    const ptrdiff_t together = !operation->block_out ? SF_BATCH : waits ? 1
+    /* Rows that are read again are still near.  The numbers of blocks are of one row, but that of the
+     * only one is known. */
+    const ptrdiff_t together = !operation->block_out ? SF_BATCH : waits && (n_blocks > 1 || r.exponentials) ? 1
         : SF_MAX(1, SF_MIN(SF_BATCH, SF_BLOCK_BYTES / (n * REAL_BYTES)));
     for (ptrdiff_t some; first < end; first += some) {
         some = SF_MIN(together, end - first);
