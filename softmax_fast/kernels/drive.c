@@ -328,6 +328,24 @@ int sf_run(const sf_call *call, int operation, sf_result *result)
     return run(&w, result);
 }
 
+/* By the signs of y and of n_classes - 1 - y. */
+static int all_labels_within(const sf_targets *targets, ptrdiff_t n_rows, ptrdiff_t n_classes)
+{
+    const uint64_t most = (uint64_t)n_classes - 1;
+    uint64_t signs = 0;
+    if (targets->labels32)
+        for (ptrdiff_t row = 0; row < n_rows; row++) {
+            const uint64_t y = (uint64_t)targets->labels32[row];
+            signs |= y | (most - y);
+        }
+    else
+        for (ptrdiff_t row = 0; row < n_rows; row++) {
+            const uint64_t y = (uint64_t)targets->labels64[row];
+            signs |= y | (most - y);
+        }
+    return signs >> 63 == 0;
+}
+
 void sf_target_weights(const sf_targets *targets, ptrdiff_t n_rows, ptrdiff_t n_classes,
                        sf_result *result)
 {
@@ -349,6 +367,10 @@ void sf_target_weights(const sf_targets *targets, ptrdiff_t n_rows, ptrdiff_t n_
         /* No label is negative. */
         const int64_t skipped = targets->has_ignore_index ? targets->ignore_index : -1;
         ptrdiff_t bad = 0;
+        if ((uint64_t)skipped >= (uint64_t)n_classes && all_labels_within(targets, n_rows, n_classes)) {
+            sf_sum_add(&result->weight, (double)n_rows);
+            return;
+        }
         for (ptrdiff_t row = 0; row < n_rows; row++) {
             const int64_t label = sf_label(targets, row);
             const int within = (uint64_t)label < (uint64_t)n_classes;
