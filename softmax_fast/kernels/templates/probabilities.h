@@ -2,20 +2,27 @@
  * not 0 if an entry is outside [0, 1], rest is NaN if one is NaN (which is not outside); for a hard
  * label quotient is its probability, else the loss. */
 
-/* Flags of contiguous entries: bit 0 if one is outside [0, 1], bit 1 if one is NaN. */
+/* Flags of contiguous entries: bit 0 if one is outside [0, 1], where v (v - 1) > 0, bit 1 if one is NaN. */
 SF_INLINE int interval_flags(const real *p, ptrdiff_t n)
 {
-    vec low = vset1(0), high = low, one = vset1(1), zero = low, nan = low;
-    for (ptrdiff_t i = 0; i < n; i += LANES) {
-        vec v = i + LANES <= n ? vload(p + i) : vload_first(p + i, n - i, 0);
-        low = vmax(vsub(zero, v), low); /* both drop NaN, which the last keeps */
-        high = vmax(vsub(v, one), high);
-        nan = vadd(nan, vsub(v, v));
-    }
-    return (vhmax(vmax(low, high)) > 0) | (vequal_mask(nan, nan) != (1u << LANES) - 1) << 1;
+    const vec zero = vset1(0), one = vset1(1);
+    vec high[2] = {zero, zero}, nan[2] = {zero, zero};
+    for (ptrdiff_t i = 0; i < n; i += 2 * LANES)
+        for (int k = 0; k < 2; k++) {
+            const ptrdiff_t c = i + k * LANES;
+            if (c >= n)
+                break;
+            vec v = c + LANES <= n ? vload(p + c) : vload_first(p + c, n - c, 0);
+            v = vmul(v, vsub(v, one));
+            high[k] = vmax(v, high[k]); /* drops NaN, which the other keeps */
+            nan[k] = vadd(nan[k], v);
+        }
+    nan[0] = vadd(nan[0], nan[1]);
+    return (vhmax(vmax(high[0], high[1])) > 0)
+         | (vequal_mask(nan[0], nan[0]) != (1u << LANES) - 1) << 1;
 }
 
-/* An infinity is outside, and its difference from itself NaN: whoever sees both flags heeds the first. */
+/* An infinity, which is outside, may make NaN too: whoever sees both flags heeds the first. */
 SF_INLINE void put_flags(int flags, double *outside, double *nan)
 {
     *outside = flags & 1;
@@ -159,18 +166,18 @@ static SF_NOINLINE void minus_short_logs(const double *p, double *out, ptrdiff_t
     minus_logs(p, out, n);
 #else
     SF_ALIGNED(64) float q[SF_BATCH];
-    float least = 1;
+    int tiny = 0;
     SF_ASSUME(n > 0);
     for (ptrdiff_t i = 0; i < n; i++) {
         float f = (float)p[i] + 0.0f; /* -0 becomes 0 */
         q[i] = (1.0f - f) / f;
     }
     for (ptrdiff_t i = 0; i < n; i++)
-        least = (float)p[i] < least ? (float)p[i] : least;
+        tiny |= p[i] < 0x1p-100;
     log1p_array(q, q, n);
     for (ptrdiff_t i = 0; i < n; i++)
         out[i] = q[i];
-    for (ptrdiff_t i = 0; least < 0x1p-100f && i < n; i++)
+    for (ptrdiff_t i = 0; tiny && i < n; i++)
         if (p[i] < 0x1p-100)
             minus_logs(p + i, out + i, 1);
 #endif
@@ -195,7 +202,10 @@ static void cross_entropy_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t
         quotient[i] = 0.0;
         loss[i] += batch->rest[at + i]; /* NaN, or 0 */
     }
-    for (ptrdiff_t i = 0; i < count; i++) {
+    int outside = 0;
+    for (ptrdiff_t i = 0; i < count; i++)
+        outside |= batch->max[at + i] != 0.0;
+    for (ptrdiff_t i = 0; outside && i < count; i++) {
         if (batch->max[at + i] != 0.0 && result->bad_value_row < 0 && batch->y[at + i] >= 0)
             result->bad_value_row = first + i;
     }
