@@ -23,3 +23,9 @@ cdef extern from "api.h" nogil:
     int softmax_fast_kl_divergence_f64(...) noexcept
     int softmax_fast_kl_divergence_grad_f32(...) noexcept
     int softmax_fast_kl_divergence_grad_f64(...) noexcept
+    int softmax_fast_linear_softmax_loss_f32(...) noexcept
+    int softmax_fast_linear_softmax_loss_f64(...) noexcept
+    int softmax_fast_linear_softmax_loss_f32_bf16(...) noexcept
+    int softmax_fast_linear_softmax_loss_grad_f32(...) noexcept
+    int softmax_fast_linear_softmax_loss_grad_f64(...) noexcept
+    int softmax_fast_linear_softmax_loss_grad_f32_bf16(...) noexcept

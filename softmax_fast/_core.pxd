@@ -1,7 +1,7 @@
 # The C-level API for other compiled modules, which see it through capi.pxd.  What the arguments mean
 # is said in include/softmax_fast.h.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint16_t
 
 cdef enum:
     API_VERSION = 2
@@ -110,4 +110,64 @@ cdef int kl_divergence_grad_f64(
     Py_ssize_t n_rows, Py_ssize_t n_classes, double temperature, const double *sample_weight,
     double gradient_scale, double *grad, Py_ssize_t grad_row_stride, Py_ssize_t grad_class_stride,
     double *row_divergences, double *divergence_sum, double *weight_sum,
+    int n_threads) noexcept nogil
+
+cdef int linear_softmax_loss_f32(
+    const float *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const float *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil
+
+cdef int linear_softmax_loss_f64(
+    const double *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const double *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const double *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    double *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil
+
+cdef int linear_softmax_loss_f32_bf16(
+    const float *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const uint16_t *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil
+
+cdef int linear_softmax_loss_grad_f32(
+    const float *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const float *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    double gradient_scale, float *d_features, Py_ssize_t d_features_row_stride,
+    float *d_weights, Py_ssize_t d_weights_row_stride, float *d_bias,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil
+
+cdef int linear_softmax_loss_grad_f64(
+    const double *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const double *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const double *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    double gradient_scale, double *d_features, Py_ssize_t d_features_row_stride,
+    double *d_weights, Py_ssize_t d_weights_row_stride, double *d_bias,
+    double *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil
+
+cdef int linear_softmax_loss_grad_f32_bf16(
+    const float *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const uint16_t *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    double gradient_scale, float *d_features, Py_ssize_t d_features_row_stride,
+    float *d_weights, Py_ssize_t d_weights_row_stride, float *d_bias,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
     int n_threads) noexcept nogil

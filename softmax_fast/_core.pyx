@@ -12,7 +12,7 @@ cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.string cimport memset
 
 from softmax_fast cimport _arguments as arguments
@@ -709,6 +709,102 @@ cdef int kl_divergence_grad_f64(
         n_classes, temperature, sample_weight, gradient_scale,
         grad, grad_row_stride, grad_class_stride, row_divergences, divergence_sum, weight_sum,
         n_threads)
+
+
+cdef int linear_softmax_loss_f32(
+    const float *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const float *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil:
+    return softmax_fast_linear_softmax_loss_f32(
+        features, features_row_stride, features_column_stride, weights, weights_row_stride,
+        weights_column_stride, bias, labels, n_rows, n_features, n_classes, temperature,
+        <const softmax_fast_loss_options *>options, row_losses, loss_sum, weight_sum, bad_row,
+        n_threads)
+
+
+cdef int linear_softmax_loss_f64(
+    const double *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const double *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const double *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    double *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil:
+    return softmax_fast_linear_softmax_loss_f64(
+        features, features_row_stride, features_column_stride, weights, weights_row_stride,
+        weights_column_stride, bias, labels, n_rows, n_features, n_classes, temperature,
+        <const softmax_fast_loss_options *>options, row_losses, loss_sum, weight_sum, bad_row,
+        n_threads)
+
+
+cdef int linear_softmax_loss_f32_bf16(
+    const float *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const uint16_t *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil:
+    return softmax_fast_linear_softmax_loss_f32_bf16(
+        features, features_row_stride, features_column_stride, weights, weights_row_stride,
+        weights_column_stride, bias, labels, n_rows, n_features, n_classes, temperature,
+        <const softmax_fast_loss_options *>options, row_losses, loss_sum, weight_sum, bad_row,
+        n_threads)
+
+
+cdef int linear_softmax_loss_grad_f32(
+    const float *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const float *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    double gradient_scale, float *d_features, Py_ssize_t d_features_row_stride,
+    float *d_weights, Py_ssize_t d_weights_row_stride, float *d_bias,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil:
+    return softmax_fast_linear_softmax_loss_grad_f32(
+        features, features_row_stride, features_column_stride, weights, weights_row_stride,
+        weights_column_stride, bias, labels, n_rows, n_features, n_classes, temperature,
+        <const softmax_fast_loss_options *>options, gradient_scale, d_features, d_features_row_stride, d_weights,
+        d_weights_row_stride, d_bias, row_losses, loss_sum, weight_sum, bad_row, n_threads)
+
+
+cdef int linear_softmax_loss_grad_f64(
+    const double *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const double *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const double *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    double gradient_scale, double *d_features, Py_ssize_t d_features_row_stride,
+    double *d_weights, Py_ssize_t d_weights_row_stride, double *d_bias,
+    double *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil:
+    return softmax_fast_linear_softmax_loss_grad_f64(
+        features, features_row_stride, features_column_stride, weights, weights_row_stride,
+        weights_column_stride, bias, labels, n_rows, n_features, n_classes, temperature,
+        <const softmax_fast_loss_options *>options, gradient_scale, d_features, d_features_row_stride, d_weights,
+        d_weights_row_stride, d_bias, row_losses, loss_sum, weight_sum, bad_row, n_threads)
+
+
+cdef int linear_softmax_loss_grad_f32_bf16(
+    const float *features, Py_ssize_t features_row_stride, Py_ssize_t features_column_stride,
+    const uint16_t *weights, Py_ssize_t weights_row_stride, Py_ssize_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    Py_ssize_t n_rows, Py_ssize_t n_features, Py_ssize_t n_classes, double temperature,
+    const loss_options *options,
+    double gradient_scale, float *d_features, Py_ssize_t d_features_row_stride,
+    float *d_weights, Py_ssize_t d_weights_row_stride, float *d_bias,
+    float *row_losses, double *loss_sum, double *weight_sum, Py_ssize_t *bad_row,
+    int n_threads) noexcept nogil:
+    return softmax_fast_linear_softmax_loss_grad_f32_bf16(
+        features, features_row_stride, features_column_stride, weights, weights_row_stride,
+        weights_column_stride, bias, labels, n_rows, n_features, n_classes, temperature,
+        <const softmax_fast_loss_options *>options, gradient_scale, d_features, d_features_row_stride, d_weights,
+        d_weights_row_stride, d_bias, row_losses, loss_sum, weight_sum, bad_row, n_threads)
 
 
 # ---- what is in use -------------------------------------------------------------------------------------

@@ -14,6 +14,12 @@ from softmax_fast._core cimport (
     kl_divergence_f64,
     kl_divergence_grad_f32,
     kl_divergence_grad_f64,
+    linear_softmax_loss_f32,
+    linear_softmax_loss_f32_bf16,
+    linear_softmax_loss_f64,
+    linear_softmax_loss_grad_f32,
+    linear_softmax_loss_grad_f32_bf16,
+    linear_softmax_loss_grad_f64,
     log_softmax_f32,
     log_softmax_f64,
     logsumexp_f32,
@@ -198,3 +204,91 @@ cdef inline int kl_divergence_grad_view(
             x.shape[0], x.shape[1], temperature, NULL,
             gradient_scale, &grad[0, 0], grad.strides[0] // item, grad.strides[1] // item,
             NULL, divergence_sum, weight_total, n_threads)
+
+
+# A bias, and gradients that are not wanted, may be None.
+
+cdef inline int linear_softmax_loss_view(
+    const softmax_real[:, :] features, const softmax_real[:, :] weights,
+    const softmax_real[::1] bias, const int64_t[::1] labels, double temperature,
+    const loss_options *options,
+    double *loss_sum, double *weight_total, Py_ssize_t *bad_row, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t item = sizeof(softmax_real)
+    cdef const softmax_real *from_bias = NULL
+    if (labels.shape[0] != features.shape[0] or weights.shape[1] != features.shape[1]
+            or (features.strides[0] | features.strides[1]
+                | weights.strides[0] | weights.strides[1]) % item):
+        return SOFTMAX_FAST_BAD_ARGUMENT
+    if bias is not None:
+        if bias.shape[0] != weights.shape[0]:
+            return SOFTMAX_FAST_BAD_ARGUMENT
+        from_bias = &bias[0]
+    if softmax_real is float:
+        return linear_softmax_loss_f32(
+            &features[0, 0], features.strides[0] // item, features.strides[1] // item,
+            &weights[0, 0], weights.strides[0] // item, weights.strides[1] // item,
+            from_bias, &labels[0], features.shape[0], features.shape[1], weights.shape[0],
+            temperature, options,
+            NULL, loss_sum, weight_total, bad_row, n_threads)
+    else:
+        return linear_softmax_loss_f64(
+            &features[0, 0], features.strides[0] // item, features.strides[1] // item,
+            &weights[0, 0], weights.strides[0] // item, weights.strides[1] // item,
+            from_bias, &labels[0], features.shape[0], features.shape[1], weights.shape[0],
+            temperature, options,
+            NULL, loss_sum, weight_total, bad_row, n_threads)
+
+
+cdef inline int linear_softmax_loss_grad_view(
+    const softmax_real[:, :] features, const softmax_real[:, :] weights,
+    const softmax_real[::1] bias, const int64_t[::1] labels, double temperature,
+    const loss_options *options,
+    double gradient_scale, softmax_real[:, ::1] d_features, softmax_real[:, ::1] d_weights,
+    softmax_real[::1] d_bias,
+    double *loss_sum, double *weight_total, Py_ssize_t *bad_row, int n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t item = sizeof(softmax_real)
+    cdef const softmax_real *from_bias = NULL
+    cdef softmax_real *to_features = NULL
+    cdef softmax_real *to_weights = NULL
+    cdef softmax_real *to_bias = NULL
+    cdef Py_ssize_t features_step = 0, weights_step = 0
+    if (labels.shape[0] != features.shape[0] or weights.shape[1] != features.shape[1]
+            or (features.strides[0] | features.strides[1]
+                | weights.strides[0] | weights.strides[1]) % item):
+        return SOFTMAX_FAST_BAD_ARGUMENT
+    if bias is not None:
+        if bias.shape[0] != weights.shape[0]:
+            return SOFTMAX_FAST_BAD_ARGUMENT
+        from_bias = &bias[0]
+    if d_features is not None:
+        if (d_features.shape[0] != features.shape[0] or d_features.shape[1] != features.shape[1]
+                or d_features.strides[0] % item):
+            return SOFTMAX_FAST_BAD_ARGUMENT
+        to_features, features_step = &d_features[0, 0], d_features.strides[0] // item
+    if d_weights is not None:
+        if (d_weights.shape[0] != weights.shape[0] or d_weights.shape[1] != weights.shape[1]
+                or d_weights.strides[0] % item):
+            return SOFTMAX_FAST_BAD_ARGUMENT
+        to_weights, weights_step = &d_weights[0, 0], d_weights.strides[0] // item
+    if d_bias is not None:
+        if d_bias.shape[0] != weights.shape[0]:
+            return SOFTMAX_FAST_BAD_ARGUMENT
+        to_bias = &d_bias[0]
+    if softmax_real is float:
+        return linear_softmax_loss_grad_f32(
+            &features[0, 0], features.strides[0] // item, features.strides[1] // item,
+            &weights[0, 0], weights.strides[0] // item, weights.strides[1] // item,
+            from_bias, &labels[0], features.shape[0], features.shape[1], weights.shape[0],
+            temperature, options,
+            gradient_scale, to_features, features_step, to_weights, weights_step, to_bias,
+            NULL, loss_sum, weight_total, bad_row, n_threads)
+    else:
+        return linear_softmax_loss_grad_f64(
+            &features[0, 0], features.strides[0] // item, features.strides[1] // item,
+            &weights[0, 0], weights.strides[0] // item, weights.strides[1] // item,
+            from_bias, &labels[0], features.shape[0], features.shape[1], weights.shape[0],
+            temperature, options,
+            gradient_scale, to_features, features_step, to_weights, weights_step, to_bias,
+            NULL, loss_sum, weight_total, bad_row, n_threads)

@@ -17,7 +17,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,6 +39,7 @@ DENSE = ("softmax", "log_softmax")
 LOSSES = ("softmax_loss", "softmax_loss_grad")
 DIVERGENCES = ("kl_divergence", "kl_divergence_grad")
 FUNCTIONS = (*DENSE, "logsumexp", *LOSSES, *DIVERGENCES)
+LAYERS = ("linear_softmax_loss", "linear_softmax_loss_grad")
 GIVE_ROWS_OF_CLASSES = (*DENSE, "softmax_loss_grad", "kl_divergence_grad")
 NO_DTYPE = ("weight_sum", "api_version")
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
@@ -49,7 +50,10 @@ WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
 @dataclass
 class Call:
-    """A call of a C function. ``x`` and ``out`` are views of any strides; no ``out``: in place."""
+    """A call of a C function. ``x`` and ``out`` are views of any strides; no ``out``: in place.
+
+    Of a layer, ``x`` are the features, ``base`` the weights, and ``out`` the gradient of the features.
+    """
 
     function: str
     x: np.ndarray
@@ -61,13 +65,24 @@ class Call:
     gradient_scale: float = 1.0
     row_losses: np.ndarray | None = None
     base: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    d_weights: np.ndarray | None = None
+    d_bias: np.ndarray | None = None
     changes: dict = field(default_factory=dict)
 
     @property
     def name(self):
         if self.function in NO_DTYPE:
             return self.function
-        return f"{self.function}_f{8 * self.x.itemsize}"
+        return f"{self.function}_f{8 * self.x.itemsize}{'_bf16' * self.is_bfloat}"
+
+    @property
+    def is_layer(self):
+        return self.function in LAYERS
+
+    @property
+    def is_bfloat(self):
+        return self.is_layer and self.base.itemsize == 2
 
     def numbers(self):
         """The members of ``struct call``."""
@@ -77,23 +92,27 @@ class Call:
             strides += (*self.out.strides, 0)[:2]
         else:
             strides += strides
-        base_strides = self.x.strides if self.base is None else self.base.strides
+        base = self.x if self.base is None else self.base
+        d_weights = base if self.d_weights is None else self.d_weights
         ignore_index = options.get("ignore_index", -100)
         members = {
-            "function": (*FUNCTIONS, *NO_DTYPE).index(self.function),
+            "function": (*FUNCTIONS, *LAYERS, *NO_DTYPE).index(self.function),
             "is_f64": int(self.x.itemsize == 8),
             "n_rows": self.x.shape[0],
-            "n_classes": self.x.shape[1],
+            "n_classes": base.shape[0] if self.is_layer else self.x.shape[1],
             "x_row_stride": strides[0] // self.x.itemsize,
             "x_class_stride": strides[1] // self.x.itemsize,
             "out_row_stride": strides[2] // self.x.itemsize,
             "out_class_stride": strides[3] // self.x.itemsize,
-            "base_row_stride": base_strides[0] // self.x.itemsize,
-            "base_class_stride": base_strides[1] // self.x.itemsize,
+            "base_row_stride": base.strides[0] // base.itemsize,
+            "base_class_stride": base.strides[1] // base.itemsize,
             "n_threads": self.n_threads,
             "has_options": int(self.options is not None),
             "has_ignore_index": int(ignore_index is not None),
             "ignore_index": 0 if ignore_index is None else ignore_index,
+            "n_features": self.x.shape[1],
+            "is_bfloat": int(self.is_bfloat),
+            "d_weights_row_stride": d_weights.strides[0] // d_weights.itemsize,
             "temperature": self.temperature,
             "label_smoothing": options.get("label_smoothing", 0.0),
             "gradient_scale": self.gradient_scale,
@@ -105,12 +124,15 @@ class Call:
         options = self.options or {}
         members = {
             "x": self.x,
-            "out": self.x if self.out is None else self.out,
+            "out": self.x if self.out is None and not self.is_layer else self.out,
             "labels": self.labels,
             "class_weight": options.get("weight"),
             "sample_weight": options.get("sample_weight"),
             "row_losses": self.row_losses,
             "base": self.base,
+            "bias": self.bias,
+            "d_weights": self.d_weights,
+            "d_bias": self.d_bias,
         }
         return members | {k: v for k, v in self.changes.items() if k in members}
 
@@ -127,7 +149,7 @@ class Reply:
 
 
 def packed(numbers):
-    return struct.pack("=14q3d", *numbers.values())
+    return struct.pack("=17q3d", *numbers.values())
 
 
 def unpacked(data):
@@ -315,6 +337,9 @@ def ctypes_call(call):
     losses = [(p, a.row_losses), (p, loss_sum), (p, weight_sum), (p, bad), (i, c.n_threads)]
     base = [(p, a.base), (n, c.base_row_stride), (n, c.base_class_stride)]
     of_base = [*base, *rows, *sizes, (d, c.temperature), (p, a.sample_weight)]
+    of_layer = [*rows, *base, (p, a.bias), (p, a.labels), (n, c.n_rows), (n, c.n_features)]
+    of_layer += [(n, c.n_classes), (d, c.temperature), (p, options)]
+    gradients = [*out[:2], (p, a.d_weights), (n, c.d_weights_row_stride), (p, a.d_bias)]
     divergences = [(p, a.row_losses), (p, loss_sum), (p, weight_sum), (i, c.n_threads)]
     of_loss = [*rows, (p, a.labels), *sizes, (d, c.temperature), (p, options)]
     arguments = {
@@ -325,6 +350,8 @@ def ctypes_call(call):
         "softmax_loss_grad": [*of_loss, (d, c.gradient_scale), *out, *losses],
         "kl_divergence": [*of_base, *divergences],
         "kl_divergence_grad": [*of_base, (d, c.gradient_scale), *out, *divergences],
+        "linear_softmax_loss": [*of_layer, *losses],
+        "linear_softmax_loss_grad": [*of_layer, (d, c.gradient_scale), *gradients, *losses],
         "weight_sum": [(p, a.labels), *sizes, (p, options), (p, weight_sum), (p, bad)],
         "api_version": [],
     }[call.function]
@@ -451,7 +478,7 @@ def cpp_program(library_folder):
 
 def extension_consumer(module, calls, isa=None):
     return [
-        unpacked(module.answer(packed(c.numbers()), struct.pack("@7P", *c.addresses().values())))
+        unpacked(module.answer(packed(c.numbers()), struct.pack("@10P", *c.addresses().values())))
         for c in calls
     ]
 
@@ -491,7 +518,7 @@ def program_consumer(path, calls, isa=None, told=None):
                 offset, size = extent(view)
                 places += [size, offset]
                 contents.append(bytes(memory_of(view)))
-        request += [packed(call.numbers()), struct.pack("=14q", *places), *contents]
+        request += [packed(call.numbers()), struct.pack("=20q", *places), *contents]
     environment = {**os.environ, **({"SOFTMAX_FAST_ISA": isa} if isa else {})}
     done = run([str(path)], input=b"".join(request), env=environment)
     if told is not None:
@@ -500,7 +527,7 @@ def program_consumer(path, calls, isa=None, told=None):
     for call in calls:
         replies.append(unpacked(answer[:32]))
         answer = answer[32:]
-        for view in (call.arrays()["out"], call.row_losses):
+        for view in (call.arrays()["out"], call.row_losses, call.d_weights, call.d_bias):
             if view is not None:
                 memory = memory_of(view)
                 memory[:] = bytes(answer[: len(memory)])
@@ -566,6 +593,169 @@ def test_threads_do_not_change_the_bits(shape, dtype, consumer):
                 call.out = None
             calls.append(call)
     check(calls, consumer, _core.isa())
+
+
+# ---- the layer -----------------------------------------------------------------------------------
+
+
+def layer_call(shape, dtype, layout="contiguous", wanted=("features", "weights", "bias"), **given):
+    """A call of the loss, or with something ``wanted`` of it and its gradients."""
+    n, d, c = shape
+    function = "linear_softmax_loss_grad" if wanted else "linear_softmax_loss"
+    half = given.pop("half", False)
+    weights = logits((c, d), np.float32 if half else dtype) / 4
+    call = Call(function, placed(logits((n, d), dtype) / 4, layout, UNTOUCHED), None, labels(n, c))
+    call.base = placed(weights.astype(bfloat16()) if half else weights, layout)
+    call.bias = logits((c, 1), dtype)[:, 0].copy()
+    call.row_losses = np.full(n, UNTOUCHED, dtype)
+    if "features" in wanted:
+        call.out = placed(np.full((n, d), UNTOUCHED, dtype), "longer rows", UNTOUCHED)
+    if "weights" in wanted:
+        call.d_weights = placed(np.full((c, d), UNTOUCHED, dtype), "longer rows", UNTOUCHED)
+    if "bias" in wanted:
+        call.d_bias = np.full(c, UNTOUCHED, dtype)
+    return replace(call, **given)
+
+
+def bfloat16():
+    return pytest.importorskip("ml_dtypes").bfloat16
+
+
+def untouched_entries(view):
+    return np.count_nonzero(surroundings(view) == UNTOUCHED)
+
+
+def check_layers(calls, consumer, isa, exact=True):
+    """Against the Python functions: their bits, where these multiply by the same kernels."""
+    tolerance = {} if exact else {"rtol": 2e-4, "atol": 1e-6}
+    for call, reply in zip(calls, consumer(calls, isa), strict=True):
+        arguments = {"bias": call.bias, **python_arguments(call)}
+        layer = call.x, call.base, call.labels
+        losses = sf.linear_softmax_loss(*layer, reduction="none", **arguments)
+        total = sf.linear_softmax_loss(*layer, reduction="sum", **arguments)
+        options = {"weight": None, "sample_weight": None, "ignore_index": -100}
+        options |= call.options or {}
+        shape = len(call.x), len(call.base)
+        weights = loss_problem(call.labels, shape, 1, shape[1], reduction="mean", **options).weigh()
+        grads = None, None, None
+        if call.function == "linear_softmax_loss_grad":
+            reduction = "sum" if call.gradient_scale == 1.0 else "mean"
+            assert reduction == "sum" or call.gradient_scale == 1.0 / weights
+            (total, grads), (losses, _) = (
+                sf.linear_softmax_loss_and_grad(*layer, reduction=r, **arguments)
+                for r in (reduction, "none")
+            )
+            total *= 1 if reduction == "sum" else weights
+            if call.bias is None:
+                everything = {**arguments, "bias": np.zeros(shape[1], call.x.dtype)}
+                _, more = sf.linear_softmax_loss_and_grad(*layer, reduction=reduction, **everything)
+                grads = grads._replace(bias=more.bias)
+        what = f"{call.name} {call.x.shape} {shape[1]} {call.options}"
+        assert (reply.status, reply.bad_row, reply.weight_sum) == (OK, -1, weights), what
+        np.testing.assert_allclose(reply.loss_sum, total, rtol=1e-15 if exact else 1e-5)
+        outputs = call.row_losses, call.out, call.d_weights, call.d_bias
+        for got, wanted in zip(outputs, (losses, *grads), strict=True):
+            if got is not None and exact:
+                np.testing.assert_array_equal(got, wanted, what)
+            elif got is not None:
+                np.testing.assert_allclose(got, wanted, err_msg=what, **tolerance)
+        for rows in (call.out, call.d_weights):
+            if rows is not None:
+                assert untouched_entries(rows) == surroundings(rows).size - rows.size, what
+
+
+def layer_calls(dtype, half=False):
+    weighted = {"label_smoothing": 0.25, "ignore_index": 1}
+    for shape in [(1, 5, 3), (33, 16, 10), (11, 3, 300)]:
+        n, _, c = shape
+        given = weighted | {"weight": positive(c), "sample_weight": positive(n)}
+        given["sample_weight"][::5] = 0
+        for wanted in (("features", "weights", "bias"), ()):
+            yield layer_call(shape, dtype, half=half, wanted=wanted, temperature=0.75)
+            layout = "both reversed and spread"
+            yield layer_call(shape, dtype, layout, wanted, half=half, options=given)
+    for wanted in ("features", "weights", "bias"):
+        yield layer_call((33, 16, 10), dtype, half=half, wanted=(wanted,), bias=None)
+    call = layer_call((33, 16, 10), dtype, half=half)
+    yield replace(call, gradient_scale=1.0 / 33, n_threads=2)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["", "bfloat16 weights"])
+def test_every_consumer_gets_the_layer(dtype, half, isa, consumer):
+    if half and dtype == np.float64:
+        return
+    check_layers(list(layer_calls(dtype, half)), consumer, isa, exact=isa != "generic")
+
+
+def test_layers_beyond_the_kernels(dtype, isa):
+    """What no kernels multiply: several tiles of products in double, on one thread and on two."""
+    huge, tiny = (1e31, 1e-31) if dtype == np.float32 else (1e300, 1e-300)
+    y = labels(180, 3000)
+    y[::7] = -100
+    calls = [
+        layer_call((180, 9, 3000), dtype, labels=y, temperature=huge, n_threads=n) for n in (1, 2)
+    ]
+    calls += [layer_call((9, 70, 20), dtype, temperature=t) for t in (tiny, 0.5)]
+    calls[-1].options = {"weight": positive(20) * 1e-30}
+    for call in calls:
+        call.gradient_scale = call.temperature
+        if call.options:
+            call.gradient_scale *= 1e30
+        call.x[call.labels == -100] = np.nan
+        (reply,) = ctypes_consumer([call])
+        f, w = (np.nan_to_num(a.astype(np.float64)) for a in (call.x, call.base))
+        given = {"temperature": call.temperature, "reduction": "sum", **(call.options or {})}
+        total, g = sf.softmax_loss_and_grad(f @ w.T + call.bias, call.labels, **given)
+        g *= call.gradient_scale
+        assert reply.status == OK
+        assert reply.loss_sum == pytest.approx(total, rel=1e-6)
+        for got, wanted in zip(
+            (call.out, call.d_weights, call.d_bias), (g @ w, g.T @ f, g.sum(axis=0)), strict=True
+        ):
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+        assert not call.out[call.labels == -100].any()
+        assert not call.row_losses[call.labels == -100].any()
+    for one, two in (("out", "out"), ("d_weights", "d_weights"), ("d_bias", "d_bias")):
+        assert (getattr(calls[0], one) == getattr(calls[1], two)).all()
+
+
+def written_of(call):
+    views = (call.out, call.row_losses, call.d_weights, call.d_bias)
+    return [surroundings(view).copy() for view in views if view is not None]
+
+
+def test_what_is_refused_of_a_layer(dtype):
+    for wanted in (("features", "weights", "bias"), ()):
+        bad = [*BAD_FOR_ALL, *BAD_FOR_WORK, *BAD_FOR_LABELS, {"base": None}, {"n_features": -1}]
+        bad += [{"n_features": 2**62}, {"n_classes": 2**62, "n_features": 4}]
+        for changes in bad:
+            call = layer_call((4, 6, 5), dtype, wanted=wanted, options={}, changes=changes)
+            before = written_of(call)
+            assert ctypes_call(call) == Reply(BAD_ARGUMENT), changes
+            assert all((a == b).all() for a, b in zip(before, written_of(call), strict=True))
+        for label in (-1, 5):
+            call = layer_call((4, 6, 5), dtype, wanted=wanted)
+            call.labels[2] = label
+            before = written_of(call)
+            assert ctypes_call(call) == Reply(BAD_LABEL, bad_row=2)
+            assert all((a == b).all() for a, b in zip(before, written_of(call), strict=True))
+
+
+def test_layers_without_features_or_rows(dtype, isa):
+    call = layer_call((4, 0, 5), dtype, changes={"x": None, "base": None, "d_weights": None})
+    (reply,) = ctypes_consumer([call])
+    logits_of_bias = np.tile(call.bias, (4, 1))
+    total, g = sf.softmax_loss_and_grad(logits_of_bias, call.labels, reduction="sum")
+    assert reply.loss_sum == pytest.approx(total, rel=1e-6)
+    np.testing.assert_allclose(call.d_bias, g.sum(axis=0), rtol=1e-5, atol=1e-6)
+    nothing = {"n_rows": 0, "x": None, "labels": None}
+    call = layer_call((4, 6, 5), dtype, changes=nothing)
+    assert ctypes_call(call) == Reply(OK)
+    assert not call.d_weights.any() and not call.d_bias.any()
+    assert untouched_entries(call.d_weights) == surroundings(call.d_weights).size - 30
+    ignored = layer_call((4, 6, 5), dtype, labels=np.full(4, -100))
+    assert ctypes_call(ignored) == Reply(OK)
+    assert not ignored.out.any() and not ignored.d_weights.any() and not ignored.row_losses.any()
 
 
 @pytest.mark.slow
@@ -822,9 +1012,14 @@ def test_the_options_of_the_c_api_are_equal():
 
 def test_every_public_c_function_has_a_consumer_here():
     members = set(table_members())
-    assert members == {f"{f}_{d}" for f in FUNCTIONS for d in ("f32", "f64")} | set(NO_DTYPE)
+    assert members == {
+        *(f"{f}_{d}" for f in FUNCTIONS for d in ("f32", "f64")),
+        *(f"{f}_{d}" for f in LAYERS for d in ("f32", "f64", "f32_bf16")),
+        *NO_DTYPE,
+    }
     macros = re.findall(
-        r"#define softmax_fast_(\w+) \(softmax_fast_imported->(\w+)\)", HEADER.read_text()
+        r"#define softmax_fast_(\w+) (?:\\\n    )?\(softmax_fast_imported->(\w+)\)",
+        HEADER.read_text(),
     )
     assert {a for a, _ in macros} == members and all(a == b for a, b in macros)
 
@@ -835,7 +1030,7 @@ def test_every_public_c_function_has_a_consumer_here():
     assert "softmax_fast_set_parallel_for(parallel_for, &pool)" in sources["program.cpp"]
     assert "import_softmax_fast()" in sources["c_extension.c"]
     inline = re.findall(r"cdef inline \w+ (\w+)\(", (PACKAGE / "capi.pxd").read_text())
-    assert len(inline) == 8
+    assert len(inline) == 10
     for name in inline:
         assert f" {name}(" in sources["cython_extension.pyx"], f"no call in Cython of {name}"
 
@@ -917,6 +1112,20 @@ def test_views_of_any_strides(layout, dtype, cython_extension):
     assert module.kl_divergence_of(base, x, 2.0, 1) == (OK, divergence, 9.0)
     assert module.kl_divergence_grad_of(base, x, 2.0, 1.0, grad, 1) == (OK, divergence, 9.0)
     assert (grad == wanted).all()
+    weights, bias = logits((30, 30), dtype)[:7, ::-1], logits((7, 1), dtype)[:, 0].copy()
+    y = labels(9, 7)
+    options = {"bias": bias, "temperature": 2.0, "reduction": "sum"}
+    loss = sf.linear_softmax_loss(x, weights, y, **options)
+    assert module.linear_softmax_loss_of(x, weights, bias, y, 2.0, 1) == (OK, -1, loss, 9.0)
+    loss, wanted = sf.linear_softmax_loss_and_grad(x, weights, y, **options)
+    arguments = (x, weights, bias, y, 2.0, 1.0)
+    outs = [np.zeros((9, 30), dtype), np.zeros((7, 30), dtype), np.zeros(7, dtype)]
+    expected = (OK, -1, loss, 9.0)
+    assert module.linear_softmax_loss_grad_of(*arguments, *outs, 1) == expected
+    for got, grad in zip(outs, wanted, strict=True):
+        assert (got == grad).all()
+    arguments = (x, weights, None, y, 2.0, 1.0)
+    assert module.linear_softmax_loss_grad_of(*arguments, None, None, None, 1)[0] == OK
 
 
 def test_views_that_do_not_fit(dtype, cython_extension):
@@ -932,6 +1141,11 @@ def test_views_that_do_not_fit(dtype, cython_extension):
     assert module.kl_divergence_of(narrow, x, 1.0, 1)[0] == BAD_ARGUMENT
     assert module.kl_divergence_of(packed_floats, x, 1.0, 1)[0] == BAD_ARGUMENT
     assert module.kl_divergence_grad_of(x, x, 1.0, 1.0, narrow, 1)[0] == BAD_ARGUMENT
+    for given in ((x, narrow, None, y), (x, x, x[0, :5], y), (x, x, None, y[:3])):
+        assert module.linear_softmax_loss_of(*given, 1.0, 1)[0] == BAD_ARGUMENT
+    for outs in ((narrow, None, None), (None, narrow, None), (None, None, x[0, :3])):
+        reply = module.linear_softmax_loss_grad_of(x, x, None, y % 4, 1.0, 1.0, *outs, 1)
+        assert reply[0] == BAD_ARGUMENT
     empty = np.zeros((0, 6), dtype)
     assert module.softmax_of(empty, empty, 1.0, 1) == OK
     assert module.softmax_loss_of(empty, labels(0, 6), 1.0, 0.0, 1) == (OK, -1, 0.0, 0.0)

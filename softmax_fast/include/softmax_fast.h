@@ -1,4 +1,5 @@
-/* Softmax, log-softmax, log-sum-exp, the softmax loss and divergences, for C11 and C++.
+/* Softmax, log-softmax, log-sum-exp, divergences and the softmax loss, of logits and of a fully
+ * connected layer, for C11 and C++.
  *
  * From an extension module of Python, with the installed softmax_fast behind it:
  *
@@ -179,6 +180,75 @@ typedef int softmax_fast_divergence_grad_f64(
     double gradient_scale, double *grad, ptrdiff_t grad_row_stride, ptrdiff_t grad_class_stride,
     double *row_divergences, double *divergence_sum, double *weight_sum, int n_threads);
 
+/* softmax_fast_linear_softmax_loss_f32: as softmax_fast_softmax_loss_f32 of the logits
+ * features weights^T + bias of a fully connected layer, which are never all there.
+ * softmax_fast_linear_softmax_loss_f32_bf16: weights are the bits of bfloat16.
+ *
+ * features   n_rows rows of n_features entries; those of rows that do not count are not read
+ * weights    n_classes rows of n_features entries
+ * bias       n_classes entries, one after another, or NULL for none
+ *
+ * Labels are checked before anything but bad_row is written.  With vector instructions the bits are
+ * those of the Python functions; without, and for what lies beyond their kernels, the products are
+ * made in double, where Python takes NumPy's BLAS.  They depend on n_rows, n_features and
+ * n_classes, and on whether there are gradients. */
+typedef int softmax_fast_linear_loss_f32(
+    const float *features, ptrdiff_t features_row_stride, ptrdiff_t features_column_stride,
+    const float *weights, ptrdiff_t weights_row_stride, ptrdiff_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    ptrdiff_t n_rows, ptrdiff_t n_features, ptrdiff_t n_classes, double temperature,
+    const softmax_fast_loss_options *options,
+    float *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads);
+typedef int softmax_fast_linear_loss_f64(
+    const double *features, ptrdiff_t features_row_stride, ptrdiff_t features_column_stride,
+    const double *weights, ptrdiff_t weights_row_stride, ptrdiff_t weights_column_stride,
+    const double *bias, const int64_t *labels,
+    ptrdiff_t n_rows, ptrdiff_t n_features, ptrdiff_t n_classes, double temperature,
+    const softmax_fast_loss_options *options,
+    double *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads);
+typedef int softmax_fast_linear_loss_f32_bf16(
+    const float *features, ptrdiff_t features_row_stride, ptrdiff_t features_column_stride,
+    const uint16_t *weights, ptrdiff_t weights_row_stride, ptrdiff_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    ptrdiff_t n_rows, ptrdiff_t n_features, ptrdiff_t n_classes, double temperature,
+    const softmax_fast_loss_options *options,
+    float *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads);
+
+/* softmax_fast_linear_softmax_loss_grad_f32: the same, and the gradients of loss_sum, each times
+ * gradient_scale.  One that is NULL is not computed, and none may be part of what is read.
+ *
+ * d_features   n_rows rows of n_features entries, each row's one after another; 0 where a row does
+ *              not count
+ * d_weights    n_classes rows of n_features entries, each row's one after another
+ * d_bias       n_classes entries, one after another; also without a bias */
+typedef int softmax_fast_linear_loss_grad_f32(
+    const float *features, ptrdiff_t features_row_stride, ptrdiff_t features_column_stride,
+    const float *weights, ptrdiff_t weights_row_stride, ptrdiff_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    ptrdiff_t n_rows, ptrdiff_t n_features, ptrdiff_t n_classes, double temperature,
+    const softmax_fast_loss_options *options,
+    double gradient_scale, float *d_features, ptrdiff_t d_features_row_stride,
+    float *d_weights, ptrdiff_t d_weights_row_stride, float *d_bias,
+    float *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads);
+typedef int softmax_fast_linear_loss_grad_f64(
+    const double *features, ptrdiff_t features_row_stride, ptrdiff_t features_column_stride,
+    const double *weights, ptrdiff_t weights_row_stride, ptrdiff_t weights_column_stride,
+    const double *bias, const int64_t *labels,
+    ptrdiff_t n_rows, ptrdiff_t n_features, ptrdiff_t n_classes, double temperature,
+    const softmax_fast_loss_options *options,
+    double gradient_scale, double *d_features, ptrdiff_t d_features_row_stride,
+    double *d_weights, ptrdiff_t d_weights_row_stride, double *d_bias,
+    double *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads);
+typedef int softmax_fast_linear_loss_grad_f32_bf16(
+    const float *features, ptrdiff_t features_row_stride, ptrdiff_t features_column_stride,
+    const uint16_t *weights, ptrdiff_t weights_row_stride, ptrdiff_t weights_column_stride,
+    const float *bias, const int64_t *labels,
+    ptrdiff_t n_rows, ptrdiff_t n_features, ptrdiff_t n_classes, double temperature,
+    const softmax_fast_loss_options *options,
+    double gradient_scale, float *d_features, ptrdiff_t d_features_row_stride,
+    float *d_weights, ptrdiff_t d_weights_row_stride, float *d_bias,
+    float *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads);
+
 /* softmax_fast_api_version: SOFTMAX_FAST_API_VERSION of the library that runs. */
 typedef int softmax_fast_version(void);
 
@@ -201,6 +271,12 @@ typedef struct {
     softmax_fast_divergence_f64 *kl_divergence_f64;
     softmax_fast_divergence_grad_f32 *kl_divergence_grad_f32;
     softmax_fast_divergence_grad_f64 *kl_divergence_grad_f64;
+    softmax_fast_linear_loss_f32 *linear_softmax_loss_f32;
+    softmax_fast_linear_loss_f64 *linear_softmax_loss_f64;
+    softmax_fast_linear_loss_f32_bf16 *linear_softmax_loss_f32_bf16;
+    softmax_fast_linear_loss_grad_f32 *linear_softmax_loss_grad_f32;
+    softmax_fast_linear_loss_grad_f64 *linear_softmax_loss_grad_f64;
+    softmax_fast_linear_loss_grad_f32_bf16 *linear_softmax_loss_grad_f32_bf16;
 } softmax_fast_table;
 
 #ifdef SOFTMAX_FAST_NO_PYTHON
@@ -219,6 +295,12 @@ softmax_fast_divergence_f32 softmax_fast_kl_divergence_f32;
 softmax_fast_divergence_f64 softmax_fast_kl_divergence_f64;
 softmax_fast_divergence_grad_f32 softmax_fast_kl_divergence_grad_f32;
 softmax_fast_divergence_grad_f64 softmax_fast_kl_divergence_grad_f64;
+softmax_fast_linear_loss_f32 softmax_fast_linear_softmax_loss_f32;
+softmax_fast_linear_loss_f64 softmax_fast_linear_softmax_loss_f64;
+softmax_fast_linear_loss_f32_bf16 softmax_fast_linear_softmax_loss_f32_bf16;
+softmax_fast_linear_loss_grad_f32 softmax_fast_linear_softmax_loss_grad_f32;
+softmax_fast_linear_loss_grad_f64 softmax_fast_linear_softmax_loss_grad_f64;
+softmax_fast_linear_loss_grad_f32_bf16 softmax_fast_linear_softmax_loss_grad_f32_bf16;
 
 /* Threads of your own.  loop(pool, body, context, n_pieces, n_workers) must call body(context,
  * piece, worker) once for each piece in [0, n_pieces), on at most n_workers threads, and return
@@ -267,6 +349,18 @@ static inline int import_softmax_fast(void)
 #define softmax_fast_kl_divergence_f64 (softmax_fast_imported->kl_divergence_f64)
 #define softmax_fast_kl_divergence_grad_f32 (softmax_fast_imported->kl_divergence_grad_f32)
 #define softmax_fast_kl_divergence_grad_f64 (softmax_fast_imported->kl_divergence_grad_f64)
+#define softmax_fast_linear_softmax_loss_f32 \
+    (softmax_fast_imported->linear_softmax_loss_f32)
+#define softmax_fast_linear_softmax_loss_f64 \
+    (softmax_fast_imported->linear_softmax_loss_f64)
+#define softmax_fast_linear_softmax_loss_f32_bf16 \
+    (softmax_fast_imported->linear_softmax_loss_f32_bf16)
+#define softmax_fast_linear_softmax_loss_grad_f32 \
+    (softmax_fast_imported->linear_softmax_loss_grad_f32)
+#define softmax_fast_linear_softmax_loss_grad_f64 \
+    (softmax_fast_imported->linear_softmax_loss_grad_f64)
+#define softmax_fast_linear_softmax_loss_grad_f32_bf16 \
+    (softmax_fast_imported->linear_softmax_loss_grad_f32_bf16)
 
 #endif
 

@@ -1,7 +1,9 @@
 /* The functions of include/softmax_fast.h: arguments checked, then one call of drive.h. */
 #include "api.h"
 #include "drive.h"
+#include "linear.h"
 #include "scalars.h"
+#include <stdlib.h>
 
 enum {
     /* More than any machine has cores for, few enough to be created. */
@@ -197,6 +199,86 @@ SF_INLINE int divergence_rows(int kind, const void *base, ptrdiff_t base_row_str
     return finish(status, &result, divergence_sum, weight_sum, NULL);
 }
 
+/* ---- the fully connected layer ---------------------------------------------------------------- */
+
+/* Where the gradients go, in the type of the features; NULL: nowhere. */
+typedef struct {
+    void *features, *weights, *bias;
+    ptrdiff_t features_row_stride, weights_row_stride;
+} layer_gradients;
+
+static void clear_rows(void *data, ptrdiff_t row_stride, ptrdiff_t n_rows, ptrdiff_t n,
+                       ptrdiff_t item)
+{
+    for (ptrdiff_t row = 0; data && row < n_rows; row++)
+        memset((char *)data + row * row_stride * item, 0, (size_t)(n * item));
+}
+
+/* The sums of the bias's gradient are double. */
+static int run_layer(sf_layer *layer, const layer_gradients *d, sf_result *result)
+{
+    const ptrdiff_t n_classes = layer->call.n_classes;
+    const int is_double = layer->call.x.kind == SF_F64;
+    double *sums = (double *)d->bias;
+    if (d->bias && !is_double)
+        sums = (double *)calloc((size_t)n_classes, sizeof *sums);
+    if (d->bias && !sums)
+        return SOFTMAX_FAST_NO_MEMORY;
+    layer->d_bias = sums;
+    const int status = sf_takes_layer(layer) ? sf_run_layer(layer, result)
+                                             : sf_run_plain_layer(layer, result);
+    if (d->bias && !is_double) {
+        for (ptrdiff_t c = 0; c < n_classes; c++)
+            ((float *)d->bias)[c] = (float)sums[c];
+        free(sums);
+    }
+    return status;
+}
+
+static int layer_rows(sf_input features, sf_input weights, const void *bias, const int64_t *labels,
+                      ptrdiff_t n_rows, ptrdiff_t n_features, ptrdiff_t n_classes,
+                      const double *temperature, const softmax_fast_loss_options *options,
+                      double gradient_scale, const layer_gradients *d, void *row_losses,
+                      double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads)
+{
+    const ptrdiff_t item = features.kind == SF_F64 ? sizeof(double) : sizeof(float);
+    const sf_output d_features = {d->features, 0, d->features_row_stride, 1};
+    const sf_output d_weights = {d->weights, 0, d->weights_row_stride, 1};
+    sf_layer layer;
+    sf_targets targets;
+    sf_result result = sf_no_result();
+    int status = SOFTMAX_FAST_OK;
+    if (bad_row)
+        *bad_row = -1;
+    if (!sane(features.data, n_rows, n_features, temperature, n_threads)
+        || !sizes_fit(n_rows, n_classes) || !sizes_fit(n_classes, n_features)
+        || (!weights.data && n_features)
+        || targets_of(&targets, labels, n_rows, n_classes, options) != SOFTMAX_FAST_OK)
+        return SOFTMAX_FAST_BAD_ARGUMENT;
+    sf_target_weights(&targets, n_rows, n_classes, &result);
+    if (result.bad_label_row >= 0)
+        return finish(status, &result, NULL, NULL, bad_row);
+    clear_rows(d->features, d->features_row_stride, n_rows, n_features, item);
+    clear_rows(d->weights, d->weights_row_stride, n_classes, n_features, item);
+    clear_rows(d->bias, 0, 1, n_classes, item);
+    clear_rows(row_losses, 0, 1, n_rows, item);
+    if (n_rows > 0) {
+        memset(&layer, 0, sizeof layer);
+        begin(&layer.call, features.kind, features.data, features.row_stride,
+              features.class_stride, n_rows, n_classes, temperature, n_threads);
+        targets.row_losses = row_losses;
+        targets.gradient_scale = gradient_scale;
+        layer.call.targets = &targets;
+        layer.weights = weights;
+        layer.bias = bias;
+        layer.n_features = n_features;
+        layer.d_features = d_features;
+        layer.d_weights = d_weights;
+        status = run_layer(&layer, d, &result);
+    }
+    return finish(status, &result, loss_sum, weight_sum, bad_row);
+}
+
 /* ---- the public functions -------------------------------------------------------------------- */
 
 int softmax_fast_api_version(void) { return SOFTMAX_FAST_API_VERSION; }
@@ -271,6 +353,45 @@ int softmax_fast_api_version(void) { return SOFTMAX_FAST_API_VERSION; }
 FUNCTIONS(f32, float, SF_F32)
 FUNCTIONS(f64, double, SF_F64)
 
+#define LAYER_FUNCTIONS(suffix, real, kind, weight, kind_of_weights)                               \
+    int softmax_fast_linear_softmax_loss_##suffix(                                                 \
+        const real *features, ptrdiff_t features_row_stride, ptrdiff_t features_column_stride,     \
+        const weight *weights, ptrdiff_t weights_row_stride, ptrdiff_t weights_column_stride,      \
+        const real *bias, const int64_t *labels, ptrdiff_t n_rows, ptrdiff_t n_features,           \
+        ptrdiff_t n_classes, double temperature, const softmax_fast_loss_options *options,         \
+        real *row_losses, double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads) \
+    {                                                                                              \
+        const sf_input f = {features, 0, features_row_stride, features_column_stride, kind};       \
+        const sf_input w = {weights, 0, weights_row_stride, weights_column_stride,                 \
+                            kind_of_weights};                                                      \
+        const layer_gradients none = {NULL, NULL, NULL, 0, 0};                                     \
+        return layer_rows(f, w, bias, labels, n_rows, n_features, n_classes, &temperature,         \
+                          options, 1.0, &none, row_losses, loss_sum, weight_sum, bad_row,          \
+                          n_threads);                                                              \
+    }                                                                                              \
+    int softmax_fast_linear_softmax_loss_grad_##suffix(                                            \
+        const real *features, ptrdiff_t features_row_stride, ptrdiff_t features_column_stride,     \
+        const weight *weights, ptrdiff_t weights_row_stride, ptrdiff_t weights_column_stride,      \
+        const real *bias, const int64_t *labels, ptrdiff_t n_rows, ptrdiff_t n_features,           \
+        ptrdiff_t n_classes, double temperature, const softmax_fast_loss_options *options,         \
+        double gradient_scale, real *d_features, ptrdiff_t d_features_row_stride,                  \
+        real *d_weights, ptrdiff_t d_weights_row_stride, real *d_bias, real *row_losses,           \
+        double *loss_sum, double *weight_sum, ptrdiff_t *bad_row, int n_threads)                   \
+    {                                                                                              \
+        const sf_input f = {features, 0, features_row_stride, features_column_stride, kind};       \
+        const sf_input w = {weights, 0, weights_row_stride, weights_column_stride,                 \
+                            kind_of_weights};                                                      \
+        const layer_gradients d = {d_features, d_weights, d_bias, d_features_row_stride,           \
+                                   d_weights_row_stride};                                          \
+        return layer_rows(f, w, bias, labels, n_rows, n_features, n_classes, &temperature,         \
+                          options, gradient_scale, &d, row_losses, loss_sum, weight_sum, bad_row,  \
+                          n_threads);                                                              \
+    }
+
+LAYER_FUNCTIONS(f32, float, SF_F32, float, SF_F32)
+LAYER_FUNCTIONS(f64, double, SF_F64, double, SF_F64)
+LAYER_FUNCTIONS(f32_bf16, float, SF_F32, uint16_t, SF_BF16)
+
 int softmax_fast_weight_sum(const int64_t *labels, ptrdiff_t n_rows, ptrdiff_t n_classes,
                             const softmax_fast_loss_options *options, double *weight_sum,
                             ptrdiff_t *bad_row)
@@ -320,4 +441,10 @@ const softmax_fast_table sf_api_table = {
     .kl_divergence_f64 = softmax_fast_kl_divergence_f64,
     .kl_divergence_grad_f32 = softmax_fast_kl_divergence_grad_f32,
     .kl_divergence_grad_f64 = softmax_fast_kl_divergence_grad_f64,
+    .linear_softmax_loss_f32 = softmax_fast_linear_softmax_loss_f32,
+    .linear_softmax_loss_f64 = softmax_fast_linear_softmax_loss_f64,
+    .linear_softmax_loss_f32_bf16 = softmax_fast_linear_softmax_loss_f32_bf16,
+    .linear_softmax_loss_grad_f32 = softmax_fast_linear_softmax_loss_grad_f32,
+    .linear_softmax_loss_grad_f64 = softmax_fast_linear_softmax_loss_grad_f64,
+    .linear_softmax_loss_grad_f32_bf16 = softmax_fast_linear_softmax_loss_grad_f32_bf16,
 };

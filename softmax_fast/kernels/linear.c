@@ -164,7 +164,7 @@ static void gradients_piece(void *context, ptrdiff_t piece, int worker)
     sf_leave(found);
 }
 
-static int threads_for(const sf_layer *layer)
+int sf_layer_threads(const sf_layer *layer)
 {
     const double products = (double)layer->call.n_rows * (double)layer->call.n_classes
                           * (double)(layer->n_features + 1);
@@ -312,7 +312,7 @@ int sf_run_layer(const sf_layer *layer, sf_result *result)
     const sf_call *call = &layer->call;
     const sf_linear *linear = call->kernels->linear;
     const ptrdiff_t blocks = (call->n_classes + linear->block - 1) / linear->block;
-    const int n_threads = threads_for(layer), gradients = wants_gradients(layer);
+    const int n_threads = sf_layer_threads(layer), gradients = wants_gradients(layer);
     ptrdiff_t next = 0;
     sf_slab s = {.layer = layer, .chunk = (blocks + SF_CHUNKS - 1) / SF_CHUNKS * linear->block};
     work w = {.slab = &s};
@@ -347,7 +347,7 @@ int sf_layer_logits(const sf_layer *layer, void *logits)
 {
     const sf_linear *linear = layer->call.kernels->linear;
     const ptrdiff_t n_rows = layer->call.n_rows;
-    const int n_threads = threads_for(layer);
+    const int n_threads = sf_layer_threads(layer);
     sf_slab s = {.layer = layer, .n_rows = n_rows, .chunk = linear->block, .logits = logits};
     work w = {.slab = &s, .n_panels = (n_rows + linear->panel - 1) / linear->panel};
     s.room = w.n_panels * linear->panel;

@@ -104,4 +104,9 @@ int sf_takes_layer(const sf_layer *layer);
 /* Adds the losses of the rows, and their gradients; labels have been checked.  SF_OK or SF_NO_MEMORY. */
 int sf_run_layer(const sf_layer *layer, sf_result *result);
 
+/* The same of any layer, in double and slower; row losses of rows that do not count are 0 then. */
+int sf_run_plain_layer(const sf_layer *layer, sf_result *result);
+
+int sf_layer_threads(const sf_layer *layer);
+
 #endif

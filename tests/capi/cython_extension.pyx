@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Every function of softmax_fast for Cython, called with addresses and with views."""
 
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint16_t, uintptr_t
 
 from softmax_fast cimport (
     API_VERSION, SOFTMAX_FAST_BAD_ARGUMENT, SOFTMAX_FAST_BAD_LABEL, SOFTMAX_FAST_NO_MEMORY,
@@ -10,6 +10,9 @@ from softmax_fast cimport (
 from softmax_fast.capi cimport (
     kl_divergence_f32, kl_divergence_f64, kl_divergence_grad_f32, kl_divergence_grad_f64,
     kl_divergence_grad_view, kl_divergence_view,
+    linear_softmax_loss_f32, linear_softmax_loss_f32_bf16, linear_softmax_loss_f64,
+    linear_softmax_loss_grad_f32, linear_softmax_loss_grad_f32_bf16, linear_softmax_loss_grad_f64,
+    linear_softmax_loss_grad_view, linear_softmax_loss_view,
     log_softmax_f32, log_softmax_f64, log_softmax_view, logsumexp_f32, logsumexp_f64,
     logsumexp_view, softmax_f32, softmax_f64, softmax_loss_f32, softmax_loss_f64,
     softmax_loss_grad_f32, softmax_loss_grad_f64, softmax_loss_grad_view, softmax_loss_view,
@@ -47,6 +50,8 @@ def answer(c, a):
     cdef int threads = c.n_threads, status
     cdef uintptr_t x = a.x, out = a.out, labels = a.labels, losses = a.row_losses, base = a.base
     cdef const double *weights = <const double *><uintptr_t>a.sample_weight
+    cdef uintptr_t bias = a.bias, d_weights = a.d_weights, d_bias = a.d_bias
+    cdef Py_ssize_t d = c.n_features, dw = c.d_weights_row_stride
     cdef const int64_t *y = <const int64_t *>labels
     if c.has_options:
         fill(&given, c, a)
@@ -96,6 +101,33 @@ def answer(c, a):
         status = kl_divergence_grad_f64(
             <double *>base, br, bc, <double *>x, xr, xc, n, k, t, weights, scale, <double *>out, outr, outc,
             <double *>losses, &loss_sum, &total, threads)
+    elif name == "linear_softmax_loss_f32":
+        status = linear_softmax_loss_f32(
+            <float *>x, xr, xc, <float *>base, br, bc, <float *>bias, y, n, d, k, t, options,
+            <float *>losses, &loss_sum, &total, &bad_row, threads)
+    elif name == "linear_softmax_loss_grad_f32":
+        status = linear_softmax_loss_grad_f32(
+            <float *>x, xr, xc, <float *>base, br, bc, <float *>bias, y, n, d, k, t, options, scale,
+            <float *>out, outr, <float *>d_weights, dw, <float *>d_bias,
+            <float *>losses, &loss_sum, &total, &bad_row, threads)
+    elif name == "linear_softmax_loss_f64":
+        status = linear_softmax_loss_f64(
+            <double *>x, xr, xc, <double *>base, br, bc, <double *>bias, y, n, d, k, t, options,
+            <double *>losses, &loss_sum, &total, &bad_row, threads)
+    elif name == "linear_softmax_loss_grad_f64":
+        status = linear_softmax_loss_grad_f64(
+            <double *>x, xr, xc, <double *>base, br, bc, <double *>bias, y, n, d, k, t, options, scale,
+            <double *>out, outr, <double *>d_weights, dw, <double *>d_bias,
+            <double *>losses, &loss_sum, &total, &bad_row, threads)
+    elif name == "linear_softmax_loss_f32_bf16":
+        status = linear_softmax_loss_f32_bf16(
+            <float *>x, xr, xc, <uint16_t *>base, br, bc, <float *>bias, y, n, d, k, t, options,
+            <float *>losses, &loss_sum, &total, &bad_row, threads)
+    elif name == "linear_softmax_loss_grad_f32_bf16":
+        status = linear_softmax_loss_grad_f32_bf16(
+            <float *>x, xr, xc, <uint16_t *>base, br, bc, <float *>bias, y, n, d, k, t, options, scale,
+            <float *>out, outr, <float *>d_weights, dw, <float *>d_bias,
+            <float *>losses, &loss_sum, &total, &bad_row, threads)
     elif name == "weight_sum":
         status = weight_sum(y, n, k, options, &total, &bad_row)
     else:
@@ -166,3 +198,31 @@ def kl_divergence_grad_of(const real[:, :] base, const real[:, :] x, double temp
         status = kl_divergence_grad_view(
             base, x, temperature, gradient_scale, grad, &divergence, &total, n_threads)
     return status, divergence, total
+
+
+def linear_softmax_loss_of(const real[:, :] features, const real[:, :] weights,
+                           const real[::1] bias, const int64_t[::1] labels, double temperature,
+                           int n_threads):
+    cdef double loss_sum = 0, total = 0
+    cdef Py_ssize_t bad_row = -1
+    cdef int status
+    with nogil:
+        status = linear_softmax_loss_view(
+            features, weights, bias, labels, temperature, NULL, &loss_sum, &total, &bad_row,
+            n_threads)
+    return status, bad_row, loss_sum, total
+
+
+def linear_softmax_loss_grad_of(const real[:, :] features, const real[:, :] weights,
+                                const real[::1] bias, const int64_t[::1] labels,
+                                double temperature, double gradient_scale,
+                                real[:, ::1] d_features, real[:, ::1] d_weights, real[::1] d_bias,
+                                int n_threads):
+    cdef double loss_sum = 0, total = 0
+    cdef Py_ssize_t bad_row = -1
+    cdef int status
+    with nogil:
+        status = linear_softmax_loss_grad_view(
+            features, weights, bias, labels, temperature, NULL, gradient_scale, d_features,
+            d_weights, d_bias, &loss_sum, &total, &bad_row, n_threads)
+    return status, bad_row, loss_sum, total

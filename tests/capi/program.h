@@ -2,13 +2,13 @@
  *
  * A call is a struct call, then for each array of struct arrays its size in bytes and where its
  * first entry lies in it, -1 bytes for a NULL; then the arrays.  out of -2 bytes is x.  The reply is
- * a struct reply, then what out and row_losses hold. */
+ * a struct reply, then what out, row_losses, d_weights and d_bias hold. */
 #define SOFTMAX_FAST_NO_PYTHON
 #include "consumer.h"
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { N_ARRAYS = 7, OUT = 1, ROW_LOSSES = 5 };
+enum { N_ARRAYS = 10, OUT = 1, ROW_LOSSES = 5, D_WEIGHTS = 8, D_BIAS = 9 };
 
 static int answer_all(void)
 {
@@ -27,11 +27,12 @@ static int answer_all(void)
         }
         if (places[OUT][0] == -2)
             first[OUT] = first[0];
-        arrays a = {first[0], first[1], first[2], first[3], first[4], first[5], first[6]};
+        arrays a = {first[0], first[1], first[2], first[3], first[4],
+                    first[5], first[6], first[7], first[8], first[9]};
         reply r = answer(&c, &a);
         fwrite(&r, sizeof r, 1, stdout);
-        int written[2] = {places[OUT][0] == -2 ? 0 : OUT, ROW_LOSSES};
-        for (int i = 0; i < 2; i++)
+        int written[] = {places[OUT][0] == -2 ? 0 : OUT, ROW_LOSSES, D_WEIGHTS, D_BIAS};
+        for (int i = 0; i < 4; i++)
             if (places[written[i]][0] > 0)
                 fwrite(memory[written[i]], (size_t)places[written[i]][0], 1, stdout);
         for (int i = 0; i < N_ARRAYS; i++)
