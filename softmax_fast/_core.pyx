@@ -260,6 +260,12 @@ def row_statistics(Block block not None, Options options not None, double[:, ::1
     cdef sf_targets targets = block.targets
     cdef sf_columns columns
     begin(&call, block, n_threads)
+    give_columns(&call, &columns, &targets, options, numbers, places)
+    run(&call, SF_ROW_STATISTICS, &sums.result, block.first_row)
+
+
+cdef int give_columns(sf_call *call, sf_columns *columns, sf_targets *targets, Options options,
+                      double[:, ::1] numbers, int64_t[:, ::1] places) except -1:
     columns.logsumexp = &numbers[0, 0]
     columns.confidence = &numbers[1, 0]
     columns.uncertainty = &numbers[2, 0]
@@ -273,10 +279,51 @@ def row_statistics(Block block not None, Options options not None, double[:, ::1
         columns.slope = &numbers[6, 0]
         columns.curvature = &numbers[7, 0]
         columns.rank = &places[1, 0]
-        give_options(&targets, options)
-        call.targets = &targets
-    call.columns = &columns
-    run(&call, SF_ROW_STATISTICS, &sums.result, block.first_row)
+        give_options(targets, options)
+        call.targets = targets
+    call.columns = columns
+    return 0
+
+
+def row_measures(Block block not None, labels, Options options not None, double[:, :, ::1] numbers,
+                 int64_t[:, :, ::1] places, double[:, ::1] found, int n_threads):
+    """Columns of the rows of a block, first of the base, which is in the place of targets, and how far
+    the rows are from it: the rows of ``found`` are those of `sf_measures`.  Labels are int64, or None.
+    """
+    cdef sf_call calls[3]
+    cdef sf_part parts[3]
+    cdef sf_columns columns[2]
+    cdef sf_targets base = block.targets, of_labels = sf_no_targets()
+    cdef sf_measures measures
+    cdef sf_result unused = sf_no_result()
+    cdef int i, status
+    cdef const int64_t[::1] codes
+    if labels is not None:
+        codes = labels
+        of_labels.labels64 = &codes[block.first_row]
+    for i in range(3):
+        begin(&calls[i], block, n_threads)
+        parts[i].call = &calls[i]
+        parts[i].operation = SF_ROW_STATISTICS if i < 2 else SF_MEASURES
+    sf_begin(&calls[0], base.probabilities, block.n_rows, block.inner, block.n_classes,
+             calls[1].n_threads)
+    calls[0].temperature, calls[0].temperature_step = calls[1].temperature, calls[1].temperature_step
+    for i in range(2):
+        give_columns(&calls[i], &columns[i], &of_labels, options, numbers[i], places[i])
+    if base.probabilities.kind == SF_F64:
+        sf_use_doubles(&calls[2])
+    give_options(&base, NO_OPTIONS)
+    calls[2].targets = &base
+    measures.kl = &found[0, 0]
+    measures.reverse = &found[1, 0]
+    measures.js = &found[2, 0]
+    measures.total_variation = &found[3, 0]
+    measures.largest = &found[4, 0]
+    calls[2].measures = &measures
+    with nogil:
+        status = sf_run_parts(parts, 3, &unused)
+    if status == SF_NO_MEMORY:
+        raise MemoryError("no room for the scratch of the kernels")
 
 
 def exponentials(Block block not None, double[::1] shift, double[::1] scale, int n_threads):

@@ -20,6 +20,7 @@ cdef extern from "drive.h" nogil:
         SF_BINARY_CROSS_ENTROPY_WITH_LOGITS
         SF_KL_DIVERGENCE
         SF_KL_DIVERGENCE_GRAD
+        SF_MEASURES
 
     enum: SF_F32, SF_F64, SF_F16, SF_BF16
 
@@ -59,6 +60,13 @@ cdef extern from "drive.h" nogil:
         double *curvature
         int64_t *rank
 
+    ctypedef struct sf_measures:
+        double *kl
+        double *reverse
+        double *js
+        double *total_variation
+        double *largest
+
     ctypedef struct sf_call:
         sf_input x
         sf_output out
@@ -71,6 +79,8 @@ cdef extern from "drive.h" nogil:
         double *row_max
         double *row_rest
         const sf_columns *columns
+        const sf_measures *measures
+        int n_threads
 
     ctypedef struct sf_sum:
         double sum, lost
@@ -96,6 +106,12 @@ cdef extern from "drive.h" nogil:
     sf_targets sf_no_targets() noexcept
 
     int sf_run(const sf_call *call, int operation, sf_result *result) noexcept
+
+    ctypedef struct sf_part:
+        const sf_call *call
+        int operation
+
+    int sf_run_parts(const sf_part *parts, int n_parts, sf_result *result) noexcept
     Py_ssize_t sf_rows_of_a_sum(Py_ssize_t n_classes) noexcept
     void sf_target_weights(const sf_targets *targets, Py_ssize_t n_rows, Py_ssize_t n_classes,
                            sf_result *result) noexcept

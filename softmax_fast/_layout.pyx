@@ -415,12 +415,11 @@ def _entry_parts(Source x, Source targets, Py_ssize_t cut, temperature, sample_w
 
 
 def split(Block block, Py_ssize_t most):
-    """Yield the rows of a block as blocks of at most about ``most`` rows each: of logits alone, and what
+    """Yield the rows of a block as blocks of at most about ``most`` rows each: of what is read, and what
     there is for each row.
     """
     cdef Py_ssize_t inner = block.inner, outer = block.n_rows // block.inner
     cdef Py_ssize_t a, b, step, wide = inner, high = 1
-    cdef Py_ssize_t item = 8 if block.x.kind == SF_F64 else 4 if block.x.kind == SF_F32 else 2
     cdef Block part
     if block.n_rows <= most:
         yield block
@@ -435,10 +434,17 @@ def split(Block block, Py_ssize_t most):
             step = min(wide, inner - b)
             part = block.rows_from(a * inner + b, min(high, outer - a) * step)
             part.inner = step
-            part.x = block.x
-            part.x.data = <const char *>block.x.data + item * (
-                a * block.x.outer_stride + b * block.x.row_stride)
+            part.x = _moved(&block.x, a, b)
+            if block.targets.probabilities.data is not NULL:
+                part.targets.probabilities = _moved(&block.targets.probabilities, a, b)
             yield part
+
+
+cdef sf_input _moved(const sf_input *whole, Py_ssize_t outer, Py_ssize_t row) noexcept:
+    cdef sf_input part = whole[0]
+    cdef Py_ssize_t item = 8 if part.kind == SF_F64 else 4 if part.kind == SF_F32 else 2
+    part.data = <const char *>part.data + item * (outer * part.outer_stride + row * part.row_stride)
+    return part
 
 
 # ---- cuts ------------------------------------------------------------------------------------------

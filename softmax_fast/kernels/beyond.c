@@ -158,7 +158,21 @@ static double weighted_ratio_of(double p, double x, double m, double a, double n
     return (isfinite(rate) ? rate * quarter : p * quarter / temperature) * 4;
 }
 
-double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff_t step)
+/* 2 p log(2p/(p + q)) + 2 q log(2q/(p + q)), with the digits of a small difference q - p. */
+static double shared_divergence(double p, double q, double difference)
+{
+    const double sum = p + q, z = fabs(difference) / sum, y = z * z;
+    double series = 0.0;
+    if (sum == 0.0 || z == 1.0)
+        return sum * 1.3862943611198906; /* 2 log 2 */
+    if (z >= 0.5)
+        return sum * ((1.0 + z) * log1p(z) + (1.0 - z) * log1p(-z));
+    for (int k = 26; k > 0; k--)
+        series = series * y + 1.0 / (k * (2 * k - 1));
+    return fabs(difference) * z * series;
+}
+
+double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff_t step, double *more)
 {
     const sf_input *base = &call->targets->probabilities;
     const ptrdiff_t offset = sf_input_offset(call, &call->x, row), n = call->n_classes;
@@ -175,6 +189,8 @@ double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff
     }
     nan += (m - m) + (base_m - base_m);
     sf_sum sums[2] = {{0, 0}, {0, 0}}, terms = {0, 0}, differences = {0, 0};
+    sf_sum measures[3] = {{0, 0}, {0, 0}, {0, 0}};
+    double largest = 0.0;
     for (ptrdiff_t c = 0; c < n; c++) {
         const double x = sf_entry(&call->x, offset + c * call->x.class_stride);
         const double a = sf_entry(base, base_offset + c * base->class_stride);
@@ -183,7 +199,7 @@ double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff
     }
     const double sum = sf_sum_value(sums[0]), base_sum = sf_sum_value(sums[1]);
     double shift = log(sum / base_sum);
-    for (int last = 0; last < (gradient ? 2 : 1); last++) {
+    for (int last = 0; last < (gradient || more ? 2 : 1); last++) {
         for (ptrdiff_t c = 0; c < n; c++) {
             const double x = sf_entry(&call->x, offset + c * call->x.class_stride);
             const double a = sf_entry(base, base_offset + c * base->class_stride);
@@ -198,10 +214,19 @@ double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff
                 h = p * sf_expm1_excess(u);
                 difference = h + p * u;
             }
-            if (last) {
+            if (last && gradient)
                 put_entry(call, gradient, c * step, scale * difference / temperature + nan);
-                continue;
+            if (last && more) {
+                const double other = isfinite(u) ? q * u
+                                   : weighted_ratio_of(q, x, m, a, base_m, temperature);
+                const double back = q == 0.0 ? p : fabs(u) < 1.0 ? difference * u - h : other - difference;
+                sf_sum_add(&measures[0], back);
+                sf_sum_add(&measures[1], shared_divergence(p, q, difference) / 4);
+                sf_sum_add(&measures[2], fabs(difference) / 2);
+                largest = SF_MAX(largest, fabs(difference));
             }
+            if (last)
+                continue;
             sf_sum_add(&terms, h);
             sf_sum_add(&differences, difference);
         }
@@ -210,8 +235,24 @@ double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff
             shift += w - sf_log1p_excess(w);
         }
     }
+    for (int i = 0; more && i < 3; i++)
+        more[i] = sf_sum_value(measures[i]) + nan;
+    if (more)
+        more[3] = largest + nan;
     const double divergence = sf_sum_value(terms) - sf_log1p_excess(sf_sum_value(differences)) + nan;
     return divergence < 0.0 ? 0.0 : divergence;
+}
+
+void sf_put_measures(const sf_call *call, ptrdiff_t row)
+{
+    const sf_measures *to = call->measures;
+    const ptrdiff_t at = call->first_row + row;
+    double more[4];
+    to->kl[at] = sf_divergence(call, row, NULL, 0, more);
+    to->reverse[at] = more[0];
+    to->js[at] = more[1];
+    to->total_variation[at] = more[2];
+    to->largest[at] = more[3];
 }
 
 /* Of the only row of a call. */
@@ -221,7 +262,7 @@ static void put_divergence(const sf_call *call, int with_gradient, sf_result *re
     const double v = sf_sample_weight(targets, 0);
     double loss = 0.0;
     if (v != 0.0) {
-        loss = sf_divergence(call, 0, with_gradient ? call->out.data : NULL, call->out.class_stride)
+        loss = sf_divergence(call, 0, with_gradient ? call->out.data : NULL, call->out.class_stride, NULL)
              * targets->loss_scale * v;
         sf_sum_add(&result->loss, loss);
         sf_sum_add(&result->weight, v);
@@ -249,6 +290,10 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
     sf_call own = sf_rows_from(call, row, &targets);
     if (operation == SF_KL_DIVERGENCE || operation == SF_KL_DIVERGENCE_GRAD) {
         put_divergence(&own, operation == SF_KL_DIVERGENCE_GRAD, result);
+        return;
+    }
+    if (operation == SF_MEASURES) {
+        sf_put_measures(&own, 0);
         return;
     }
     const sf_output out = own.out;

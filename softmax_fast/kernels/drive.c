@@ -16,7 +16,9 @@ enum {
     STACK_SCRATCH = 2048,
     STACK_RESULTS = 4,
     /* Rows of a call that may be shared out one by one, or computed one after another, each in pieces. */
-    FEW_ROWS = 64
+    FEW_ROWS = 64,
+    /* Elements that are gone through by all parts of a work before others are: they fit a level-2 cache. */
+    ELEMENTS_TOGETHER = 32768
 };
 
 static void serial_for(sf_body *body, void *context, ptrdiff_t n_pieces, int n_workers)
@@ -129,6 +131,8 @@ static void fold_rows(sf_result *total, const sf_result *rows, ptrdiff_t n_rows,
 typedef struct {
     const sf_call *call;
     int operation, reach;
+    const sf_part *more;  /* what else is done with the same rows */
+    int n_more, more_reach[SF_MOST_PARTS];
     ptrdiff_t block_rows, first_block;
     int each_row;         /* has a result of its own, else each block */
     sf_result *results;   /* or NULL */
@@ -136,24 +140,22 @@ typedef struct {
     size_t scratch_bytes; /* of one worker */
 } work;
 
-/* Some rows within one outer step. */
-static void run_rows(const work *w, ptrdiff_t first, ptrdiff_t count, sf_sink sink, char *scratch,
-                     sf_parallel_for *loop, int n_threads)
+static void run_part(const sf_call *call, int which, int reach, ptrdiff_t first, ptrdiff_t count,
+                     sf_sink sink, char *scratch, sf_parallel_for *loop, int n_threads)
 {
-    const sf_call *call = w->call;
-    const sf_operation *operation = &call->kernels->operations[w->operation];
+    const sf_operation *operation = &call->kernels->operations[which];
     const ptrdiff_t end = first + count;
     while (first < end) {
         ptrdiff_t within = first;
-        while (within < end && !(w->reach && sf_is_beyond(call, w->reach, within)))
-            within = w->reach ? within + 1 : end;
+        while (within < end && !(reach && sf_is_beyond(call, reach, within)))
+            within = reach ? within + 1 : end;
         if (within > first)
             call->kernels->walk(call, operation, first, within - first, sink, scratch, loop, n_threads);
         if (within < end) {
             sf_result *result = sink.results;
             if (result && sink.each_row)
                 result += within - sink.first;
-            sf_run_beyond(call, w->operation, within, result, scratch);
+            sf_run_beyond(call, which, within, result, scratch);
             within++;
         }
         if (sink.results && sink.each_row)
@@ -161,6 +163,16 @@ static void run_rows(const work *w, ptrdiff_t first, ptrdiff_t count, sf_sink si
         sink.first += within - first;
         first = within;
     }
+}
+
+/* Some rows within one outer step. */
+static void run_rows(const work *w, ptrdiff_t first, ptrdiff_t count, sf_sink sink, char *scratch,
+                     sf_parallel_for *loop, int n_threads)
+{
+    run_part(w->call, w->operation, w->reach, first, count, sink, scratch, loop, n_threads);
+    for (int i = 0; i < w->n_more; i++)
+        run_part(w->more[i].call, w->more[i].operation, w->more_reach[i], first, count, sink, scratch,
+                 loop, n_threads);
 }
 
 static void run_block(void *context, ptrdiff_t block, int worker)
@@ -174,6 +186,8 @@ static void run_block(void *context, ptrdiff_t block, int worker)
     for (; first < end; first += count) {
         sf_sink sink = {w->results, first, w->each_row, w->each_row ? NULL : &sums};
         count = SF_MIN(end - first, inner - first % inner);
+        if (w->n_more)
+            count = SF_MIN(count, SF_MAX(1, ELEMENTS_TOGETHER / w->call->n_classes));
         if (w->results)
             sink.results += w->each_row ? first : block;
         run_rows(w, first, count, sink, w->scratch + (size_t)worker * w->scratch_bytes, NULL, 1);
@@ -247,6 +261,10 @@ static int run(work *w, sf_result *total)
     int n = within > 1 ? 1 : sf_threads_for(n_rows * call->n_classes, n_blocks, call->n_threads);
 
     w->scratch_bytes = sf_walk_bytes(call, w->reach);
+    for (int i = 0; i < w->n_more; i++) {
+        w->more_reach[i] = sf_reach(w->more[i].call, w->more[i].operation);
+        w->scratch_bytes = SF_MAX(w->scratch_bytes, sf_walk_bytes(w->more[i].call, w->more_reach[i]));
+    }
     size_t bytes = (size_t)n * w->scratch_bytes;
     w->scratch = bytes <= sizeof stack_scratch ? stack_scratch : (char *)malloc(bytes);
     w->results = NULL;
@@ -325,6 +343,13 @@ int sf_run(const sf_call *call, int operation, sf_result *result)
         without_streams.stream = 0;
         w.call = &without_streams;
     }
+    return run(&w, result);
+}
+
+int sf_run_parts(const sf_part *parts, int n_parts, sf_result *result)
+{
+    work w = {.call = parts->call, .operation = parts->operation,
+              .reach = sf_reach(parts->call, parts->operation), .more = parts + 1, .n_more = n_parts - 1};
     return run(&w, result);
 }
 

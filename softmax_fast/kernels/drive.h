@@ -51,6 +51,12 @@ static inline void sf_write_to(sf_call *call, sf_output out)
  * of sf_rows_of_a_sum give the bits of one call on all.  Others take NULL. */
 int sf_run(const sf_call *call, int operation, sf_result *result);
 
+/* Several calls on the same rows of the same length, which write no entries: one after the other on some
+ * rows, while these are in a cache.  The result is that of all. */
+enum { SF_MOST_PARTS = 3 };
+typedef struct { const sf_call *call; int operation; } sf_part;
+int sf_run_parts(const sf_part *parts, int n_parts, sf_result *result);
+
 /* Some rows of a call in the calling thread, whose floating-point environment is set; sums end where
  * they do.  reach is that of beyond.h, and scratch has sf_walk_bytes. */
 void sf_run_rows(const sf_call *call, int operation, int reach, ptrdiff_t first, ptrdiff_t count,

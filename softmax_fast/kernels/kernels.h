@@ -31,6 +31,7 @@ enum {
     SF_BINARY_CROSS_ENTROPY_WITH_LOGITS,
     SF_KL_DIVERGENCE,      /* of rows from those of targets->probabilities, which are logits here */
     SF_KL_DIVERGENCE_GRAD, /* with respect to x */
+    SF_MEASURES,           /* the measures of rows and those of targets->probabilities */
     SF_N_OPERATIONS
 };
 
@@ -78,6 +79,11 @@ typedef struct {
     int64_t *rank;             /* entries above the label's, and equal ones before it */
 } sf_columns;
 
+/* How far the distributions q of rows are from those of the base p, an entry a row in each: KL(p || q), to
+ * the last bit that of SF_KL_DIVERGENCE, KL(q || p), the Jensen-Shannon divergence, and half the sum and
+ * the largest of |p - q|. */
+typedef struct { double *kl, *reverse, *js, *total_variation, *largest; } sf_measures;
+
 typedef struct sf_kernels sf_kernels;
 
 typedef struct {
@@ -95,7 +101,8 @@ typedef struct {
     ptrdiff_t n_indices;
     double *row_max, *row_rest;
     const sf_columns *columns;
-    ptrdiff_t first_row;        /* of the call, in the columns */
+    const sf_measures *measures;
+    ptrdiff_t first_row;        /* of the call, in the columns and measures */
     int n_threads;              /* at most; the loop is not entered for one */
     int prefetch;               /* the rows do not lie in a cache next to the core */
     int stream;                 /* write out past the caches */
@@ -168,6 +175,8 @@ typedef struct {
     sf_row_step *row, *row_out;       /* one short row */
     sf_block_step *block, *block_out; /* blocks of a long row, by one thread or several */
     sf_merge *merge;                  /* of all its blocks */
+    sf_block_step *again;             /* a second look at them, which may be NULL, */
+    sf_merge *merge_again;            /* and what comes of it */
     sf_finish *finish;
     sf_entries *entries;              /* instead of all these: entries that know of no rows */
     unsigned flags;
@@ -210,8 +219,12 @@ size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size);
 void sf_put_moments(const sf_call *call, ptrdiff_t row, double m);
 
 /* The divergence of a row, one entry after another in double, whatever its entries and temperature are;
- * its gradient goes to gradient, step apart, unless that is NULL.  It may overwrite x. */
-double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff_t step);
+ * its gradient goes to gradient, step apart, unless that is NULL.  It may overwrite x.  Unless more is
+ * NULL, the other measures go there in their order. */
+double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff_t step, double *more);
+
+/* All measures of a row, by sf_divergence. */
+void sf_put_measures(const sf_call *call, ptrdiff_t row);
 
 /* The rows from first on, as a call of their own: they lie in one outer step, with what is given for
  * each; *targets becomes theirs. */

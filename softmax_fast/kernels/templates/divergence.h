@@ -131,6 +131,12 @@ SF_INLINE int has_no_divergence(const sf_batch *batch, ptrdiff_t at)
         && batch->base_rest[at] == batch->base_rest[at];
 }
 
+/* A row's divergence where it has one. */
+SF_INLINE double found_divergence(const sf_batch *batch, ptrdiff_t at)
+{
+    return isfinite(batch->max[at]) && isfinite(batch->base_max[at]) ? batch->quotient[at] : NAN;
+}
+
 /* What turns the terms' p into probabilities. */
 SF_INLINE real base_factor(const sf_batch *batch, ptrdiff_t at)
 {
@@ -172,21 +178,35 @@ SF_INLINE sf_call base_of(const sf_call *call)
     return base;
 }
 
-/* With a gradient, which is left in the tile without its factors. */
-SF_INLINE void divergence_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
-                                  const int width, const int with_gradient, sf_batch *batch,
+/* What a tile leaves for a second look: the base, biased exponentials, and the rows' shifts, which lack
+ * nothing, and ratios of sums. */
+typedef struct {
+    sf_tile base;
+    SF_ALIGNED(64) real e_x[SF_SHORT_ROW * LANES], e_a[SF_SHORT_ROW * LANES];
+    SF_ALIGNED(64) real hi[2 * LANES], lo[2 * LANES], ratio[2 * LANES];
+} divergence_room;
+
+SF_INLINE vshift shift_of_lanes(const divergence_room *room, const sf_tile *tile, ptrdiff_t to)
+{
+    vshift s = {vload(room->hi + to), vload(room->lo + to), vload(tile->inverse + to),
+                vload(room->ratio + to)};
+    return s;
+}
+
+SF_INLINE void divergence_tile_of(divergence_room *room, sf_tile *tile, const sf_call *call,
+                                  ptrdiff_t first, ptrdiff_t count, const int width, sf_batch *batch,
                                   ptrdiff_t at)
 {
     const ptrdiff_t n = call->n_classes, lanes = width * LANES;
     const sf_call base_call = base_of(call);
-    sf_tile base;
-    SF_ALIGNED(64) real e_x[SF_SHORT_ROW * LANES], e_a[SF_SHORT_ROW * LANES];
-    SF_ALIGNED(64) real max[2 * LANES], base_max[2 * LANES], hi[2 * LANES], lo[2 * LANES], ratio[2 * LANES];
+    sf_tile *base = &room->base;
+    real *e_x = room->e_x, *e_a = room->e_a, *hi = room->hi, *lo = room->lo, *ratio = room->ratio;
+    SF_ALIGNED(64) real max[2 * LANES], base_max[2 * LANES];
     SF_ALIGNED(64) double sum[2 * LANES], base_sum[2 * LANES], logs[2 * LANES], base_logs[2 * LANES];
     SF_ALIGNED(64) double terms[2 * LANES], differences[2 * LANES];
     read_labels(call, first, count, batch, at);
     load_tile(tile, call, first, count, width, max);
-    load_tile(&base, &base_call, first, count, width, base_max);
+    load_tile(base, &base_call, first, count, width, base_max);
     if (call->temperature_step)
         tile_temperatures(tile, call, first, count);
     for (int k = 0; k < width; k++) {
@@ -195,7 +215,7 @@ SF_INLINE void divergence_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
                          vmul(vload(tile->floor + to), vset1(RAISE_FLOOR))};
         wide_store(sum + to, exponentials_of_lanes(tile->x + to, n, lanes, vload(max + to), c, e_x + to));
         wide_store(base_sum + to,
-                   exponentials_of_lanes(base.x + to, n, lanes, vload(base_max + to), c, e_a + to));
+                   exponentials_of_lanes(base->x + to, n, lanes, vload(base_max + to), c, e_a + to));
     }
     for (ptrdiff_t i = 0; i < lanes; i++) { /* NaN where a row has no probabilities */
         sum[i] = sum[i] * EXP_UNBIAS - 1.0;
@@ -220,7 +240,7 @@ SF_INLINE void divergence_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
     }
     for (int k = 0; k < width; k++) {
         const ptrdiff_t to = k * LANES;
-        const vshift s = {vload(hi + to), vload(lo + to), vload(tile->inverse + to), vload(ratio + to)};
+        const vshift s = shift_of_lanes(room, tile, to);
         wide h = wide_zero(), w = wide_zero();
         for (ptrdiff_t begin = 0; begin < n; begin += 4) {
             vec t[4], d[4];
@@ -228,7 +248,7 @@ SF_INLINE void divergence_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
                 t[j] = d[j] = vset1(0);
             for (int j = 0; j < 4 && begin + j < n; j++) {
                 const ptrdiff_t c = (begin + j) * lanes + to;
-                t[j] = divergence_term(vload(base.x + c), vload(tile->x + c), vload(e_a + c),
+                t[j] = divergence_term(vload(base->x + c), vload(tile->x + c), vload(e_a + c),
                                        vload(e_x + c), s, &d[j]);
             }
             add_divergence(&h, &w, t, d);
@@ -248,36 +268,62 @@ SF_INLINE void divergence_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
             split_shift(shift, &hi[i], &lo[i]);
         }
     }
-    for (int k = 0; with_gradient && k < width; k++) {
-        const ptrdiff_t to = k * LANES;
-        const vshift s = {vload(hi + to), vload(lo + to), vload(tile->inverse + to), vload(ratio + to)};
+}
+
+static SF_NOINLINE void divergence_of_tile(divergence_room *room, sf_tile *tile, const sf_call *call,
+                                           ptrdiff_t first, ptrdiff_t count, int width,
+                                           sf_batch *batch, ptrdiff_t at)
+{
+    if (width == 2)
+        divergence_tile_of(room, tile, call, first, count, 2, batch, at);
+    else
+        divergence_tile_of(room, tile, call, first, count, 1, batch, at);
+}
+
+/* The gradient, without its factors, takes the place of the logits. */
+static SF_NOINLINE void gradient_of_tile(const divergence_room *room, sf_tile *tile, ptrdiff_t n,
+                                         int width)
+{
+    const ptrdiff_t lanes = width * LANES;
+    for (ptrdiff_t to = 0; to < lanes; to += LANES) {
+        const vshift s = shift_of_lanes(room, tile, to);
         for (ptrdiff_t c = to; c < n * lanes; c += lanes) {
             vec d;
-            (void)divergence_term(vload(base.x + c), vload(tile->x + c), vload(e_a + c),
-                                  vload(e_x + c), s, &d);
+            (void)divergence_term(vload(room->base.x + c), vload(tile->x + c), vload(room->e_a + c),
+                                  vload(room->e_x + c), s, &d);
             vstore(tile->x + c, d);
         }
     }
 }
 
-#define DIVERGENCE_STEPS(tile_step, row_step, with_gradient)                                        \
-    static void tile_step(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,     \
-                          int width, sf_batch *batch, ptrdiff_t at)                                 \
-    {                                                                                               \
-        if (width == 2)                                                                             \
-            divergence_tile_of(tile, call, first, count, 2, with_gradient, batch, at);              \
-        else                                                                                        \
-            divergence_tile_of(tile, call, first, count, 1, with_gradient, batch, at);              \
-    }                                                                                               \
-    static void row_step(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,        \
-                         ptrdiff_t at)                                                              \
-    {                                                                                               \
-        tile_temperatures(room, call, row, 1);                                                      \
-        divergence_tile_of(room, call, row, 1, 1, with_gradient, batch, at);                        \
-    }
-DIVERGENCE_STEPS(divergence_tile, divergence_row, 0)
-DIVERGENCE_STEPS(divergence_and_gradient_tile, divergence_and_gradient_row, 1)
-#undef DIVERGENCE_STEPS
+static void divergence_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                            int width, sf_batch *batch, ptrdiff_t at)
+{
+    divergence_room room;
+    divergence_of_tile(&room, tile, call, first, count, width, batch, at);
+}
+
+static void divergence_and_gradient_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first,
+                                         ptrdiff_t count, int width, sf_batch *batch, ptrdiff_t at)
+{
+    divergence_room room;
+    divergence_of_tile(&room, tile, call, first, count, width, batch, at);
+    gradient_of_tile(&room, tile, call->n_classes, width);
+}
+
+static void divergence_row(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
+                           ptrdiff_t at)
+{
+    tile_temperatures(room, call, row, 1);
+    divergence_tile(room, call, row, 1, 1, batch, at);
+}
+
+static void divergence_and_gradient_row(sf_tile *room, const sf_call *call, ptrdiff_t row,
+                                        sf_batch *batch, ptrdiff_t at)
+{
+    tile_temperatures(room, call, row, 1);
+    divergence_and_gradient_tile(room, call, row, 1, 1, batch, at);
+}
 
 static void divergence_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
                                 int width, sf_batch *batch, ptrdiff_t at)
@@ -292,7 +338,7 @@ static void divergence_tile_out(sf_tile *tile, const sf_call *call, ptrdiff_t fi
             for (ptrdiff_t c = 0; c < n; c++)
                 tile->x[c * lanes + i] = 0;
         } else if (!shift_is_exact(batch->shift[at + i], sf_temperature_of(call, first + i))) {
-            sf_divergence(call, first + i, tile->x + i, lanes);
+            sf_divergence(call, first + i, tile->x + i, lanes, NULL);
         } else {
             probability[i] = base_factor(batch, at + i);
             factor[i] = (real)batch->scale[at + i];
@@ -445,6 +491,18 @@ static void merge_divergence(const sf_long_row *r)
         batch->quotient[at] = NAN;
 }
 
+/* The shift of a row whose blocks have been merged, and its temperature with the raised floor. */
+static SF_NOINLINE vshift shift_of_row(const sf_long_row *r, sf_temperature *t)
+{
+    const sf_batch *batch = r->batch;
+    const sf_sum shift = {batch->shift[r->at], batch->shift_lost[r->at]};
+    real hi, lo;
+    *t = *r->temperature;
+    t->floor *= RAISE_FLOOR;
+    split_shift(shift, &hi, &lo);
+    return one_shift(hi, lo, t, 1.0 + batch->base_rest[r->at], 1.0 + batch->rest[r->at]);
+}
+
 /* Entries out = K (q - p), of n contiguous ones. */
 static SF_NOINLINE void divergence_gradient(const real *a, const real *x, ptrdiff_t n, real base_max,
                                             real max, const sf_temperature *t, vshift s, real factor,
@@ -473,17 +531,13 @@ static void divergence_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff
     const sf_batch *batch = r->batch;
     const ptrdiff_t at = r->at, stride = call->out.class_stride;
     real *out = out_at(call, r->row);
+    sf_temperature t;
     if (!shift_is_exact(batch->shift[at], sf_temperature_of(call, r->row))) {
         if (first == 0)
-            sf_divergence(call, r->row, out, stride);
+            sf_divergence(call, r->row, out, stride, NULL);
         return;
     }
-    sf_temperature t = *r->temperature;
-    t.floor *= RAISE_FLOOR;
-    const sf_sum shift = {batch->shift[at], batch->shift_lost[at]};
-    real hi, lo;
-    split_shift(shift, &hi, &lo);
-    const vshift s = one_shift(hi, lo, &t, 1.0 + batch->base_rest[at], 1.0 + batch->rest[at]);
+    const vshift s = shift_of_row(r, &t);
     for (ptrdiff_t b = first; b < first + count; b++) {
         const ptrdiff_t n = block_length(call, b), begin = b * BLOCK;
         real *home = stride == 1 ? out + begin : out_buffer;
@@ -503,13 +557,11 @@ static void divergence_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
     const sf_targets *targets = call->targets;
     for (ptrdiff_t i = at; i < at + count; i++) {
         const ptrdiff_t row = first + i - at;
-        double divergence = batch->quotient[i];
+        double divergence = found_divergence(batch, i);
         if (batch->y[i] < 0)
             divergence = 0.0;
         else if (has_no_divergence(batch, i))
-            divergence = sf_divergence(call, row, NULL, 0);
-        else if (!isfinite(batch->max[i]) || !isfinite(batch->base_max[i]))
-            divergence = NAN;
+            divergence = sf_divergence(call, row, NULL, 0, NULL);
         batch->log_sum[i] = divergence * targets->loss_scale;
         batch->quotient[i] = 0.0;
         batch->share[i] = 1.0;

@@ -9,6 +9,7 @@
 #include "probabilities.h"
 #include "divergence.h"
 #include "statistics.h"
+#include "measures.h"
 #include "binary.h"
 #include "linear.h"
 #include "walk.h"

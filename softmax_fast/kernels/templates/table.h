@@ -86,6 +86,12 @@ const sf_kernels SF_KERNELS = {
             .block = divergence_blocks, .merge = merge_divergence, .block_out = divergence_blocks_out,
             .finish = divergence_finish, .flags = SF_READS_TARGETS,
         },
+        [SF_MEASURES] = {
+            .tile = measures_tile, .row = measures_row,
+            .block = divergence_blocks, .merge = merge_divergence,
+            .again = measures_blocks, .merge_again = merge_measures,
+            .finish = measures_finish, .flags = SF_READS_TARGETS,
+        },
         [SF_BINARY_CROSS_ENTROPY] = {
             .entries = binary_cross_entropy_entries,
         },

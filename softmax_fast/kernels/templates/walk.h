@@ -153,6 +153,10 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
                 t = row_temperature(call, r.row);
             in_pieces(&r, operation->block, loop, n_threads);
             operation->merge(&r);
+            if (operation->again) {
+                in_pieces(&r, operation->again, loop, n_threads);
+                operation->merge_again(&r);
+            }
         }
         finish_rows(call, operation, first, some, &batch, sink);
         for (r.at = 0; operation->block_out && r.at < some; r.at++) {
