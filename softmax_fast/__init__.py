@@ -15,6 +15,7 @@ from ._config import get_include, show_config
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .calibration import TemperatureFit, fit_temperature
+from .comparison import Comparison, RowComparison, compare
 from .divergence import kl_divergence, kl_divergence_and_grad
 from .evaluation import (
     Evaluation,
@@ -42,17 +43,20 @@ from .margins import AngularMargin, CosineMargin, LargeMargin
 
 __all__ = [
     "AngularMargin",
+    "Comparison",
     "CosineMargin",
     "Evaluation",
     "Evaluator",
     "LargeMargin",
     "LinearGrads",
     "Reliability",
+    "RowComparison",
     "RowStatistics",
     "TemperatureFit",
     "__version__",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "compare",
     "cross_entropy",
     "evaluate",
     "evaluate_linear",

@@ -787,6 +787,14 @@ def nan_policy(value):
     raise ValueError(f"nan_policy must be 'propagate', 'omit' or 'raise', got {value!r}")
 
 
+def quantiles(value):
+    """A tuple of floats in [0, 1], ascending, each once."""
+    array = _real_values("quantiles", value)
+    if array.ndim > 1 or not ((array >= 0) & (array <= 1)).all():
+        raise ValueError(f"quantiles must be numbers from 0 to 1, got {value!r}")
+    return tuple(sorted(set(array.ravel().tolist())))
+
+
 def flag(name, value):
     if isinstance(value, bool | np.bool_):
         return bool(value)
@@ -803,17 +811,27 @@ def same_classes(shape, axis, n_classes, before):
     return n_classes
 
 
+def same_columns(has_targets, before):
+    """Whether there are targets, which all rows of a comparison have or none; before: of those before."""
+    if before is not None and has_targets != before:
+        raise ValueError(
+            f"targets are {'given' if has_targets else 'missing'}, but the rows before had "
+            f"{'some' if before else 'none'}"
+        )
+
+
 def mergeable(other, kind, options, n_classes):
-    """Check that ``other`` is an evaluator of the same options and, where both know, classes."""
+    """Check that ``other`` is of this kind and has the same options and, where both know, classes."""
     if not isinstance(other, kind):
         raise TypeError(f"other must be an {kind.__name__}, got {_type_name(other)}")
+    own = f"this {kind.__name__.lower().strip('_')}"
     for name, value in options._asdict().items():
         others = getattr(other._options, name)
         if others != value:
-            raise ValueError(f"other has {name}={others!r}, but this evaluator {name}={value!r}")
+            raise ValueError(f"other has {name}={others!r}, but {own} {name}={value!r}")
     if None not in (n_classes, other.n_classes) and n_classes != other.n_classes:
         raise ValueError(
-            f"other has rows of {other.n_classes} classes, but this evaluator of {n_classes}"
+            f"other has rows of {other.n_classes} classes, but {own} of {n_classes}"
         )
 
 

@@ -471,6 +471,16 @@ def add_to_pass(Block block not None, Options options not None, const double[::1
     return to.n, to.first
 
 
+def add_moments(const double[::1] values, const double[::1] weights, double[:, ::1] sums):
+    """Add Σ v x, Σ v² x, Σ v² x² and Σ v x² of finite x to pairs (2, 4), v being 1 without weights; the
+    products as if they were not rounded.
+    """
+    if values.shape[0]:
+        with nogil:
+            sf_add_moments(&values[0], NULL if weights is None else &weights[0], values.shape[0],
+                           &sums[0, 0], &sums[1, 0])
+
+
 # ---- the public functions ------------------------------------------------------------------------------
 
 include "_calls.pxi"

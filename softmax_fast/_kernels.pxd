@@ -193,6 +193,8 @@ cdef extern from "evaluation.h" nogil:
     Py_ssize_t sf_cell_of(double confidence, int64_t *units) noexcept
     Py_ssize_t sf_bin_of(double confidence, const double *edges, Py_ssize_t n_bins) noexcept
 
+    void sf_add_moments(const double *x, const double *weights, Py_ssize_t n, double *hi, double *lo) noexcept
+
     ctypedef struct sf_evaluation:
         const double *weights
         const int64_t *top_k

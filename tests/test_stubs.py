@@ -141,12 +141,13 @@ def test_every_function_that_computes_is_in_the_table_of_the_tests():
     """An entry in cases.py gets a function the tests that apply to all.
 
     What gives several numbers a row, or none, has tests of its own, in test_evaluation.py,
-    test_calibration.py and test_linear_evaluation.py.
+    test_calibration.py, test_linear_evaluation.py and test_comparison.py.
     """
     others = {
         sf.row_statistics,
         sf.evaluate,
         sf.fit_temperature,
+        sf.compare,
         sf.row_statistics_linear,
         sf.evaluate_linear,
         sf.fit_temperature_linear,

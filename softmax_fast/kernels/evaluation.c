@@ -94,6 +94,23 @@ static void put_moments(double *hi, double *lo, double x, double v, double vv)
     lo[2] += rounding(once, x) + lost * x;
 }
 
+void sf_add_moments(const double *x, const double *weights, ptrdiff_t n, double *hi, double *lo)
+{
+    sf_sum sums[2];
+    if (!weights) {
+        sf_tables_in_use()->f64->sums_of_array(x, n, sums, sums + 1);
+        for (int j = 0; j < 4; j++)
+            put_sum(hi + j, lo + j, sums[j > 1]);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double v = weights[i], once = v * x[i], lost = rounding(v, x[i]);
+        put_moments(hi, lo, x[i], v, v * v);
+        put(hi + 3, lo + 3, once * x[i]);
+        lo[3] += rounding(once, x[i]) + lost * x[i];
+    }
+}
+
 /* ---- evaluations ------------------------------------------------------------------------------------- */
 
 enum { V, VV, V_BAD, VV_BAD, LOSS, BRIER = LOSS + 3, V_HIT = BRIER + 3, VV_HIT, RECIPROCAL_RANK,

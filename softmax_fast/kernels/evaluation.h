@@ -78,4 +78,8 @@ enum { SF_MOST_SUMMED = 65536 }; /* rows of one call */
 int sf_add_to_evaluation(const sf_call *call, sf_evaluation *to);
 int sf_add_to_pass(const sf_call *call, sf_pass *to);
 
+/* Add v x, v v x, v v x x and v x x of finite x to four sums and what they lost, the products as if they
+ * were not rounded; v is 1 without weights. */
+void sf_add_moments(const double *x, const double *weights, ptrdiff_t n, double *hi, double *lo);
+
 #endif
