@@ -23,6 +23,8 @@ import targets
 from harness import (
     AXIS_PAIRS,
     BINARY_SHAPES,
+    DIVERGING,
+    DIVERGING_SHAPES,
     EVALUATED_SHAPES,
     FITTED_SHAPE,
     LINEAR_SHAPES,
@@ -44,7 +46,7 @@ QUICK_OPERATIONS = (
     "softmax_loss",
     "softmax_loss_and_grad",
 )
-OF_THEIR_OWN_SHAPES = ("binary", "linear", "evaluate", "fit")
+OF_THEIR_OWN_SHAPES = ("binary", "linear", "evaluate", "fit", "kl")
 ON_LOGITS = [name for name in OPERATIONS if not name.startswith(OF_THEIR_OWN_SHAPES)]
 
 
@@ -98,6 +100,8 @@ def plan(options: argparse.Namespace) -> list[Case]:
                     places = [(shape, -1) for shape in EVALUATED_SHAPES]
                 elif operation == "fit_temperature":
                     places = [(FITTED_SHAPE, -1)]
+                elif operation in DIVERGING:
+                    places = [(shape, -1) for shape in DIVERGING_SHAPES]
                 else:
                     places = [(shape, -1) for shape in (QUICK_SHAPES if options.quick else SHAPES)]
                 cases += [Case(operation, shape, axis, dtype) for shape, axis in places]
@@ -109,6 +113,7 @@ def plan(options: argparse.Namespace) -> list[Case]:
                 cases += [Case("softmax", *place, dtype) for pair in AXIS_PAIRS for place in pair]
                 cases += [Case("evaluate", s, -1, dtype) for s in EVALUATED_SHAPES]
                 cases.append(Case("fit_temperature", FITTED_SHAPE, -1, dtype))
+                cases += [Case(o, s, -1, dtype) for o in DIVERGING for s in DIVERGING_SHAPES]
     order = {inputs: k for k, inputs in enumerate(dict.fromkeys(case.inputs for case in cases))}
     return sorted(dict.fromkeys(cases), key=lambda case: order[case.inputs])
 
@@ -196,13 +201,14 @@ def main(argv: list[str] | None = None) -> int:
     if options.bars:
         options.bars.write_text(report.bars(results), encoding="utf-8")
     if options.update_results:
-        others = results.of(set(OPERATIONS) - set(harness.EVALUATING))
+        others = results.of(set(OPERATIONS) - {*harness.EVALUATING, *DIVERGING})
         if others.table:
             harness.replace_between(RESULTS, "speed", report.markdown(others))
             harness.replace_between(README, "speed", report.summary(others))
-        evaluations = results.of(harness.EVALUATING)
-        if evaluations.table:
-            harness.replace_between(RESULTS, "evaluation", report.markdown(evaluations))
+        for marker, operations in (("evaluation", harness.EVALUATING), ("divergence", DIVERGING)):
+            some = results.of(operations)
+            if some.table:
+                harness.replace_between(RESULTS, marker, report.markdown(some))
     if options.markdown:
         print(report.markdown(results))
     elif results.table:

@@ -23,7 +23,7 @@ class Operation:
 
     title: str
     gives: str  # "rows of classes", "rows", "loss", "loss and rows of classes" or what it is called
-    traffic: str  # "copy", "read" or "product"
+    traffic: str  # "copy", "read", "product", "read_both" or "read_both_and_write"
 
 
 OPERATIONS = {
@@ -48,6 +48,14 @@ OPERATIONS = {
         "evaluation: loss, accuracy, top 5, calibration error", "evaluation", "read"
     ),
     "fit_temperature": Operation("the temperature that calibrates", "temperature", "read"),
+    "kl_divergence": Operation(
+        "KL divergence of two arrays of logits, mean", "divergence", "read_both"
+    ),
+    "kl_divergence_and_grad": Operation(
+        "KL divergence and gradient, `grad_out` given",
+        "divergence and rows of classes",
+        "read_both_and_write",
+    ),
 }
 
 SHAPES = (
@@ -70,6 +78,8 @@ FITTED_SHAPE = (50000, 1000)
 DRAWN_AT = 1.5
 N_BINS = 15
 EVALUATING = ("evaluate", "fit_temperature")
+DIVERGING = ("kl_divergence", "kl_divergence_and_grad")
+DIVERGING_SHAPES = ((64, 1000), (65536, 10), (16384, 1000), (256, 128256))
 # Not along the last axis, each beside the same rows laid out along it.
 AXIS_PAIRS = (
     (((1000, 16384), 0), ((16384, 1000), -1)),
@@ -102,7 +112,7 @@ class Case:
     def inputs(self) -> tuple:
         """Cases with equal ``inputs`` work on the same arrays."""
         first = self.operation.partition("_")[0]
-        family = first if first in ("binary", "linear", "fit") else "logits"
+        family = first if first in ("binary", "linear", "fit", "kl") else "logits"
         return family, self.shape, self.axis, self.dtype
 
     def __str__(self) -> str:
@@ -137,8 +147,8 @@ def make_arrays(case: Case) -> SimpleNamespace:
     -------
     SimpleNamespace
         ``x`` the logits and ``out`` of their shape; ``targets`` int64 of the shape of the rows, or
-        for the binary case float 0 or 1; ``axis``. A linear case has ``features`` (N, D) and
-        ``weights`` (C, D) in place of ``x``, and ``out`` (N, C).
+        for the binary case float 0 or 1, for a divergence the base's logits; ``axis``. A linear case
+        has ``features`` (N, D) and ``weights`` (C, D) in place of ``x``, and ``out`` (N, C).
     """
     family = case.inputs[0]
     rng = np.random.default_rng(21)
@@ -154,6 +164,10 @@ def make_arrays(case: Case) -> SimpleNamespace:
     x = normal_logits(case.shape, case.dtype)
     if family == "binary":
         targets = rng.integers(0, 2, x.shape).astype(case.dtype)
+    elif family == "kl":
+        targets = np.roll(x.reshape(-1), 4321).reshape(x.shape)
+        targets *= x.dtype.type(0.25)
+        targets += x
     elif family == "fit":
         noise = rng.gumbel(size=1_000_003).astype(np.float32)
         targets = np.empty(len(x), np.int64)
@@ -170,6 +184,8 @@ def make_arrays(case: Case) -> SimpleNamespace:
 def reference(case: Case, arrays: SimpleNamespace) -> np.ndarray:
     """In float64: the log-sum-exp of every row; the mean loss of a binary case, the T of a fit.
 
+    For a divergence the log-sum-exps of x and of the base, and the divergence, of every row.
+
     Worked through in pieces, so that no float64 copy of a large input is made.
     """
     if case.inputs[0] == "binary":
@@ -177,6 +193,8 @@ def reference(case: Case, arrays: SimpleNamespace) -> np.ndarray:
         return np.mean(np.maximum(x, 0) - x * arrays.targets + np.log1p(np.exp(-np.abs(x))))
     if case.inputs[0] == "fit":
         return np.float64(_fitted(arrays))
+    if case.inputs[0] == "kl":
+        return _diverged(arrays)
     if case.inputs[0] == "linear":
         weights = arrays.weights.astype(np.float64).T
         rows = (part.astype(np.float64) @ weights for part in np.array_split(arrays.features, 16))
@@ -193,6 +211,25 @@ def reference(case: Case, arrays: SimpleNamespace) -> np.ndarray:
         logs.append(m + np.log(np.exp(z - m[..., None]).sum(-1)))
     shape = arrays.targets.shape
     return np.concatenate(logs).reshape(shape)
+
+
+def _log_sum(z: np.ndarray) -> np.ndarray:
+    m = z.max(-1, keepdims=True)
+    return m + np.log(np.exp(z - m).sum(-1, keepdims=True))
+
+
+def _diverged(arrays: SimpleNamespace) -> np.ndarray:
+    """Rows of three: the log-sum-exps of both arrays, and the divergence."""
+    found = np.empty((3, len(arrays.x)))
+    step = max(1, (1 << 20) // arrays.x.shape[1])
+    for i in range(0, len(arrays.x), step):
+        part = slice(i, i + step)
+        x, base = (v[part].astype(np.float64) for v in (arrays.x, arrays.targets))
+        log_x, log_base = _log_sum(x), _log_sum(base)
+        t = (x - log_x) - (base - log_base)
+        terms = np.exp(base - log_base) * (np.expm1(t) - t)
+        found[:, part] = log_x[:, 0], log_base[:, 0], terms.sum(-1)
+    return found
 
 
 def _fitted(arrays: SimpleNamespace) -> float:
@@ -279,6 +316,21 @@ def wrong(case: Case, arrays: SimpleNamespace, logs: np.ndarray, result) -> str 
         return _wrong_evaluation(arrays, logs, result)
     if operation.gives == "temperature":
         return compare("temperature", result, logs, 1e-3 * logs)
+    if operation.gives.startswith("divergence"):
+        value, grad = result if operation.gives.endswith("classes") else (result, None)
+        want = logs[2].mean()
+        error = compare("divergence", value, want, 256 * eps * max(1, want))
+        if error or grad is None:
+            return error
+        if np.shape(grad) != case.shape:
+            return f"shape {np.shape(grad)}, expected {case.shape}"
+        chosen, scale = _sampled_rows(len(arrays.x), case.elements), 1 / len(arrays.x)
+        q, p = (
+            np.exp(v[chosen].astype(np.float64) - log[chosen, None])
+            for v, log in ((arrays.x, logs[0]), (arrays.targets, logs[1]))
+        )
+        got = np.asarray(grad)[chosen]
+        return compare("gradient", got, (q - p) * scale, 512 * eps * scale * (q + p))
     if operation.gives == "rows":
         return compare("logsumexp", result, logs, 256 * eps * np.maximum(1, np.abs(logs)))
     loss, dense = None, None

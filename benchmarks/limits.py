@@ -106,6 +106,19 @@ class MemoryLimit(Limit):
             ]
         )
 
+    read_both = read
+
+    def read_both_and_write(self, a):
+        """The copy reads one of the two."""
+        copy, read = self.copy(a), self.library.limits_read
+        source, size = a.targets.ctypes.data, a.targets.nbytes
+
+        def both(threads):
+            copy()
+            read(self.isa, source, size, threads)
+
+        return _fastest([lambda n=n: both(n) for n in self.thread_counts])
+
     def product(self, a):
         return lambda: np.matmul(a.features, a.weights.T, out=a.out)
 
@@ -119,12 +132,15 @@ class MemoryLimit(Limit):
 
 
 class ArithmeticLimit(Limit):
-    """As many exponentials as there are logits, shared by the threads, each within its own L1."""
+    """As many exponentials as there are logits, shared by the threads, each within its own L1.
+
+    A divergence has two arrays of them.
+    """
 
     name = "exp limit"
 
-    def copy(self, a):
-        loop, is_f64, size = self.library.limits_exp, a.x.dtype == np.float64, a.x.size
+    def copy(self, a, arrays=1):
+        loop, is_f64, size = self.library.limits_exp, a.x.dtype == np.float64, arrays * a.x.size
         return _fastest(
             [
                 lambda threads=threads: loop(self.isa, is_f64, size, threads)
@@ -133,6 +149,11 @@ class ArithmeticLimit(Limit):
         )
 
     read = copy
+
+    def read_both(self, a):
+        return self.copy(a, arrays=2)
+
+    read_both_and_write = read_both
 
     def product(self, a):
         return None

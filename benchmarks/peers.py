@@ -131,6 +131,14 @@ class SoftmaxFast(Peer):
     def fit_temperature(self, a):
         return lambda: self.sf.fit_temperature(a.x, a.targets).temperature
 
+    def kl_divergence(self, a):
+        kl_divergence, base, x = self.sf.kl_divergence, a.targets, a.x
+        return lambda: kl_divergence(base, x)
+
+    def kl_divergence_and_grad(self, a):
+        value_and_grad = self.sf.kl_divergence_and_grad
+        return lambda: value_and_grad(a.targets, a.x, grad_out=a.out)
+
 
 class LossAlone(SoftmaxFast):
     """The loss of what is evaluated: what an evaluation may be compared with."""
@@ -262,6 +270,31 @@ class NumPyFormula(Peer):
         labels = a.targets[:, None]
         return lambda: self._mean_loss(np.matmul(a.features, a.weights.T, out=a.out), labels, -1)
 
+    @staticmethod
+    def _log_softmax(x):
+        z = x - x.max(-1, keepdims=True)
+        z -= np.log(np.exp(z).sum(-1, keepdims=True))
+        return z
+
+    def kl_divergence(self, a):
+        def call():
+            log_p, log_q = self._log_softmax(a.targets), self._log_softmax(a.x)
+            return np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))
+
+        return call
+
+    def kl_divergence_and_grad(self, a):
+        out = a.out
+
+        def call():
+            log_p, log_q = self._log_softmax(a.targets), self._log_softmax(a.x)
+            p = np.exp(log_p)
+            np.subtract(np.exp(log_q, out=out), p, out=out)
+            np.divide(out, len(out), out=out)
+            return np.mean(np.sum(p * (log_p - log_q), axis=-1)), out
+
+        return call
+
 
 class SciPy(Peer):
     name = "SciPy"
@@ -280,6 +313,11 @@ class SciPy(Peer):
 
     def logsumexp(self, a):
         return lambda: self.special.logsumexp(a.x, axis=a.axis)
+
+    def kl_divergence(self, a):
+        softmax, rel_entr = self.special.softmax, self.special.rel_entr
+        base, x = a.targets, a.x
+        return lambda: rel_entr(softmax(base, axis=-1), softmax(x, axis=-1)).sum(axis=-1).mean()
 
 
 class PyTorch(Peer):
@@ -347,6 +385,28 @@ class PyTorch(Peer):
         cross_entropy, linear = self.functional.cross_entropy, self.functional.linear
         features, weights, y = map(self.torch.from_numpy, (a.features, a.weights, a.targets))
         return lambda: cross_entropy(linear(features, weights), y)
+
+    def _divergence(self, x, base):
+        log_softmax = self.torch.log_softmax
+        return self.functional.kl_div(
+            log_softmax(x, -1), log_softmax(base, -1), reduction="batchmean", log_target=True
+        )
+
+    def kl_divergence(self, a):
+        x, base = self.torch.from_numpy(a.x), self.torch.from_numpy(a.targets)
+        return lambda: self._divergence(x, base)
+
+    def kl_divergence_and_grad_fresh(self, a):
+        torch = self.torch
+        leaf, base = torch.from_numpy(a.x).requires_grad_(), torch.from_numpy(a.targets)
+
+        def call():
+            with torch.enable_grad():
+                value = self._divergence(leaf, base)
+                (grad,) = torch.autograd.grad(value, leaf)
+            return value.detach(), grad
+
+        return call
 
 
 class TorchMetrics(PyTorch):
@@ -458,6 +518,16 @@ class JAX(Peer):
         loss = self._mean_loss(-1)
         return self._call(lambda f, w, y: loss(f @ w.T, y), a.features, a.weights, a.targets)
 
+    def _mean_divergence(self, x, base):
+        log_q, log_p = self.jax.nn.log_softmax(x), self.jax.nn.log_softmax(base)
+        return (self.jax.numpy.exp(log_p) * (log_p - log_q)).sum(-1).mean()
+
+    def kl_divergence(self, a):
+        return self._call(self._mean_divergence, a.x, a.targets)
+
+    def kl_divergence_and_grad_fresh(self, a):
+        return self._call(self.jax.value_and_grad(self._mean_divergence), a.x, a.targets)
+
 
 class Optax(JAX):
     name = "optax"
@@ -474,6 +544,10 @@ class Optax(JAX):
     def _mean_loss(self, axis):
         losses = self.optax.softmax_cross_entropy_with_integer_labels
         return lambda x, y: losses(x, y, axis=axis).mean()
+
+    def _mean_divergence(self, x, base):
+        log_q, log_p = self.jax.nn.log_softmax(x), self.jax.nn.log_softmax(base)
+        return self.optax.losses.kl_divergence_with_log_targets(log_q, log_p).mean()
 
     def binary_cross_entropy_with_logits(self, a):
         losses = self.optax.sigmoid_binary_cross_entropy

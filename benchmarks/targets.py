@@ -10,6 +10,7 @@ import small_calls
 from harness import (
     AXIS_PAIRS,
     BINARY_SHAPES,
+    DIVERGING,
     EVALUATED_SHAPES,
     FITTED_SHAPE,
     LINEAR_SHAPES,
@@ -261,6 +262,18 @@ TARGETS = (
         _cases(("fit_temperature",), (FITTED_SHAPE,)),
         _over("PyTorch, torchmetrics"),
         100,
+    ),
+    Target(
+        "divergence: over PyTorch",
+        _cases(DIVERGING, ((16384, 1000), (256, 128256))),
+        _over("PyTorch"),
+        5,
+    ),
+    Target(
+        "divergence: of the limit of reading both arrays",
+        _cases(("kl_divergence",), ((256, 128256),)),
+        _of_memory_limit,
+        0.5,
     ),
 )
 
