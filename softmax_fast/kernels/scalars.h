@@ -201,12 +201,22 @@ static inline int sf_count_bits(unsigned mask)
 #endif
 }
 
-static inline double sf_lanes_total(double *lanes, int n)
+/* Halves of n lanes, a power of two up to 32, one on the other; each has a constant length. */
+SF_INLINE double sf_lanes_total(double *lanes, const int n)
 {
-    for (int half = n / 2; half; half /= 2)
-        for (int i = 0; i < half; i++)
-            lanes[i] += lanes[i + half];
-    return lanes[0];
+    if (n > 16)
+        for (int i = 0; i < 16; i++)
+            lanes[i] += lanes[i + 16];
+    if (n > 8)
+        for (int i = 0; i < 8; i++)
+            lanes[i] += lanes[i + 8];
+    if (n > 4)
+        for (int i = 0; i < 4; i++)
+            lanes[i] += lanes[i + 4];
+    if (n > 2)
+        for (int i = 0; i < 2; i++)
+            lanes[i] += lanes[i + 2];
+    return n > 1 ? lanes[0] + lanes[1] : lanes[0];
 }
 
 #endif
