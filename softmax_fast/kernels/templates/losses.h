@@ -79,6 +79,44 @@ static SF_NOINLINE void weighted_sums(const real *a, const real *x, ptrdiff_t n,
     }
 }
 
+/* The same of a smoothed label y (from begin on, where it may not be) without class weights: their uniform
+ * part is a constant. */
+static SF_NOINLINE void smoothed_label_sums(const sf_call *call, const real *x, ptrdiff_t n, ptrdiff_t y,
+                                            double m, double *share, double *product)
+{
+    const double smoothing = call->targets->label_smoothing, kept = 1.0 - smoothing;
+    const double uniform = smoothing / (double)call->n_classes;
+    wide differences = wide_zero();
+    const vec vm = vset1((real)m);
+    vec d[4];
+    for (ptrdiff_t i = 0; i < n; i += 4 * LANES) {
+        const int whole = i + 4 * LANES <= n;
+        for (int k = 0; k < 4; k++) {
+            const ptrdiff_t c = i + k * LANES, some = n - c;
+            d[k] = vset1(0);
+            if (whole || some >= LANES)
+                d[k] = vsub(vload(x + c), vm);
+            else if (some > 0)
+                d[k] = vsub(vload_first(x + c, some, (real)m), vm);
+        }
+        differences = wide_add(differences, vadd(vadd(d[0], d[1]), vadd(d[2], d[3])));
+    }
+    double lanes[LANES];
+    wide_store(lanes, differences);
+    double sum = sf_lanes_total(lanes, LANES);
+    if (sum != sum) { /* as in weighted_sums */
+        sum = 0.0;
+        for (ptrdiff_t i = 0; i < n; i++)
+            sum += (double)x[i] - m;
+    }
+    *share = uniform * (double)n;
+    *product = uniform * sum;
+    if (y >= 0 && y < n && kept != 0.0) {
+        *share += kept;
+        *product += kept * ((double)x[y] - m);
+    }
+}
+
 /* Whether sums of a in this type keep its digits; they neither overflow nor vanish then. */
 SF_INLINE int is_fit(double share)
 {
@@ -90,6 +128,10 @@ static SF_NOINLINE void weigh_entries(const sf_call *call, ptrdiff_t row, ptrdif
                                       const real *x, double m, double *share, double *product)
 {
     SF_ALIGNED(64) real buffer[BLOCK];
+    if (sf_has_labels(call->targets) && !call->targets->class_weight) {
+        smoothed_label_sums(call, x, n, (ptrdiff_t)sf_label(call->targets, row) - begin, m, share, product);
+        return;
+    }
     weighted_sums(weighted_target_of(call, row, begin, n, buffer), x, n, (real)m, share, product);
     if (is_fit(*share))
         return;
