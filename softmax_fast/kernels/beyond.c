@@ -32,22 +32,26 @@ static extent extent_of(const double *values, ptrdiff_t n)
     ptrdiff_t i = 0;
     for (; values && i + 4 <= n; i += 4)
         for (int k = 0; k < 4; k++) {
-            const double v = values[i + k], other = v == 0.0 ? INFINITY : v;
-            least[k] = other < least[k] ? other : least[k];
-            most[k] = v > most[k] ? v : most[k];
+            least[k] = values[i + k] < least[k] ? values[i + k] : least[k];
+            most[k] = values[i + k] > most[k] ? values[i + k] : most[k];
         }
     for (; values && i < n; i++) {
-        least[0] = values[i] != 0.0 ? SF_MIN(least[0], values[i]) : least[0];
+        least[0] = SF_MIN(least[0], values[i]);
         most[0] = SF_MAX(most[0], values[i]);
     }
     for (int k = 1; k < 4; k++) {
         least[0] = SF_MIN(least[0], least[k]);
         most[0] = SF_MAX(most[0], most[k]);
     }
-    if (most[0] > 0.0) {
-        e.least = least[0];
-        e.most = most[0];
+    if (!(most[0] > 0.0))
+        return e;
+    if (least[0] == 0.0) {
+        least[0] = INFINITY;
+        for (i = 0; i < n; i++)
+            least[0] = values[i] != 0.0 ? SF_MIN(least[0], values[i]) : least[0];
     }
+    e.least = least[0];
+    e.most = most[0];
     return e;
 }
 
