@@ -9,7 +9,6 @@ of its own; they take turns, round after round. See README.md in this folder.
 """
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from harness import (
     Results,
 )
 from peers import PEERS
-from workers import Contest, Contestant
+from workers import Contest, Contestant, end_in_good_order, say
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 README = RESULTS.parent.parent / "README.md"
@@ -186,12 +185,7 @@ def measure(options: argparse.Namespace, say) -> Results:
 
 def main(argv: list[str] | None = None) -> int:
     options = _arguments(argv)
-    # Die in good order, so that no stopped child stays behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
+    end_in_good_order()
     if options.from_json:
         results = Results.from_json(options.from_json.read_text(encoding="utf-8"))
     else:

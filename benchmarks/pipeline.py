@@ -11,7 +11,6 @@ holds, so that a table can be measured in several runs. See README.md in this fo
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import harness
 import numpy as np
 from harness import Case, format_ratio, format_us, markdown_table, text_table
 from situations import SITUATIONS, Busy
-from workers import Contestant, Worker
+from workers import Contest, Contestant, end_in_good_order, say
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 README = RESULTS.parent.parent / "README.md"
@@ -52,72 +51,40 @@ def summarise(times: np.ndarray) -> dict:
     }
 
 
-class Pipeline:
-    """Processes of the contestants, for every case of every situation."""
+class Pipeline(Contest):
+    """Loops of the contestants, for every case of every situation."""
 
-    def __init__(self, found: list[Contestant], seconds: float, say):
-        self.seconds, self.say = seconds, say
-        self.workers = [Worker(contestant) for contestant in found]
-        self.versions = {}
-        for worker in list(self.workers):
-            answer, content = worker.answer()
-            if answer == "ready":
-                self.versions.update(content)
-            else:
-                say(f"{worker.contestant.name}: skipped ({content})")
-                worker.close()
-                self.workers.remove(worker)
-        for worker in self.workers:
-            worker.rest()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for worker in self.workers:
-            worker.close()
-
-    def _prepared(self, case: Case, logs):
-        for worker in self.workers:
-            answer, content = worker.ask("prepare", case, logs)
-            if answer == "ok":
-                yield worker
-            elif answer != "absent":
-                self.say(f"{worker.contestant.name}, {case}: {answer}: {content}")
-
-    def run(self, name: str, case: Case, logs) -> dict[str, dict]:
+    def run_loops(self, name: str, case: Case, logs, seconds: float) -> dict[str, dict]:
         """By contestant: mean, median, 99th percentile and number of calls."""
-        ready = list(self._prepared(case, logs))
-        turns = max(1, round(self.seconds))
+        ready = self.prepared(case, logs, self.report)
+        rounds = max(1, round(seconds))
         times: dict[str, list[np.ndarray]] = {worker.contestant.name: [] for worker in ready}
         for worker in ready:  # untimed
-            worker.ask("loop", case, name, min(0.2, self.seconds / 5))
-        for turn in range(turns):
-            for k in range(len(ready)):
-                worker = ready[(k + turn) % len(ready)]
-                answer, content = worker.ask("loop", case, name, self.seconds / turns)
-                if answer == "times":
-                    times[worker.contestant.name].append(content)
-                else:
-                    self.say(f"{worker.contestant.name}, {case}: {answer}: {content}")
+            worker.ask("loop", case, name, min(0.2, seconds / 5))
+        for worker in self.turns(ready, rounds):
+            answer, content = worker.ask("loop", case, name, seconds / rounds)
+            if answer == "times":
+                times[worker.contestant.name].append(content)
+            else:
+                self.report(worker, case, f"{answer}: {content}")
         return {name: summarise(np.concatenate(t)) for name, t in times.items() if t}
 
 
-def measure(options, say) -> dict:
+def measure(options) -> dict:
     found = {
         "machine": harness.machine(),
         "settings": {"threads": options.threads, "seconds": options.seconds},
         "loops": [],
     }
-    with Pipeline(contestants(options.threads, options.peers), options.seconds, say) as pipeline:
-        found["versions"] = pipeline.versions
+    with Pipeline(contestants(options.threads, options.peers), say) as pipeline:
+        found["versions"] = {k: v for own in pipeline.versions.values() for k, v in own.items()}
         for shape, axis in options.shapes:
             for operation in options.operations:
                 case = Case(operation, shape, axis)
                 logs = harness.reference(case, harness.make_arrays(case))
                 for name in options.situations:
                     with Busy(SITUATIONS[name].busy_processes):
-                        row = pipeline.run(name, case, logs)
+                        row = pipeline.run_loops(name, case, logs, options.seconds)
                     entry = {
                         "situation": name,
                         "operation": operation,
@@ -278,16 +245,11 @@ def _arguments(argv):
 
 def main(argv: list[str] | None = None) -> int:
     options = _arguments(argv)
-    # Die in good order, so that no stopped child stays behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
+    end_in_good_order()
     if options.from_json:
         found = json.loads(options.from_json.read_text(encoding="utf-8"))
     else:
-        found = measure(options, say)
+        found = measure(options)
         if options.json:
             if options.json.exists():
                 found = merged(json.loads(options.json.read_text(encoding="utf-8")), found)

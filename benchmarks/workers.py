@@ -183,6 +183,24 @@ class Contest:
         for worker in self.workers:
             worker.close()
 
+    def prepared(self, case: Case, logs, report) -> list[Worker]:
+        """Who has the operation and was right; what went wrong with others goes to ``report``."""
+        ready = []
+        for worker in self.taking_part(case):
+            answer, content = worker.ask("prepare", case, logs)
+            if answer == "ok":
+                ready.append(worker)
+            elif answer != "absent":
+                report(worker, case, f"{answer}: {content}")
+        return ready
+
+    @staticmethod
+    def turns(ready: list[Worker], rounds: int):
+        """Each worker once a round; the first in line changes from round to round."""
+        for turn in range(rounds):
+            for k in range(len(ready)):
+                yield ready[(k + turn) % len(ready)]
+
     def taking_part(self, case: Case) -> list[Worker]:
         """Who has the operation; the others need not make the arrays."""
         return [worker for worker in self.workers if worker.contestant.has(case.operation)]
@@ -200,27 +218,33 @@ class Contest:
             How long a turn lasts.
         """
         row: dict[str, harness.Measurement] = {}
-        ready = []
-        for worker in self.taking_part(case):
-            answer, content = worker.ask("prepare", case, logs)
-            if answer == "ok":
-                ready.append(worker)
-            elif answer != "absent":
-                self._report(worker, case, f"{answer}: {content}", row)
+
+        def report(worker: Worker, case: Case, text: str) -> None:
+            row[worker.contestant.name] = harness.Measurement(status=text)
+            self.report(worker, case, text)
+
+        ready = self.prepared(case, logs, report)
         samples: dict[str, list[float]] = {worker.contestant.name: [] for worker in ready}
-        for turn in range(rounds):
-            for k in range(len(ready)):
-                worker = ready[(k + turn) % len(ready)]
-                answer, content = worker.ask("turn", seconds)
-                if answer == "samples":
-                    samples[worker.contestant.name] += content
-                elif worker in self.workers:
-                    self._report(worker, case, content, row)
+        for worker in self.turns(ready, rounds):
+            answer, content = worker.ask("turn", seconds)
+            if answer == "samples":
+                samples[worker.contestant.name] += content
+            elif worker in self.workers:
+                report(worker, case, content)
         row.update({name: harness.Measurement.of(s) for name, s in samples.items() if s})
         return row
 
-    def _report(self, worker: Worker, case: Case, text: str, row: dict) -> None:
-        row[worker.contestant.name] = harness.Measurement(status=text)
+    def report(self, worker: Worker, case: Case, text: str) -> None:
         self.say(f"{worker.contestant.name}, {case}: {text}")
-        if not worker.process.is_alive():
+        if not worker.process.is_alive() and worker in self.workers:
             self.workers.remove(worker)
+
+
+def say(line: str) -> None:
+    """Progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def end_in_good_order() -> None:
+    """What ends this process ends it as an exception, so that no stopped child stays behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
