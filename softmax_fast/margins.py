@@ -46,7 +46,7 @@ class LargeMargin:
     >>> float(linear_softmax_loss(features, weights, [0]).round(4))
     0.3133
     >>> float(linear_softmax_loss(features, weights, [0], margin=LargeMargin(2)).round(4))
-    0.5369
+    0.5368
     """
 
     m: int
