@@ -482,12 +482,12 @@ def test_small_losses_keep_their_digits_in_the_fused_kernels(isa, dtype):
 
 def test_weights_of_halves_beside_float_features(isa):
     ml_dtypes = pytest.importorskip("ml_dtypes")
-    for n in (3, 40):
-        features, weights, bias = problem((n, 70, 300), np.dtype(np.float32))
+    for n, d in ((1, 33), (2, 7), (3, 70), (40, 70)):
+        features, weights, bias = problem((n, d, 301), np.dtype(np.float32))
         for half in (np.float16, ml_dtypes.bfloat16):
             w = weights.astype(half)
             wide = w.astype(np.float32)
-            y = labels(n, 300)
+            y = labels(n, 301)
             got, grads = sf.linear_softmax_loss_and_grad(features, w, y, bias=bias)
             expected, others = sf.linear_softmax_loss_and_grad(features, wide, y, bias=bias)
             assert got == expected

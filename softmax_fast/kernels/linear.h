@@ -32,6 +32,7 @@ typedef struct {
 enum {
     SF_CHUNKS = 64,       /* most chunks of the classes */
     SF_FEW_PRODUCTS = 8,  /* up to so many rows are multiplied one by one, with the weights in place */
+    SF_FEW_WIDENED = 2,   /* up to so many widen weights of bfloat16 each for itself */
     SF_PANELS_OF_TILES = 16
 };
 

@@ -149,6 +149,11 @@ SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
         _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_sub_epi32(_mm256_set1_epi32(255), exponent), 23));
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(exponent, _mm256_set1_epi32(127)));
 }
+SF_INLINE vec vload_bf16(const uint16_t *p)
+{
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
 SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 {
     ptrdiff_t i = 0;

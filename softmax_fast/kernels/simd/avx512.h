@@ -130,6 +130,11 @@ SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
         _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(255), exponent), 23));
     return _mm512_cvtepi32_ps(_mm512_sub_epi32(exponent, _mm512_set1_epi32(127)));
 }
+SF_INLINE vec vload_bf16(const uint16_t *p)
+{
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
 SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 {
     ptrdiff_t i = 0;

@@ -199,6 +199,14 @@ SF_INLINE vec vfraction(vec d, vec hi, vec lo, vec n)
     return d;
 }
 
+/* LANES bfloat16, widened. */
+SF_INLINE vec vload_bf16(const uint16_t *p)
+{
+    vec a;
+    FOR_LANES a.lane[i] = sf_float_from_bfloat(p[i]);
+    return a;
+}
+
 SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++)

@@ -122,6 +122,10 @@ SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
     *scale = vreinterpretq_f32_u32(vshlq_n_u32(vsubq_u32(vdupq_n_u32(255), exponent), 23));
     return vsubq_f32(vcvtq_f32_u32(exponent), vdupq_n_f32(127.0f));
 }
+SF_INLINE vec vload_bf16(const uint16_t *p)
+{
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
 SF_INLINE void vwiden_f16(const uint16_t *p, float *out, ptrdiff_t n)
 {
     ptrdiff_t i = 0;

@@ -12,7 +12,8 @@ enum {
     DEPTH_STEP = DEPTH + 64 / REAL_BYTES,     /* from class to class: not a power of two */
     PACK = 4,                                 /* depths of which the weights of CLASSES are copied at once */
     PACK_ENTRIES = CLASSES * DEPTH_STEP,
-    FEW = 4,                                  /* classes that a row is multiplied with at once */
+    FEW = 4,                                  /* classes that a row is multiplied with at once, and whose */
+    SUMMED = LANES > FEW ? LANES : FEW,       /* sums across lanes are taken together */
     AHEAD = 4,
     MOST_MERGED = 2 * LANES > 8 ? 2 * LANES : 8 /* a panel, or SF_FEW_PRODUCTS */
 };
@@ -492,48 +493,89 @@ static void reduce_chunk(const sf_slab *s, ptrdiff_t chunk, ptrdiff_t first_pane
 
 /* ---- few rows ----------------------------------------------------------------------------------------------- */
 
-SF_INLINE real sum_of_lanes(vec a)
+/* Sums of the lanes of SUMMED vectors. */
+static SF_NOINLINE void sum_lanes(const real *lanes, real *out)
 {
-    real lanes[LANES];
-    vstore(lanes, a);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++)
-            lanes[i] += lanes[i + half];
-    return lanes[0];
+    for (int first = 0; first < SUMMED; first += LANES) {
+        vec total = vset1(0);
+        for (int c = 0; c < LANES; c += COLUMNS) {
+            vec column[COLUMNS];
+            vload_transposed(lanes + first * LANES + c, LANES, column);
+            for (int j = 0; j < COLUMNS; j++)
+                total = vadd(total, column[j]);
+        }
+        vstore(out + first, total);
+    }
 }
 
-/* Products of a row with four rows of weights; meanwhile those that come next are fetched. */
-static SF_NOINLINE void multiply_four(const real *x, const real *w, ptrdiff_t step, ptrdiff_t n,
-                                      real *out, const char *next)
+/* Weights from the entry i on, in their own type or, widened as they are loaded, in bfloat16. */
+SF_INLINE vec load_stored(const void *w, ptrdiff_t i, int is_bf16)
 {
-    const real *w1 = w + step, *w2 = w1 + step, *w3 = w2 + step;
+#if !SF_DOUBLE
+    if (is_bf16)
+        return vload_bf16((const uint16_t *)w + i);
+#endif
+    (void)is_bf16;
+    return vload((const real *)w + i);
+}
+
+SF_INLINE vec load_first_stored(const void *w, ptrdiff_t i, ptrdiff_t n, int is_bf16)
+{
+#if !SF_DOUBLE
+    if (is_bf16) {
+        real wide[LANES] = {0};
+        for (ptrdiff_t k = 0; k < n; k++)
+            wide[k] = sf_float_from_bfloat(((const uint16_t *)w)[i + k]);
+        return vload(wide);
+    }
+#endif
+    (void)is_bf16;
+    return vload_first((const real *)w + i, n, 0);
+}
+
+/* Products of a row with four rows of weights, step apart, a sum in each lane; meanwhile those that come
+ * next are fetched. */
+SF_INLINE void multiply_stored(const real *x, const void *w, ptrdiff_t step, ptrdiff_t n, real *lanes,
+                               const char *next, const int is_bf16)
+{
+    const ptrdiff_t item = is_bf16 ? (ptrdiff_t)sizeof(uint16_t) : (ptrdiff_t)REAL_BYTES;
+    const char *w0 = (const char *)w, *w1 = w0 + step * item, *w2 = w1 + step * item, *w3 = w2 + step * item;
     vec a0 = vset1(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     ptrdiff_t i = 0;
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
         const vec x0 = vload(x + i), x1 = vload(x + i + LANES);
-        for (int k = 0; next && k < 8 * LANES * (int)REAL_BYTES; k += 64)
-            SF_PREFETCH(next + 4 * i * (ptrdiff_t)REAL_BYTES + k);
-        a0 = vfma(vload(w + i), x0, a0);
-        a1 = vfma(vload(w1 + i), x0, a1);
-        a2 = vfma(vload(w2 + i), x0, a2);
-        a3 = vfma(vload(w3 + i), x0, a3);
-        b0 = vfma(vload(w + i + LANES), x1, b0);
-        b1 = vfma(vload(w1 + i + LANES), x1, b1);
-        b2 = vfma(vload(w2 + i + LANES), x1, b2);
-        b3 = vfma(vload(w3 + i + LANES), x1, b3);
+        for (int k = 0; next && k < 8 * LANES * (int)item; k += 64)
+            SF_PREFETCH(next + 4 * i * item + k);
+        a0 = vfma(load_stored(w0, i, is_bf16), x0, a0);
+        a1 = vfma(load_stored(w1, i, is_bf16), x0, a1);
+        a2 = vfma(load_stored(w2, i, is_bf16), x0, a2);
+        a3 = vfma(load_stored(w3, i, is_bf16), x0, a3);
+        b0 = vfma(load_stored(w0, i + LANES, is_bf16), x1, b0);
+        b1 = vfma(load_stored(w1, i + LANES, is_bf16), x1, b1);
+        b2 = vfma(load_stored(w2, i + LANES, is_bf16), x1, b2);
+        b3 = vfma(load_stored(w3, i + LANES, is_bf16), x1, b3);
     }
     for (; i < n; i += LANES) {
         const ptrdiff_t some = SF_MIN(LANES, n - i);
         const vec x0 = vload_first(x + i, some, 0);
-        a0 = vfma(vload_first(w + i, some, 0), x0, a0);
-        a1 = vfma(vload_first(w1 + i, some, 0), x0, a1);
-        a2 = vfma(vload_first(w2 + i, some, 0), x0, a2);
-        a3 = vfma(vload_first(w3 + i, some, 0), x0, a3);
+        a0 = vfma(load_first_stored(w0, i, some, is_bf16), x0, a0);
+        a1 = vfma(load_first_stored(w1, i, some, is_bf16), x0, a1);
+        a2 = vfma(load_first_stored(w2, i, some, is_bf16), x0, a2);
+        a3 = vfma(load_first_stored(w3, i, some, is_bf16), x0, a3);
     }
-    out[0] = sum_of_lanes(vadd(a0, b0));
-    out[1] = sum_of_lanes(vadd(a1, b1));
-    out[2] = sum_of_lanes(vadd(a2, b2));
-    out[3] = sum_of_lanes(vadd(a3, b3));
+    vstore(lanes, vadd(a0, b0));
+    vstore(lanes + LANES, vadd(a1, b1));
+    vstore(lanes + 2 * LANES, vadd(a2, b2));
+    vstore(lanes + 3 * LANES, vadd(a3, b3));
+}
+
+static SF_NOINLINE void multiply_four(const real *x, const void *w, ptrdiff_t step, ptrdiff_t n,
+                                      real *lanes, const char *next, int is_bf16)
+{
+    if (!SF_DOUBLE && is_bf16)
+        multiply_stored(x, w, step, n, lanes, next, 1);
+    else
+        multiply_stored(x, w, step, n, lanes, next, 0);
 }
 
 /* Copies the row; panel is its number. */
@@ -552,31 +594,38 @@ static void reduce_chunk_of_few(const sf_slab *s, ptrdiff_t chunk, void *scratch
     const real *bias = (const real *)layer->bias;
     const next_lines none = {NULL, NULL};
     const sf_input *in = &layer->weights;
-    const int in_place = is_native(in) && in->class_stride == 1;
+    /* Of more rows, widening the weights once is faster. */
+    const int is_bf16 = !SF_DOUBLE && in->kind == SF_BF16 && s->n_rows <= SF_FEW_WIDENED;
+    const int in_place = (is_native(in) || is_bf16) && in->class_stride == 1;
+    const ptrdiff_t item = is_bf16 ? (ptrdiff_t)sizeof(uint16_t) : (ptrdiff_t)REAL_BYTES;
     real *widened = (real *)scratch;
     real *logits = (real *)((char *)scratch + SF_ROUND_UP(FEW * d * REAL_BYTES)); /* [row][class] */
     const sf_chunk_sums sums = sums_at(s, chunk, 0);
+    SF_ALIGNED(64) real lanes[SF_FEW_PRODUCTS][SUMMED * LANES] = {{0}};
     clear_sums(&sums, s->n_rows);
     for (ptrdiff_t begin = chunk * s->chunk; begin < end; begin += CLASSES) {
         const ptrdiff_t n = SF_MIN(CLASSES, end - begin);
         double m[SF_FEW_PRODUCTS], rest[SF_FEW_PRODUCTS], product[SF_FEW_PRODUCTS], share[SF_FEW_PRODUCTS];
         for (ptrdiff_t c = 0; c < n; c += FEW) {
-            const ptrdiff_t some = SF_MIN(FEW, n - c);
-            const real *w = widened;
+            const ptrdiff_t some = SF_MIN(FEW, n - c), summed = c % SUMMED;
+            const char *w = (const char *)widened;
             ptrdiff_t step = d;
-            if (in_place && some == FEW) {
-                w = (const real *)in->data + (begin + c) * in->row_stride;
+            const int stays = in_place && some == FEW;
+            if (stays) {
+                w = (const char *)in->data + (begin + c) * in->row_stride * item;
                 step = in->row_stride;
             } else {
                 for (ptrdiff_t j = 0; j < FEW; j++) { /* of too few, the last again */
-                    real *row = widened + j * d;
                     const ptrdiff_t class_ = begin + c + SF_MIN(j, some - 1);
-                    load_entries(in, class_ * in->row_stride, d, NULL, row);
+                    load_entries(in, class_ * in->row_stride, d, NULL, widened + j * d);
                 }
             }
-            for (ptrdiff_t i = 0; i < s->n_rows; i++)
-                multiply_four((const real *)s->features + i * d, w, step, d, logits + i * CLASSES + c,
-                              i || w == widened ? NULL : (const char *)(w + AHEAD * step));
+            for (ptrdiff_t i = 0; i < s->n_rows; i++) {
+                multiply_four((const real *)s->features + i * d, w, step, d, lanes[i] + summed * LANES,
+                              i || !stays ? NULL : w + AHEAD * step * item, stays && is_bf16);
+                if (summed + FEW == SUMMED || c + FEW >= n)
+                    sum_lanes(lanes[i], logits + i * CLASSES + c - summed);
+            }
         }
         for (ptrdiff_t i = 0; bias && i < s->n_rows; i++)
             for (ptrdiff_t c = 0; c < n; c++)
