@@ -110,11 +110,19 @@ class State:
         """Bins and cells of all rows, both (sums, counts)."""
         bins, cells = _no_bins(self.n_bins), _no_bins(N_CELLS)
         if self.slots is not None:
-            slot, cell, at = _filled_slots(self.slots, self.n_bins)
-            sums = _sums_of_slots(self.slots[:, slot], cell)
-            for (to, counts), index in ((bins, at), (cells, cell)):
-                add_by(index, sums, to)
-                np.add.at(counts, index, self.slots[0, slot])
+            filled = np.flatnonzero(self.slots[0])
+            slots, (cell, at) = self.slots[:, filled], _slots(self.n_bins)[:, filled]
+            for (sums, counts), index in ((bins, at), (cells, cell)):
+                counts += np.bincount(index, slots[0], len(counts)).astype(np.int64)
+            sums = _sums_of_slots(slots, cell)
+            for row in (0, 1, 3, 4):
+                bins[0][0, row] = np.bincount(at, sums[0, row], self.n_bins)
+            total, lost = sum_by(at, sums[0, 2], self.n_bins)
+            bins[0][:, 2] = total, lost + np.bincount(at, sums[1, 2], self.n_bins)
+            # Cells that bins cut
+            first = np.flatnonzero(np.diff(cell, prepend=-1))
+            whole = np.add.reduceat(slots, first, axis=1) if len(first) else slots
+            cells[0][:, :, cell[first]] = _sums_of_slots(whole, cell[first])
         if self.bins is not None:
             for own, others in ((bins, self.bins), (cells, self.cells)):
                 _accumulate(own[0], *others[0])
@@ -194,6 +202,7 @@ def bins_of(confidence, n_bins):
     return _core.bins_of(np.ascontiguousarray(confidence), edges_of(n_bins))
 
 
+@functools.lru_cache(maxsize=1)
 def _cell_bases():
     """The lower ends of the cells of the confidence, and of those of 1 - confidence, which descend."""
     shift, lowest, nearest, half = _core.cell_bits
@@ -201,6 +210,7 @@ def _cell_bases():
     return low.view(np.float64), doubt[::-1].view(np.float64)
 
 
+@functools.lru_cache(maxsize=1)
 def cell_ends():
     """The upper end of each cell of `_core.cells_of`: no confidence of a later cell is as small."""
     low, doubt = _cell_bases()
@@ -227,12 +237,6 @@ def _slots(n_bins):
     result = np.full((2, N_CELLS + n_bins), -1)
     result[:, cells + bins] = cells, bins
     return result
-
-
-def _filled_slots(slots, n_bins):
-    """Numbers of the slots that are not empty, their cells and bins."""
-    numbers = np.flatnonzero(slots[0])
-    return numbers, *_slots(n_bins)[:, numbers]
 
 
 def _sums_of_slots(slots, cells):
@@ -299,14 +303,6 @@ def _sum(values):
     """Σ along the first dimension, and what it lost."""
     hi, *lost = (part.sum(axis=0) for part in _parts(values))
     return hi, sum(lost, np.zeros_like(hi))
-
-
-def add_by(index, sums, to):
-    """Add sums, as pairs, to those of ``to`` of each index."""
-    n = to.shape[-1]
-    for i, (hi, lo) in enumerate(zip(*sums, strict=True)):
-        total, lost = sum_by(index, hi, n)
-        _accumulate(to[:, i], total, lost + np.bincount(index, lo, n))
 
 
 def sum_by(index, values, n):

@@ -3,14 +3,13 @@
 import copy
 import dataclasses
 import math
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 from . import _arguments, _core, _layout, _threads
 from ._arguments import Options
-from ._evaluation_state import COUNTS, SUMS, State, add_by, cell_ends, edges_of
+from ._evaluation_state import COUNTS, SUMS, State, cell_ends, edges_of, sum_by
 from ._row_statistics import row_columns
 from .functional import softmax
 
@@ -726,7 +725,9 @@ def evaluate(
         nan_policy=nan_policy,
         n_threads=n_threads,
     )
-    return evaluator.update(logits, targets, sample_weight=sample_weight, axis=axis).result()
+    evaluator.update(logits, targets, sample_weight=sample_weight, axis=axis)
+    with np.errstate(all="ignore"):
+        return _evaluation(evaluator._state, evaluator._options)
 
 
 def _matrix_of(x, axis, start, stop):
@@ -757,12 +758,19 @@ def _mean_stderr(v, vv, vx, vvx, vvxx, n):
     pairs = (v, vv, vx, vvx, vvxx)
     if not all(math.isfinite(part) for pair in pairs for part in pair):
         return math.inf
-    v, vv, vx, vvx, vvxx = (Fraction(hi) + Fraction(lo) for hi, lo in pairs)
-    mean = vx / v
-    square = vvxx - 2 * mean * vvx + mean * mean * vv
-    if square * 2**96 < vvxx:  # Less than pairs of float64 can tell from 0
+    v, vv, vx, vvx, vvxx, exponent = _as_integers(pairs)
+    # Σ v²(x - mean)², times v²
+    square = vvxx * v * v - 2 * vx * vvx * v + vx * vx * vv
+    if square << 96 < vvxx * v * v:  # Less than pairs of float64 can tell from 0
         return 0.0
-    return math.sqrt(square / (v * v) * n / (n - 1))
+    return math.sqrt((square << exponent) * n / (v**4 * (n - 1)))
+
+
+def _as_integers(pairs):
+    """The sums of pairs times 2^exponent, and exponent, the least for which they are whole numbers."""
+    ratios = [[part.as_integer_ratio() for part in pair] for pair in pairs]
+    exponent = max(bottom for pair in ratios for _, bottom in pair).bit_length() - 1
+    return *(sum((top << exponent) // bottom for top, bottom in pair) for pair in ratios), exponent
 
 
 def _plus(one, other):
@@ -866,8 +874,10 @@ def _gaps(sums, counts):
 def _grouped(bins, group, n):
     """Sums and counts of groups of bins, by the group below n of each."""
     sums, counts = bins
-    result = np.zeros((2, sums.shape[1], n))
-    add_by(group, sums, result)
+    result = np.empty((2, sums.shape[1], n))
+    for i, (hi, lo) in enumerate(zip(*sums, strict=True)):
+        total, lost = sum_by(group, hi, n)
+        result[:, i] = total, lost + np.bincount(group, lo, n)
     together = np.zeros(n, np.int64)
     np.add.at(together, group, counts)
     return result, together

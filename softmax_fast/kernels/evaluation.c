@@ -14,9 +14,9 @@ enum {
     FEW_ROWS = 64           /* the driver alone decides how these are shared out */
 };
 
-/* Rows without weights in one cell and one bin: their number, the hits, the units of sf_cell_of, and
- * the squares of 2^-16 of these, times 2^-16. */
-typedef struct { uint32_t count, hits; uint64_t units, squares; } slot;
+/* Rows without weights in one cell and one bin: their number and 2^32 times the hits, the units of
+ * sf_cell_of, and the squares of 2^-16 of these, times 2^-16. */
+typedef struct { uint64_t units, rows, squares; } slot;
 
 typedef struct {
     ptrdiff_t n;
@@ -233,8 +233,7 @@ static void sum_evaluation(const work *w, const some_rows *rows, ptrdiff_t range
             continue;
         slot *s = slots + sf_cell_of(c, &units) + sf_bin_of(c, e->edges, e->n_bins);
         const uint64_t part = ((uint64_t)units + 0x8000) >> 16;
-        s->count++;
-        s->hits += rows->of.rank[i] == 0;
+        s->rows += 1 + ((uint64_t)(rows->of.rank[i] == 0) << 32);
         s->units += (uint64_t)units;
         s->squares += part * part >> 16;
     }
@@ -453,8 +452,8 @@ static void merge_slots(const work *w)
     for (ptrdiff_t i = 0; i < n * w->n_workers; i++) {
         const slot *s = w->slots + i;
         int64_t *at = to + i % n;
-        at[0] += s->count;
-        at[n] += s->hits;
+        at[0] += (int64_t)(s->rows & 0xffffffffu);
+        at[n] += (int64_t)(s->rows >> 32);
         at[2 * n] += (int64_t)(s->units >> 32);
         at[3 * n] += (int64_t)(s->units & 0xffffffffu);
         at[4 * n] += (int64_t)(s->squares >> 32);

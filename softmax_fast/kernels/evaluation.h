@@ -20,29 +20,26 @@ enum {
  * above the lower end of the cell. */
 static inline ptrdiff_t sf_cell_of(double confidence, int64_t *units)
 {
-    const int64_t mask = ((int64_t)1 << SF_CELL_SHIFT) - 1;
-    const int low = confidence <= 0.5;
-    const double value = low ? confidence : 1.0 - confidence; /* exact */
-    int64_t bits, cell;
-    memcpy(&bits, &value, sizeof bits);
-    bits -= low;
-    *units = (bits & mask) + low;
-    bits >>= SF_CELL_SHIFT;
-    if (low) {
-        cell = bits - SF_CELLS_LOWEST;
-        return (ptrdiff_t)(cell < 0 ? 0 : cell);
-    }
-    cell = bits - SF_CELLS_NEAREST;
-    return (ptrdiff_t)(SF_CELLS - 2 - (cell < -1 ? -1 : cell));
+    const double doubt = 1.0 - confidence; /* exact above 1/2 */
+    const int64_t low = confidence <= 0.5, mask = -low; /* not a branch: either is as likely */
+    int64_t bits, of_doubt, cell;
+    memcpy(&bits, &confidence, sizeof bits);
+    memcpy(&of_doubt, &doubt, sizeof of_doubt);
+    bits = ((bits & mask) | (of_doubt & ~mask)) - low;
+    *units = (bits & (((int64_t)1 << SF_CELL_SHIFT) - 1)) + low;
+    cell = (((bits >> SF_CELL_SHIFT) ^ ~mask) - ~mask)
+         + (low ? -(int64_t)SF_CELLS_LOWEST : (int64_t)SF_CELLS - 2 + SF_CELLS_NEAREST);
+    cell = cell > 0 ? cell : 0;
+    return (ptrdiff_t)(cell < SF_CELLS - 1 ? cell : SF_CELLS - 1);
 }
 
 /* The bin of a confidence: (lo, hi] of the edges, and 0 in the first. */
 static inline ptrdiff_t sf_bin_of(double confidence, const double *edges, ptrdiff_t n_bins)
 {
-    ptrdiff_t at = confidence > 0.0 ? (ptrdiff_t)(confidence * (double)n_bins) : 0;
+    ptrdiff_t at = (ptrdiff_t)(confidence * (double)n_bins);
     at = at < n_bins - 1 ? at : n_bins - 1;
-    at -= at > 0 && confidence <= edges[at];
-    return at + (at < n_bins - 1 && confidence > edges[at + 1]);
+    at -= (at > 0) & (confidence <= edges[at]);
+    return at + (confidence > edges[at + 1]);
 }
 
 /* What an evaluation adds to, in the orders of _evaluation_state.py. */

@@ -48,12 +48,10 @@ typedef struct { ptrdiff_t y; real x_y, above; ptrdiff_t before; } label_place;
 SF_INLINE ptrdiff_t count_equal(const real *x, ptrdiff_t n, real value)
 {
     const vec v = vset1(value);
-    ptrdiff_t count = 0, i = 0;
-    for (; i + LANES <= n; i += LANES)
-        count += sf_count_bits(vequal_mask(vload(x + i), v));
-    for (; i < n; i++)
-        count += x[i] == value;
-    return count;
+    ptrdiff_t count = 0;
+    for (; n >= LANES; n -= LANES, x += LANES)
+        count += sf_count_bits(vequal_mask(vload(x), v));
+    return n > 0 ? count + sf_count_bits(vequal_mask(vload_first(x, n, (real)NAN), v)) : count;
 }
 
 /* The sum of add_exponentials, in its order, and the moments, to which entry apart adds nothing; and the
@@ -107,8 +105,10 @@ static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real 
                    : SF_MIN(label->y / LANES * LANES, n / LANES * LANES);
     real counts[LANES];
     vstore(counts, before);
-    for (int k = 0; k < LANES; k++)
-        label->before += (ptrdiff_t)counts[k];
+    for (int half = LANES / 2; half; half /= 2) /* exact */
+        for (int k = 0; k < half; k++)
+            counts[k] += counts[k + half];
+    label->before += (ptrdiff_t)counts[0];
     if (label->y > from)
         label->before += count_equal(x + from, SF_MIN(label->y, n) - from, label->x_y);
     return wide_add(w, rest);
@@ -268,10 +268,11 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         batch->above[at + i] = (double)before[i];
     }
     if (!SF_DOUBLE && !call->temperature_step && call->temperature[0] == 1.0) {
-        for (ptrdiff_t i = 0; i < count; i++) {
-            const double d = (double)x_y[i] - (double)m[i];
-            batch->quotient[at + i] = label[i] < 0 ? 0.0 : d;
-        }
+        double d[2 * LANES];
+        for (ptrdiff_t i = 0; i < lanes; i++)
+            d[i] = (double)x_y[i] - (double)m[i];
+        for (ptrdiff_t i = 0; i < count; i++)
+            batch->quotient[at + i] = label[i] < 0 ? 0.0 : d[i];
         return;
     }
     for (ptrdiff_t i = 0; i < count; i++)
