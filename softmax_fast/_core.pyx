@@ -403,20 +403,49 @@ def add_to_evaluation(state, Block block not None, Options options not None, con
 
     Returns the first row without probabilities and the first of infinite loss, or -1.
     """
+    cdef sf_call call
+    cdef sf_targets targets = block.targets
+    cdef sf_columns columns
+    give_options(&targets, options)
+    begin_statistics(&call, block, &targets, &columns, places, n_threads)
+    if confidence is not None:
+        columns.confidence = &confidence[0]
+    return add_call_to_evaluation(state, &call, weights, top_k)
+
+
+def add_columns_to_evaluation(state, columns, const double[::1] weights, const int64_t[::1] top_k,
+                              int n_threads):
+    """`add_to_evaluation` of rows whose `_row_statistics.Columns` are there."""
+    cdef double[::1] confidence = columns.confidence, entropy = columns.entropy
+    cdef double[::1] loss = columns.loss, brier = columns.brier
+    cdef double[::1] slope = columns.slope, curvature = columns.curvature
+    cdef int64_t[::1] rank = columns.rank, prediction = columns.prediction
+    cdef sf_input nothing
+    cdef sf_call call
+    cdef sf_columns given
+    cdef double one = 1.0
+    memset(&nothing, 0, sizeof(nothing))
+    memset(&given, 0, sizeof(given))
+    nothing.kind = SF_F64
+    given.confidence, given.entropy = &confidence[0], &entropy[0]
+    given.loss, given.brier = &loss[0], &brier[0]
+    given.slope, given.curvature = &slope[0], &curvature[0]
+    given.rank, given.prediction = &rank[0], &prediction[0]
+    sf_begin(&call, nothing, rank.shape[0], rank.shape[0], state.n_classes, 1 if serial else n_threads)
+    call.temperature = &one
+    call.columns = &given
+    return add_call_to_evaluation(state, &call, weights, top_k)
+
+
+cdef object add_call_to_evaluation(state, const sf_call *call, const double[::1] weights,
+                                   const int64_t[::1] top_k):
     cdef const double[::1] edges = state.edges
     cdef int64_t[::1] counts = state.counts, bin_counts, cell_counts
     cdef double[:, ::1] sums = state.sums
     cdef double[:, :, ::1] bin_sums, cell_sums
     cdef int64_t[:, ::1] slots
-    cdef sf_call call
-    cdef sf_targets targets = block.targets
-    cdef sf_columns columns
     cdef sf_evaluation to
     cdef int j, status
-    give_options(&targets, options)
-    begin_statistics(&call, block, &targets, &columns, places, n_threads)
-    if confidence is not None:
-        columns.confidence = &confidence[0]
     memset(&to, 0, sizeof(to))
     to.n_top = top_k.shape[0]
     if to.n_top:
@@ -437,7 +466,7 @@ def add_to_evaluation(state, Block block not None, Options options not None, con
         if weights is not None:
             to.bin_sums[j], to.cell_sums[j] = &bin_sums[j, 0, 0], &cell_sums[j, 0, 0]
     with nogil:
-        status = sf_add_to_evaluation(&call, &to)
+        status = sf_add_to_evaluation(call, &to)
     if status == SF_NO_MEMORY:
         raise MemoryError("no room for the sums of the rows")
     return to.first[0], to.first[1]
@@ -532,6 +561,29 @@ def layer_logits(Source features not None, Source weights not None, cnp.ndarray 
         return False
     with nogil:
         status = sf_layer_logits(&layer, cnp.PyArray_DATA(out))
+    if status == SF_NO_MEMORY:
+        raise MemoryError("no room for the scratch of the kernels")
+    return True
+
+
+def layer_statistics(Source features not None, Source weights not None, cnp.ndarray bias, labels,
+                     temperature, Options options not None, double[:, ::1] numbers,
+                     int64_t[:, ::1] places, int n_threads):
+    """Whether the kernels took the layer: then numbers and places hold what `row_statistics` puts there
+    of the logits.  Labels have been checked.
+    """
+    cdef sf_layer layer
+    cdef sf_columns columns
+    cdef sf_targets targets
+    cdef Block block = layout.first_block(features, 1, 1, None, temperature, labels, None, None, 1)
+    cdef int status
+    begin_layer(&layer, block, weights, bias, n_threads)
+    targets = block.targets
+    give_columns(&layer.call, &columns, &targets, options, numbers, places)
+    if not sf_takes_layer_statistics(&layer):
+        return False
+    with nogil:
+        status = sf_layer_statistics(&layer)
     if status == SF_NO_MEMORY:
         raise MemoryError("no room for the scratch of the kernels")
     return True

@@ -77,11 +77,7 @@ class State:
         The latter is None unless ``keeps``.
         """
         options = _arguments.Options(ignore_index=ignore_index)
-        top_k = np.array([min(k, self.n_classes) for k in self.top_k], np.int64)
-        if weights is None and self.slots is None:
-            self.slots = np.zeros((_OF_SLOTS, N_CELLS + self.n_bins), np.int64)
-        if weights is not None and self.bins is None:
-            self.bins, self.cells = _no_bins(self.n_bins), _no_bins(N_CELLS)
+        top_k = self._prepared(weights)
         for block in some_rows(x, axis, labels, temperature, _core.most_summed_rows):
             rows = block.rows
             n = rows.stop - rows.start
@@ -91,20 +87,36 @@ class State:
                 places = np.empty((2, n), np.int64)
             if v is not None:
                 confidence = np.empty(n)
-            first_bad, first_infinite = (
-                None if row < 0 else self.n_rows + row
-                for row in _core.add_to_evaluation(
-                    self, block, options, v, top_k, places, confidence, n_threads
-                )
+            found = _core.add_to_evaluation(
+                self, block, options, v, top_k, places, confidence, n_threads
             )
-            self.first_bad = _first(self.first_bad, first_bad)
-            self.first_nonfinite = _first(self.first_nonfinite, first_bad, first_infinite)
-            self.n_rows += n
+            self._count(n, found)
             if keeps:
                 counts = (places >= 0).all(axis=0)
                 if v is not None:
                     counts &= v > 0
             yield rows, counts
+
+    def add_columns(self, columns, weights, n_threads):
+        """Add rows, no more than `_core` takes at once, of which `Columns` are there; as `add`."""
+        top_k = self._prepared(weights)
+        found = _core.add_columns_to_evaluation(self, columns, weights, top_k, n_threads)
+        self._count(len(columns.rank), found)
+        yield columns.rows, None
+
+    def _prepared(self, weights):
+        """Have room for rows with or without weights; the k of ``top_k`` that are no more than C."""
+        if weights is None and self.slots is None:
+            self.slots = np.zeros((_OF_SLOTS, N_CELLS + self.n_bins), np.int64)
+        if weights is not None and self.bins is None:
+            self.bins, self.cells = _no_bins(self.n_bins), _no_bins(N_CELLS)
+        return np.array([min(k, self.n_classes) for k in self.top_k], np.int64)
+
+    def _count(self, n_rows, found):
+        bad, infinite = (None if row < 0 else self.n_rows + row for row in found)
+        self.first_bad = _first(self.first_bad, bad)
+        self.first_nonfinite = _first(self.first_nonfinite, bad, infinite)
+        self.n_rows += n_rows
 
     def histograms(self):
         """Bins and cells of all rows, both (sums, counts)."""

@@ -178,6 +178,8 @@ cdef extern from "linear.h" nogil:
 
     int sf_multiplies_layer(const sf_layer *layer) noexcept
     int sf_layer_logits(const sf_layer *layer, void *logits) noexcept
+    int sf_takes_layer_statistics(const sf_layer *layer) noexcept
+    int sf_layer_statistics(const sf_layer *layer) noexcept
     int sf_takes_layer(const sf_layer *layer) noexcept
     int sf_run_layer(const sf_layer *layer, sf_result *result) noexcept
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from . import _core, _layout, _threads
+from . import _arguments, _core, _layout, _threads
+from ._row_statistics import columns_of
 from ._temperature import LabelledRows, PassSums, sample_of
 from .linear import _product, _product_ready
 
@@ -13,6 +14,8 @@ _FEATURES_BYTES = 4 << 20
 _WEIGHTS_BYTES = 8 << 20
 # More rows hide the reading of the weights no better.
 _MOST_ROWS = 2048
+# Rows whose columns are there at once.
+_MOST_COLUMNS = 16_384
 # Rows that the kernels multiply together, or a multiple.
 _PANEL = 32
 
@@ -35,16 +38,62 @@ class LayerLogits:
         most = max(1, min(most, of_features, _MOST_ROWS))
         self.slab_rows = most if most < _PANEL else most // _PANEL * _PANEL
 
-    def slabs(self):
+    def pieces(self, with_logits=False):
+        """What `_row_statistics_of` takes: the columns of rows where the kernels can, and where they
+        need no logits, or slabs.
+        """
+
+        def pieces(labels, temperature, ignore_index):
+            for start in range(0, self.n_rows, _MOST_COLUMNS):
+                rows = slice(start, min(start + _MOST_COLUMNS, self.n_rows))
+                y, t = (_layout.of_rows(values, rows) for values in (labels, temperature))
+                columns = None if with_logits else self.columns(rows, y, t, ignore_index)
+                if columns is None:
+                    yield from self.slabs(rows)
+                else:
+                    yield rows, columns
+
+        return pieces
+
+    def slabs(self, within=slice(None)):
         """Yield (slice of rows, `_layout.Source` of their logits), each written over by the next."""
-        buffer = np.empty((min(self.slab_rows, self.n_rows), self.n_classes), self.layer.dtype)
-        for start in range(0, self.n_rows, self.slab_rows):
-            rows = slice(start, min(start + self.slab_rows, self.n_rows))
+        first, end, _ = within.indices(self.n_rows)
+        buffer = np.empty((min(self.slab_rows, end - first), self.n_classes), self.layer.dtype)
+        for start in range(first, end, self.slab_rows):
+            rows = slice(start, min(start + self.slab_rows, end))
             yield rows, self.of(rows, buffer[: rows.stop - rows.start])
+
+    def _features(self, rows):
+        features = self.layer.features
+        return features._replace(array=features.array[rows])
+
+    def columns(self, rows, labels, temperature, ignore_index):
+        """`_row_statistics.Columns` of some rows, without their logits; None where that cannot be.
+
+        ``labels`` are int64 or int32, one a row and checked, or None.
+        """
+        features = self._features(rows)
+        if not features.array.size:
+            return None
+        n_rows = len(features.array)
+        numbers = np.empty((4 if labels is None else 8, n_rows))
+        places = np.empty((1 if labels is None else 2, n_rows), np.int64)
+        taken = _core.layer_statistics(
+            features,
+            self.layer.weights,
+            self.layer.bias,
+            labels,
+            temperature,
+            _arguments.Options(ignore_index=ignore_index),
+            numbers,
+            places,
+            _threads.resolve(self.n_threads, n_rows * self.n_classes * self.n_features),
+        )
+        return columns_of(slice(0, n_rows), numbers, places) if taken else None
 
     def of(self, rows, out=None):
         """The logits of some rows, which a slice or an array of their numbers tells."""
-        features = self.layer.features._replace(array=self.layer.features.array[rows])
+        features = self._features(rows)
         if out is None:
             out = np.empty((len(features.array), self.n_classes), self.layer.dtype)
         size = out.size * max(1, self.n_features)

@@ -46,25 +46,30 @@ def row_columns(x, axis, labels, temperature, ignore_index, n_threads):
             numbers = np.empty((4 if labels is None else 8, n_rows))
             places = np.empty((1 if labels is None else 2, n_rows), np.int64)
         _core.row_statistics(block, options, numbers, places, sums, n_threads)
-        lse, confidence, uncertainty, entropy, *of_labels = numbers[:, :n_rows]
-        prediction, *rank = places[:, :n_rows]
-        loss, brier, slope, curvature = of_labels or [None] * 4
-        yield Columns(
-            block.rows,
-            lse,
-            prediction,
-            confidence,
-            uncertainty,
-            entropy,
-            loss,
-            rank[0] if rank else None,
-            brier,
-            slope,
-            curvature,
-        )
+        yield columns_of(block.rows, numbers[:, :n_rows], places[:, :n_rows])
 
 
 def some_rows(x, axis, labels, temperature, most):
     """Yield blocks of at most ``most`` rows of a non-empty ``x``, a `_layout.Source`, in their order."""
     for whole in _layout.row_blocks(x, axis, cut=1, temperature=temperature, targets=labels):
         yield from _layout.split(whole, most)
+
+
+def columns_of(rows, numbers, places):
+    """The `Columns` of some rows from the arrays that `_core` fills."""
+    lse, confidence, uncertainty, entropy, *of_labels = numbers
+    prediction, *rank = places
+    loss, brier, slope, curvature = of_labels or [None] * 4
+    return Columns(
+        rows,
+        lse,
+        prediction,
+        confidence,
+        uncertainty,
+        entropy,
+        loss,
+        rank[0] if rank else None,
+        brier,
+        slope,
+        curvature,
+    )

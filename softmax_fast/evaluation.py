@@ -10,7 +10,7 @@ import numpy as np
 from . import _arguments, _core, _layout, _threads
 from ._arguments import Options
 from ._evaluation_state import COUNTS, SUMS, State, cell_ends, edges_of, sum_by
-from ._row_statistics import row_columns
+from ._row_statistics import Columns, row_columns
 from .functional import softmax
 
 # The normal distribution is within this of its mean with probability 0.95.
@@ -131,14 +131,19 @@ def row_statistics(
 
 def _whole(x, axis):
     """All rows of a `Source` as the only piece of them, where there are any."""
-    if x.array.size:
-        yield slice(0, x.array.size // x.array.shape[axis]), x
+
+    def pieces(labels, temperature, ignore_index):
+        if x.array.size:
+            yield slice(0, x.array.size // x.array.shape[axis]), x
+
+    return pieces
 
 
 def _row_statistics_of(pieces, shape, axis, dtype, targets, temperature, ignore_index, n_threads):
     """`row_statistics` of logits of this shape and result dtype, which come in pieces.
 
-    A piece is the slice of its rows among all, and a `_layout.Source` with classes along ``axis``.
+    ``pieces(labels, temperature, ignore_index)`` yields pairs: the slice of some rows among all, and
+    a `_layout.Source` of their logits, with classes along ``axis``, or their `Columns`.
     """
     n_classes = _arguments.some_classes("logits", shape, axis)
     rows = _arguments.rows_shape(shape, axis)
@@ -153,10 +158,13 @@ def _row_statistics_of(pieces, shape, axis, dtype, targets, temperature, ignore_
             of_type = np.int64 if name in integers else dtype
             result[name] = np.empty(math.prod(rows), of_type)
     with np.errstate(all="ignore"):
-        for some, x in pieces:
-            y, t = (_layout.of_rows(values, some) for values in (codes, temperature))
-            most = _threads.resolve(n_threads, x.array.size)
-            for columns in row_columns(x, axis, y, t, ignored, most):
+        for some, x in pieces(codes, temperature, ignored):
+            found = [x]
+            if not isinstance(x, Columns):
+                y, t = (_layout.of_rows(values, some) for values in (codes, temperature))
+                most = _threads.resolve(n_threads, x.array.size)
+                found = row_columns(x, axis, y, t, ignored, most)
+            for columns in found:
                 for name, values in result.items():
                     values[some][columns.rows] = getattr(columns, name)
     arrays = (result.get(name) for name in RowStatistics._fields)
@@ -547,19 +555,23 @@ class Evaluator:
         weights = _arguments.sample_weight(sample_weight, rows)
         added = self._no_rows()
         added.n_classes = n_classes
-        for some, x in pieces:
-            n_threads = _threads.resolve(self.n_threads, x.array.size)
+        for some, x in pieces(codes, options.temperature, options.ignore_index):
             y, v = codes[some], _layout.of_rows(weights, some)
-            for part, counted in added.add(
-                x,
-                axis,
-                y,
-                v,
-                options.temperature,
-                options.ignore_index,
-                options.classwise,
-                n_threads,
-            ):
+            n_threads = _threads.resolve(self.n_threads, len(y) * n_classes)
+            if isinstance(x, Columns):
+                steps = added.add_columns(x, v, n_threads)
+            else:
+                steps = added.add(
+                    x,
+                    axis,
+                    y,
+                    v,
+                    options.temperature,
+                    options.ignore_index,
+                    options.classwise,
+                    n_threads,
+                )
+            for part, counted in steps:
                 if options.nan_policy == "raise" and added.first_bad is not None:
                     raise _arguments.no_probabilities_error(shape, axis, added.first_bad)
                 if options.classwise:

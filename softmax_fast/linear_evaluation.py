@@ -64,7 +64,7 @@ def row_statistics_linear(
     """
     logits = LayerLogits(_arguments.layer(features, weights, bias), _arguments.threads(n_threads))
     return _row_statistics_of(
-        logits.slabs(),
+        logits.pieces(),
         logits.shape,
         1,
         logits.layer.dtype,
@@ -145,7 +145,8 @@ def evaluate_linear(
         n_threads=n_threads,
     )
     logits = LayerLogits(_arguments.layer(features, weights, bias), evaluator.n_threads)
-    return evaluator._add_rows(logits.slabs(), logits.shape, 1, targets, sample_weight).result()
+    pieces = logits.pieces(with_logits=evaluator._options.classwise)
+    return evaluator._add_rows(pieces, logits.shape, 1, targets, sample_weight).result()
 
 
 def fit_temperature_linear(

@@ -366,7 +366,8 @@ static void sum_range(void *context, ptrdiff_t range, int worker)
     sf_environment found = sf_enter();
     own.columns = &of;
     own.first_row = -first;
-    sf_run_rows(&own, SF_ROW_STATISTICS, w->reach, first, count, &unused, scratch);
+    if (own.x.data)
+        sf_run_rows(&own, SF_ROW_STATISTICS, w->reach, first, count, &unused, scratch);
     sum_columns(w, &of, range, first, count, worker);
     sf_leave(found);
 }
@@ -404,7 +405,7 @@ static int sum_ranges(work *w)
     sf_columns of = columns_from(w, 0, w->scratch, columns);
     sf_result unused = sf_no_result();
     own.columns = &of;
-    if (sf_run(&own, SF_ROW_STATISTICS, &unused) != SF_OK)
+    if (own.x.data && sf_run(&own, SF_ROW_STATISTICS, &unused) != SF_OK)
         return SF_NO_MEMORY;
     sf_environment found = sf_enter();
     for (ptrdiff_t range = 0; range < w->n_ranges; range++) {

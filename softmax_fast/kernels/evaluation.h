@@ -70,7 +70,8 @@ typedef struct {
 enum { SF_MOST_SUMMED = 65536 }; /* rows of one call */
 
 /* Add the rows of a call with labels that have been checked.  Columns of the call that are not NULL
- * are written as well; of rows with weights, an evaluation wants rank, prediction and confidence.
+ * are written as well; of rows with weights, an evaluation wants rank, prediction and confidence.  Of a
+ * call without data the columns that an evaluation adds are there already.
  * Return SF_OK or SF_NO_MEMORY. */
 int sf_add_to_evaluation(const sf_call *call, sf_evaluation *to);
 int sf_add_to_pass(const sf_call *call, sf_pass *to);

@@ -35,6 +35,18 @@ int sf_multiplies_layer(const sf_layer *layer)
     return linear && layer->n_features <= PANEL_BYTES / linear->panel / kernels->item_size;
 }
 
+int sf_takes_layer_statistics(const sf_layer *layer)
+{
+    const sf_call *call = &layer->call;
+    const double most = call->kernels->item_size == sizeof(double) ? 0x1p400 : 0x1p40;
+    if (!sf_multiplies_layer(layer) || call->n_classes <= SF_SHORT_ROW || sf_reach(call, SF_ROW_STATISTICS))
+        return 0;
+    for (ptrdiff_t row = 0; row < (call->temperature_step ? call->n_rows : 1); row++)
+        if (call->temperature[row] > most)
+            return 0;
+    return 1;
+}
+
 int sf_takes_layer(const sf_layer *layer)
 {
     const sf_call *call = &layer->call;
@@ -191,7 +203,8 @@ static void lay_out(sf_slab *s, ptrdiff_t most, work *w, int n_threads, store *f
     const sf_layer *layer = s->layer;
     const sf_linear *linear = layer->call.kernels->linear;
     const ptrdiff_t room = s->room, sums = room * s->n_chunks, panels = room / linear->panel;
-    const int soft = !s->logits && !sf_is_hard_label(layer->call.targets);
+    const int statistics = layer->call.columns != NULL;
+    const int soft = !s->logits && (statistics || !sf_is_hard_label(layer->call.targets));
     w->scratch_bytes = linear->scratch_bytes(s);
     w->scratch = (char *)take(from, n_threads, w->scratch_bytes);
     s->features = take(from, room * layer->n_features, (size_t)layer->call.kernels->item_size);
@@ -203,6 +216,12 @@ static void lay_out(sf_slab *s, ptrdiff_t most, work *w, int n_threads, store *f
     s->sums.product = soft ? (double *)take(from, sums, sizeof(double)) : NULL;
     s->sums.share = soft ? (double *)take(from, sums, sizeof(double)) : NULL;
     s->sums.label_logit = (double *)take(from, room, sizeof(double));
+    if (statistics) {
+        s->sums.squares = (double *)take(from, sums, sizeof(double));
+        s->sums.top = (double *)take(from, sums, sizeof(double));
+        s->sums.above = (double *)take(from, sums, sizeof(double));
+        return;
+    }
     s->losses = (double *)take(from, most, sizeof(double));
     if (!wants_gradients(layer))
         return;
@@ -364,6 +383,38 @@ int sf_layer_logits(const sf_layer *layer, void *logits)
         s.rows[row] = row;
     sf_share_out(load_piece, &w, w.n_panels, n_threads);
     run_chunks(&s, &w, n_threads);
+    free(allocated);
+    return SF_OK;
+}
+
+int sf_layer_statistics(const sf_layer *layer)
+{
+    const sf_call *call = &layer->call;
+    const sf_linear *linear = call->kernels->linear;
+    const ptrdiff_t blocks = (call->n_classes + linear->block - 1) / linear->block;
+    const int n_threads = threads_for(layer);
+    sf_slab s = {.layer = layer, .chunk = (blocks + SF_CHUNKS - 1) / SF_CHUNKS * linear->block};
+    work w = {.slab = &s};
+    const ptrdiff_t most = plan(layer, &s, &w);
+    s.n_chunks = (call->n_classes + s.chunk - 1) / s.chunk;
+    s.room = (most + linear->panel - 1) / linear->panel * linear->panel;
+
+    store memory = {NULL, 0};
+    lay_out(&s, most, &w, n_threads, &memory);
+    void *allocated = malloc(memory.bytes + 64);
+    if (!allocated)
+        return SF_NO_MEMORY;
+    memory.next = (char *)SF_ROUND_UP((uintptr_t)allocated);
+    lay_out(&s, most, &w, n_threads, &memory);
+    for (ptrdiff_t first = 0; first < call->n_rows; first += s.n_rows) {
+        s.n_rows = SF_MIN(most, call->n_rows - first);
+        for (ptrdiff_t i = 0; i < s.n_rows; i++)
+            s.rows[i] = first + i;
+        w.n_panels = (s.n_rows + linear->panel - 1) / linear->panel;
+        sf_share_out(load_piece, &w, w.n_panels, n_threads);
+        run_chunks(&s, &w, n_threads);
+        finish_rows(&s, &w, n_threads);
+    }
     free(allocated);
     return SF_OK;
 }

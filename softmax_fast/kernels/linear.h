@@ -37,8 +37,9 @@ enum {
 };
 
 /* Numbers of rows, one array for each chunk: maximum and rest as everywhere, of the weighted target a
- * the sums of a (x - max), and for class probabilities of a; the label's logit is one for all chunks. */
-typedef struct { double *max, *rest, *product, *share, *label_logit; } sf_chunk_sums;
+ * the sums of a (x - max), and for class probabilities of a; the label's logit is one for all chunks.  Of
+ * row statistics product and share are the moments, and the last three are there, as in sf_batch. */
+typedef struct { double *max, *rest, *product, *share, *label_logit, *squares, *top, *above; } sf_chunk_sums;
 
 /* Of the gradient of a row's logits, scale (p share - a), and its entry at the label. */
 typedef struct { double *scale, *share, *at_label; } sf_row_gradients;
@@ -97,6 +98,13 @@ int sf_multiplies_layer(const sf_layer *layer);
 /* The logits of all rows, which are few enough for a copy of their features, in the type of the kernels.
  * Those of a row depend neither on its place nor on the others.  SF_OK or SF_NO_MEMORY. */
 int sf_layer_logits(const sf_layer *layer, void *logits);
+
+/* Whether the kernels in use take its row statistics: they multiply it, its rows are long, and no
+ * temperature lies beyond what goes without another look at the logits. */
+int sf_takes_layer_statistics(const sf_layer *layer);
+
+/* The columns of the call, of its rows in their order.  SF_OK or SF_NO_MEMORY. */
+int sf_layer_statistics(const sf_layer *layer);
 
 /* Whether the kernels in use take its loss: they multiply it, and no temperature or weight lies beyond
  * their type. */

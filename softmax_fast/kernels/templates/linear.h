@@ -24,6 +24,7 @@ typedef struct {
     SF_ALIGNED(64) real hi[PANEL];
     SF_ALIGNED(64) real lo[PANEL];
     SF_ALIGNED(64) real floor[PANEL];
+    SF_ALIGNED(64) real inverse[PANEL];
 } panel_tile;
 
 /* ---- products ----------------------------------------------------------------------------------------- */
@@ -135,10 +136,63 @@ SF_INLINE void load_row_features(const sf_slab *s, ptrdiff_t i, ptrdiff_t from, 
                  margin && margin->feature_scale ? margin->feature_scale + row : NULL, home);
 }
 
+enum { PIECE = 128 }; /* features of a panel that are transposed at once */
+
+/* [row of the panel][PIECE] to [feature][row of the panel], some features of each. */
+static SF_NOINLINE void transpose_piece(const real *buffer, ptrdiff_t some, real *home)
+{
+    ptrdiff_t c = 0;
+    for (; c + COLUMNS <= some; c += COLUMNS)
+        for (int k = 0; k < 2; k++) {
+            vec column[COLUMNS];
+            vload_transposed(buffer + k * LANES * PIECE + c, PIECE, column);
+            for (int j = 0; j < COLUMNS; j++)
+                vstore(home + (c + j) * PANEL + k * LANES, column[j]);
+        }
+    for (; c < some; c++)
+        for (ptrdiff_t i = 0; i < PANEL; i++)
+            home[c * PANEL + i] = buffer[i * PIECE + c];
+}
+
+/* The logits at the labels of a panel's rows, with the bits that they have in a tile. */
+static SF_NOINLINE void load_label_logits(const sf_slab *s, ptrdiff_t panel)
+{
+    SF_ALIGNED(64) real buffer[PANEL * PIECE];
+    SF_ALIGNED(64) real weights[PIECE * PANEL];
+    SF_ALIGNED(64) real sum[PANEL];
+    const sf_layer *layer = s->layer;
+    const sf_input *in = &layer->weights;
+    const real *bias = (const real *)layer->bias, *x = panel_at(s, panel);
+    const ptrdiff_t n = layer->n_features, first = panel * PANEL, count = SF_MIN(PANEL, s->n_rows - first);
+    ptrdiff_t y[PANEL];
+    for (ptrdiff_t i = 0; i < PANEL; i++) {
+        y[i] = i < count ? label_or_none(&layer->call, s->rows[first + i]) : -1;
+        sum[i] = bias && y[i] >= 0 ? bias[y[i]] : 0;
+    }
+    vec low = vload(sum), high = vload(sum + LANES);
+    for (ptrdiff_t d = 0; d < n; d += PIECE) {
+        const ptrdiff_t some = SF_MIN(PIECE, n - d);
+        for (ptrdiff_t i = 0; i < PANEL; i++) {
+            if (y[i] >= 0)
+                load_entries(in, y[i] * in->row_stride + d * in->class_stride, some, NULL, buffer + i * PIECE);
+            else
+                memset(buffer + i * PIECE, 0, (size_t)(some * REAL_BYTES));
+        }
+        transpose_piece(buffer, some, weights);
+        for (ptrdiff_t k = 0; k < some; k++, x += PANEL) {
+            low = vfma(vload(weights + k * PANEL), vload(x), low);
+            high = vfma(vload(weights + k * PANEL + LANES), vload(x + LANES), high);
+        }
+    }
+    vstore(sum, low);
+    vstore(sum + LANES, high);
+    for (ptrdiff_t i = 0; i < count; i++)
+        s->sums.label_logit[first + i] = y[i] < 0 ? INFINITY : sum[i];
+}
+
 /* Transposes the rows of a panel; lanes without a row are 0. */
 static void load_features(const sf_slab *s, ptrdiff_t panel)
 {
-    enum { PIECE = 128 };
     SF_ALIGNED(64) real buffer[PANEL * PIECE];
     const ptrdiff_t n = s->layer->n_features, first = panel * PANEL;
     const ptrdiff_t count = SF_MIN(PANEL, s->n_rows - first);
@@ -151,18 +205,10 @@ static void load_features(const sf_slab *s, ptrdiff_t panel)
             else
                 memset(buffer + i * PIECE, 0, (size_t)(some * REAL_BYTES));
         }
-        ptrdiff_t c = 0;
-        for (; c + COLUMNS <= some; c += COLUMNS)
-            for (int k = 0; k < 2; k++) {
-                vec column[COLUMNS];
-                vload_transposed(buffer + k * LANES * PIECE + c, PIECE, column);
-                for (int j = 0; j < COLUMNS; j++)
-                    vstore(home + (d + c + j) * PANEL + k * LANES, column[j]);
-            }
-        for (; c < some; c++)
-            for (ptrdiff_t i = 0; i < PANEL; i++)
-                home[(d + c) * PANEL + i] = buffer[i * PIECE + c];
+        transpose_piece(buffer, some, home + d * PANEL);
     }
+    if (s->layer->call.columns)
+        load_label_logits(s, panel);
 }
 
 /* Weights of classes [begin, begin + n) and the depths of a pack: [depth][class][feature], classes
@@ -198,6 +244,11 @@ SF_INLINE sf_chunk_sums sums_at(const sf_slab *s, ptrdiff_t chunk, ptrdiff_t fir
     sums.rest += at;
     sums.product = sums.product ? sums.product + at : NULL;
     sums.share = sums.share ? sums.share + at : NULL;
+    if (sums.top) {
+        sums.squares += at;
+        sums.top += at;
+        sums.above += at;
+    }
     sums.label_logit += first;
     return sums;
 }
@@ -234,6 +285,37 @@ static SF_NOINLINE void merge_rows(const sf_slab *s, const sf_chunk_sums *sums, 
     }
 }
 
+/* The same of row statistics.  With d = (m2 - m1)/T <= 0 and f = exp(d), the sums of e, e s and e s s of
+ * the part of the lesser maximum become f S, f (A + d S) and f (V + 2 d A + d d S). */
+static SF_NOINLINE void merge_statistics_of_rows(const sf_slab *s, const sf_chunk_sums *sums, ptrdiff_t first,
+                                                 ptrdiff_t count, const sf_chunk_sums *other)
+{
+    const sf_call *call = &s->layer->call;
+    double d[MOST_MERGED], fade[MOST_MERGED];
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const double a = SF_MIN(sums->max[i], other->max[i]), b = SF_MAX(sums->max[i], other->max[i]);
+        d[i] = a == b ? 0.0 : sf_quotient(a, b, sf_temperature_of(call, s->rows[first + i]));
+    }
+    exp_doubles(d, fade, count, sf_make_rate(1.0));
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const int stays = sums->max[i] >= other->max[i];
+        const sf_chunk_sums *more = stays ? sums : other, *less = stays ? other : sums;
+        double a = more->product[i], v = more->share[i], q = more->squares[i];
+        if (fade[i] != 0.0) { /* d may be infinite */
+            const double f = fade[i], sum = d[i] * (1.0 + less->rest[i]);
+            v += f * (less->share[i] + d[i] * (2.0 * less->product[i] + sum));
+            a += f * (less->product[i] + sum);
+            q += f * f * (1.0 + less->squares[i]);
+        }
+        sums->top[i] = more->top[i];
+        sums->above[i] += other->above[i];
+        sums->product[i] = a;
+        sums->share[i] = v;
+        sums->squares[i] = q;
+    }
+    merge_rows(s, sums, first, count, other->max, other->rest, NULL, NULL);
+}
+
 /* Nothing yet, of the rows of some panels. */
 static void clear_sums(const sf_chunk_sums *sums, ptrdiff_t count)
 {
@@ -242,6 +324,10 @@ static void clear_sums(const sf_chunk_sums *sums, ptrdiff_t count)
         sums->rest[i] = -1.0;
         if (sums->product)
             sums->product[i] = sums->share[i] = 0.0;
+        if (sums->top) {
+            sums->squares[i] = -1.0;
+            sums->top[i] = sums->above[i] = 0.0;
+        }
     }
 }
 
@@ -312,6 +398,7 @@ static SF_NOINLINE void panel_temperatures(panel_tile *tile, const sf_slab *s, p
         tile->hi[i] = t.hi;
         tile->lo[i] = t.lo;
         tile->floor[i] = t.floor;
+        tile->inverse[i] = t.inverse;
     }
 }
 
@@ -356,6 +443,79 @@ SF_INLINE int any_nan(const real *x, ptrdiff_t n, ptrdiff_t step)
     return 0;
 }
 
+static SF_NOINLINE void panel_maxima(const panel_tile *tile, ptrdiff_t n, real *m)
+{
+    vec low = vset1((real)-INFINITY), high = low;
+    for (ptrdiff_t c = 0; c < n; c++) {
+        low = vmax(vload(tile->x + c * PANEL), low);
+        high = vmax(vload(tile->x + c * PANEL + LANES), high);
+    }
+    vstore(m, low);
+    vstore(m + LANES, high);
+}
+
+/* Biased sums become rests. */
+static SF_NOINLINE void panel_rests(const panel_tile *tile, ptrdiff_t n, ptrdiff_t count, const real *m,
+                                    const real *ties, double *row_max, double *sum)
+{
+    for (ptrdiff_t i = 0; i < count; i++) {
+        row_max[i] = m[i];
+        sum[i] = isfinite(m[i]) ? unbiased(sum[i]) + ((double)ties[i] - 1.0)
+               : any_nan(tile->x + i, n, PANEL) ? NAN : m[i] > 0 ? 0.0 : -1.0;
+    }
+}
+
+/* The logits of classes [begin, begin + n), one to a lane, join the row statistics. */
+static SF_NOINLINE void reduce_statistics(const sf_slab *s, panel_tile *tile, ptrdiff_t chunk,
+                                          ptrdiff_t panel, ptrdiff_t begin, ptrdiff_t n)
+{
+    const ptrdiff_t first = panel * PANEL, count = SF_MIN(PANEL, s->n_rows - first);
+    const sf_chunk_sums sums = sums_at(s, chunk, first);
+    SF_ALIGNED(64) real m[PANEL], ties[PANEL], top[PANEL], before[PANEL];
+    SF_ALIGNED(64) real label[PANEL], x_y[PANEL], above[PANEL];
+    SF_ALIGNED(64) double sum[PANEL], first_moment[PANEL], second_moment[PANEL], squares[PANEL];
+    double row_max[PANEL], row_top[PANEL], row_above[PANEL];
+    const sf_chunk_sums own = {row_max, sum, first_moment, second_moment, NULL, squares, row_top, row_above};
+    panel_maxima(tile, n, m);
+    panel_temperatures(tile, s, first, count);
+    for (ptrdiff_t i = 0; i < PANEL; i++) {
+        const ptrdiff_t y = i < count ? label_or_none(&s->layer->call, s->rows[first + i]) - begin : -1;
+        label[i] = (real)SF_MAX(-1, SF_MIN(y, n)); /* before all, or behind */
+        x_y[i] = i < count ? (real)sums.label_logit[i] : (real)INFINITY;
+        above[i] = next_above(x_y[i]);
+    }
+    for (int k = 0; k < 2; k++) {
+        const real *home = tile->x + k * LANES;
+        const vec zero = vset1(0);
+        tile_rows r = {vload(m + k * LANES), vload(tile->inverse + k * LANES), vload(label + k * LANES),
+                       vload(x_y + k * LANES), vload(above + k * LANES), lanes_rate(tile, k),
+                       zero, zero, zero, wide_zero(), no_moments()};
+        ptrdiff_t c = 0;
+        for (; c + 4 <= n; c += 4)
+            add_tile_entries(&r, home + c * PANEL, PANEL, 1, c, 4, n);
+        if (c < n)
+            add_tile_entries(&r, home + c * PANEL, PANEL, 0, c, n - c, n);
+        flush_moments(&r.sums);
+        vstore(ties + k * LANES, r.tied);
+        vstore(top + k * LANES, r.top);
+        vstore(before + k * LANES, r.before);
+        wide_store(sum + k * LANES, r.w);
+        wide_store(first_moment + k * LANES, r.sums.firsts);
+        wide_store(second_moment + k * LANES, r.sums.seconds);
+        wide_store(squares + k * LANES, r.sums.squared);
+    }
+    panel_rests(tile, n, count, m, ties, row_max, sum);
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const int finite = isfinite(m[i]);
+        first_moment[i] = finite ? first_moment[i] * EXP_UNBIAS : 0.0;
+        second_moment[i] = finite ? second_moment[i] * EXP_UNBIAS : 0.0;
+        squares[i] = finite ? squares[i] + ((double)ties[i] - 1.0) : -1.0;
+        row_top[i] = (double)begin + ((double)n - (double)top[i]);
+        row_above[i] = before[i];
+    }
+    merge_statistics_of_rows(s, &sums, first, count, &own);
+}
+
 /* The logits of classes [begin, begin + n), one to a lane, join the sums of their rows. */
 static SF_NOINLINE void reduce_logits(const sf_slab *s, panel_tile *tile, ptrdiff_t chunk, ptrdiff_t panel,
                                       ptrdiff_t begin, ptrdiff_t n, real *a)
@@ -378,20 +538,10 @@ static SF_NOINLINE void reduce_logits(const sf_slab *s, panel_tile *tile, ptrdif
             *x = (real)s->layer->margin->label_logits[s->rows[first + i]];
         sums.label_logit[i] = *x;
     }
-    vec low = vset1((real)-INFINITY), high = low;
-    for (ptrdiff_t c = 0; c < n; c++) {
-        low = vmax(vload(tile->x + c * PANEL), low);
-        high = vmax(vload(tile->x + c * PANEL + LANES), high);
-    }
-    vstore(m, low);
-    vstore(m + LANES, high);
+    panel_maxima(tile, n, m);
     panel_temperatures(tile, s, first, count);
     sum_panel(tile, n, m, sum, ties);
-    for (ptrdiff_t i = 0; i < count; i++) {
-        row_max[i] = m[i];
-        sum[i] = isfinite(m[i]) ? unbiased(sum[i]) + ((double)ties[i] - 1.0)
-               : any_nan(tile->x + i, n, PANEL) ? NAN : m[i] > 0 ? 0.0 : -1.0;
-    }
+    panel_rests(tile, n, count, m, ties, row_max, sum);
     if (sums.product) {
         load_weighted_targets(s, first, count, begin, n, a);
         weigh_panel(tile->x, a, sf_has_labels(targets), n, m, product, share);
@@ -483,6 +633,8 @@ static void reduce_chunk(const sf_slab *s, ptrdiff_t chunk, ptrdiff_t first_pane
                         continue;
                     if (s->logits)
                         store_logits(s, tile, p, begin, n);
+                    else if (layer->call.columns)
+                        reduce_statistics(s, tile, chunk, p, begin, n);
                     else
                         reduce_logits(s, tile, chunk, p, begin, n, a);
                 }
@@ -653,29 +805,61 @@ static void reduce_chunk_of_few(const sf_slab *s, ptrdiff_t chunk, void *scratch
 
 /* ---- losses ------------------------------------------------------------------------------------------------- */
 
-/* Merges the chunks of rows [first, first + count), count <= SF_BATCH, into those of the first chunk. */
+/* Merges the chunks of rows [first, first + count), count <= SF_BATCH, into those of the first chunk, and
+ * takes the logarithms of the sums. */
+static SF_NOINLINE void merge_chunks(const sf_slab *s, ptrdiff_t first, ptrdiff_t count, double *log_sum)
+{
+    for (ptrdiff_t begin = 0; begin < count; begin += PANEL) {
+        const ptrdiff_t some = SF_MIN(PANEL, count - begin);
+        const sf_chunk_sums sums = sums_at(s, 0, first + begin);
+        for (ptrdiff_t chunk = 1; chunk < s->n_chunks; chunk++) {
+            const sf_chunk_sums other = sums_at(s, chunk, first + begin);
+            if (sums.top)
+                merge_statistics_of_rows(s, &sums, first + begin, some, &other);
+            else
+                merge_rows(s, &sums, first + begin, some, other.max, other.rest, other.product, other.share);
+        }
+        log1p_doubles(sums.rest, log_sum + begin, some);
+        for (ptrdiff_t i = 0; i < some; i++)
+            log_sum[begin + i] += sums.max[i] - sums.max[i]; /* NaN without probabilities */
+    }
+}
+
+static SF_NOINLINE void finish_statistics(const sf_slab *s, ptrdiff_t first, ptrdiff_t count)
+{
+    SF_ALIGNED(64) sf_batch batch;
+    const sf_call *call = &s->layer->call;
+    const sf_chunk_sums sums = sums_at(s, 0, first);
+    sf_result ignored = sf_no_result(); /* labels have been checked */
+    merge_chunks(s, first, count, batch.log_sum);
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const ptrdiff_t row = s->rows[first + i], y = label_or_none(call, row);
+        batch.max[i] = sums.max[i];
+        batch.rest[i] = sums.rest[i];
+        batch.first_moment[i] = sums.product[i];
+        batch.second_moment[i] = sums.share[i];
+        batch.squares[i] = sums.squares[i];
+        batch.top[i] = sums.top[i];
+        batch.above[i] = sums.above[i];
+        batch.label[i] = (double)y;
+        batch.quotient[i] = y < 0 ? 0.0
+            : sf_quotient(sums.label_logit[i], sums.max[i], sf_temperature_of(call, row));
+    }
+    statistics_finish(call, s->rows[first], count, &batch, 0, &ignored);
+}
+
 static void finish_losses(const sf_slab *s, ptrdiff_t first, ptrdiff_t count)
 {
     const sf_call *call = &s->layer->call;
     const sf_targets *targets = call->targets;
     const double kept = 1.0 - targets->label_smoothing;
     double log_sum[SF_BATCH];
-    for (ptrdiff_t begin = 0; begin < count; begin += PANEL) {
-        const ptrdiff_t some = SF_MIN(PANEL, count - begin);
-        const sf_chunk_sums sums = sums_at(s, 0, first + begin);
-        for (ptrdiff_t chunk = 1; chunk < s->n_chunks; chunk++) {
-            const sf_chunk_sums other = sums_at(s, chunk, first + begin);
-            merge_rows(s, &sums, first + begin, some, other.max, other.rest, other.product, other.share);
-        }
-        log1p_doubles(sums.rest, log_sum + begin, some);
-    }
+    merge_chunks(s, first, count, log_sum);
     const sf_chunk_sums sums = sums_at(s, 0, first);
     for (ptrdiff_t i = 0; i < count; i++) {
         const ptrdiff_t row = s->rows[first + i];
         const double temperature = sf_temperature_of(call, row), v = sf_sample_weight(targets, row);
         double loss = 0.0, on_label = 0.0;
-        if (!isfinite(sums.max[i]))
-            log_sum[i] = NAN;
         if (sf_has_labels(targets)) {
             on_label = kept * sf_label_weight(targets, row);
             if (on_label != 0.0)
@@ -687,6 +871,11 @@ static void finish_losses(const sf_slab *s, ptrdiff_t first, ptrdiff_t count)
         if (targets->row_losses)
             ((real *)targets->row_losses)[row] = (real)(loss * v);
     }
+}
+
+static void finish_sums(const sf_slab *s, ptrdiff_t first, ptrdiff_t count)
+{
+    (s->layer->call.columns ? finish_statistics : finish_losses)(s, first, count);
 }
 
 /* ---- gradients ---------------------------------------------------------------------------------------------- */
@@ -971,7 +1160,7 @@ static const sf_linear linear = {
     .load_row = load_row,
     .reduce = reduce_chunk,
     .reduce_few = reduce_chunk_of_few,
-    .finish = finish_losses,
+    .finish = finish_sums,
     .tile_bytes = TILE_BYTES,
     .weights_bytes = weights_bytes,
     .columns_bytes = columns_bytes,
