@@ -48,10 +48,12 @@ def row_statistics_linear(
 
     Notes
     -----
-    The logits of some rows at a time, at most 16 MiB of them or one row, are multiplied as by
-    `linear_softmax_loss`, and `row_statistics` are taken of these. A row's numbers depend on its
-    features, the layer and the instruction set alone; where `linear_softmax_loss` leaves the
-    products to NumPy's BLAS, on that and on the other rows too.
+    Statistics of tiles of logits are merged, and the tiles forgotten, as in `linear_softmax_loss`,
+    with its memory, and with its losses to the last bit (where more than eight of its rows count).
+    Up to 192 classes, of extreme temperatures and where the kernels do not multiply, the logits of
+    some rows at a time are there, at most 16 MiB of them or one row. A row's numbers depend on its
+    features, the layer and the instruction set alone; where
+    `linear_softmax_loss` leaves the products to NumPy's BLAS, on that and on the other rows too.
 
     Examples
     --------
@@ -122,7 +124,8 @@ def evaluate_linear(
     Notes
     -----
     Hidden states of a language model take a small part of the space of its logits: D numbers for
-    each token instead of C. The logits are multiplied again as told at `row_statistics_linear`.
+    each token instead of C. They are multiplied as told at `row_statistics_linear`; with
+    ``classwise`` the logits of some rows at a time are there.
 
     Examples
     --------
@@ -191,9 +194,9 @@ def fit_temperature_linear(
 
     Notes
     -----
-    Each pass multiplies the layer again, as told at `row_statistics_linear`. Of many rows a sample is
-    fitted first, multiplied once; the first product of all rows then serves both for T = 1 and for the
-    T of the sample.
+    Each pass multiplies the layer again, and holds the logits of some rows at a time, at most 16 MiB
+    of them or one row. Of many rows a sample is fitted first, multiplied once; the first product of
+    all rows then serves both for T = 1 and for the T of the sample.
 
     Examples
     --------
