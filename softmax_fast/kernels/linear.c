@@ -392,7 +392,7 @@ int sf_layer_statistics(const sf_layer *layer)
     const sf_call *call = &layer->call;
     const sf_linear *linear = call->kernels->linear;
     const ptrdiff_t blocks = (call->n_classes + linear->block - 1) / linear->block;
-    const int n_threads = threads_for(layer);
+    const int n_threads = sf_layer_threads(layer);
     sf_slab s = {.layer = layer, .chunk = (blocks + SF_CHUNKS - 1) / SF_CHUNKS * linear->block};
     work w = {.slab = &s};
     const ptrdiff_t most = plan(layer, &s, &w);
