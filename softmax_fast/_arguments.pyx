@@ -183,11 +183,14 @@ cpdef Source base_logits(value, tuple shape):
     """A `Source` of the shape of the logits that are compared with it."""
     result = source("base_logits", value)
     if not _has_shape(result.array, shape):
-        raise ValueError(
-            f"base_logits have shape {shape_of(result.array)}, but logits {shape}: both must be the "
-            "same"
-        )
+        raise base_shape_error(shape_of(result.array), shape)
     return result
+
+
+def base_shape_error(found, shape):
+    return ValueError(
+        f"base_logits have shape {found}, but logits {shape}: both must be the same"
+    )
 
 
 cdef cnp.ndarray _real_values(name, value, error=TypeError):

@@ -1,4 +1,4 @@
-"""Pictures of an `Evaluation`, by matplotlib, which nothing else in the package needs."""
+"""Pictures of an `Evaluation` or a `Comparison`, by matplotlib, which nothing else in the package needs."""
 
 import importlib.util
 import io
@@ -42,6 +42,15 @@ def new_axes(*, two_curves=False, figure=None):
     )
 
 
+def axes_of_pyplot(**options):
+    """`new_axes` of a new figure of pyplot."""
+    if not is_available():
+        raise ImportError("plots need matplotlib: pip install 'softmax-fast[plot]'")
+    from matplotlib import pyplot
+
+    return new_axes(figure=pyplot.figure(), **options)
+
+
 def saved(axes, kind):
     """The bytes of the picture that `axes` are in, as a file of this format."""
     import matplotlib as mpl
@@ -71,11 +80,7 @@ def reliability_diagram(evaluation, ax=None, before=None):
     matplotlib.axes.Axes
     """
     if ax is None:
-        if not is_available():
-            raise ImportError("plots need matplotlib: pip install 'softmax-fast[plot]'")
-        from matplotlib import pyplot
-
-        ax = new_axes(two_curves=before is not None, figure=pyplot.figure())
+        ax = axes_of_pyplot(two_curves=before is not None)
     small = {"fontsize": 7}
     bins = _filled_bins(evaluation)
     ax.plot([0, 1], [0, 1], color=PALE, linewidth=0.8, linestyle=(0, (5, 3)), zorder=1)
@@ -147,10 +152,101 @@ def _strip(ax, evaluation, before):
             ax.stairs(count / max(1.0, count.sum()), bins.edges, **{"fill": True, **style})
     ax.axvline(evaluation.confidence, color=INK, linewidth=1.0, linestyle=":")
     ax.axvline(evaluation.accuracy, color=INK, linewidth=1.0)
+    _shares_upwards(ax)
+    ax.set_xlabel("confidence\nlines: accuracy, and dotted the mean confidence", fontsize=7)
+    ax.tick_params(labelsize=7)
+
+
+def _shares_upwards(ax):
+    """An axis for shares of the rows."""
     ax.set_yscale("symlog", linthresh=0.01, linscale=0.4)
     ax.set(ylim=(0, 1), yticks=[0.01, 0.1, 1])
     ax.set_yticklabels(["1 %", "10 %", "100 %"])
     ax.minorticks_off()
     ax.set_ylabel("rows", fontsize=8)
-    ax.set_xlabel("confidence\nlines: accuracy, and dotted the mean confidence", fontsize=7)
+
+
+# Powers of 10 below the greatest divergence that there is room for.
+DECADES = 12
+
+
+def distributions(comparison, ax=None):
+    """Draw how the divergences of the rows are distributed and, with targets, the changes of p.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    ax : matplotlib.axes.Axes, optional
+        Where to draw, one picture above the other; by default a new figure of pyplot.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    if ax is None:
+        ax = axes_of_pyplot()
+    ax.set_axis_off()
+    has_dp = comparison.dp is not None
+    ax.text(0, 1.02, _words(comparison), transform=ax.transAxes, va="bottom", linespacing=1.35,
+            fontsize=7)  # fmt: skip
+    upper = ax.inset_axes([0, 0.51, 1, 0.49] if has_dp else [0, 0, 1, 1])
+    _divergences(upper, *comparison._state.kl.distribution(), comparison.kl)
+    if has_dp:
+        lower = ax.inset_axes([0, -0.27, 1, 0.49])
+        _changes(lower, *comparison._state.dp.distribution(), comparison.dp)
+    return ax
+
+
+def _words(comparison):
+    """The lines above the picture."""
+    top = f"same top {100 * comparison.same_top:.2f} %"
+    lines = [
+        f"{comparison.n} rows, mean KL {comparison.kl:.4g} ± {comparison.kl_stderr:.2g}, {top}"
+    ]
+    if comparison.dp is not None:
+        ratio, error = comparison.perplexity_ratio, comparison.perplexity_ratio_stderr
+        lines.append(
+            f"perplexity × {ratio:.5g} ± {error:.2g}, RMS Δp {100 * comparison.dp_rms:.3g} %"
+        )
+    return "\n".join(lines)
+
+
+def _histogram(ax, values, weights, edges, mean, median):
+    """Shares of the rows between edges, the first and last with all beyond, and two lines."""
+    inside = np.clip(values, edges[0], edges[-1])
+    count, _ = np.histogram(inside, edges, weights=weights)
+    ax.stairs(count / max(1e-300, count.sum()), edges, fill=True, color=INK, alpha=0.45)
+    ax.axvline(mean, color=INK, linewidth=1.0)
+    ax.axvline(median, color=INK, linewidth=1.0, linestyle=":")
+    ax.set_xlim(edges[0], edges[-1])
+    _shares_upwards(ax)
     ax.tick_params(labelsize=7)
+
+
+def _median(values, weights):
+    if not len(values):
+        return np.nan
+    order = np.argsort(values)
+    up_to = np.cumsum(np.ones(len(values)) if weights is None else weights[order])
+    return values[order][np.searchsorted(up_to, up_to[-1] / 2)]
+
+
+def _divergences(ax, values, weights, mean):
+    above = values[(values > 0) & np.isfinite(values)]
+    top = np.ceil(np.log10(above.max())) if len(above) else 0.0
+    low = np.floor(np.log10(np.quantile(above, 0.001))) if len(above) else -1.0
+    low = max(min(low, top - 1), top - DECADES)
+    edges = np.logspace(low, top, round(10 * float(top - low)) + 1)
+    ax.set_xscale("log")
+    _histogram(ax, values, weights, edges, mean, _median(values, weights))
+    ax.set_xlabel("KL divergence, nats; lines: mean, and dotted the median", fontsize=7)
+
+
+def _changes(ax, values, weights, mean):
+    above = np.logspace(0, 2, 21)
+    edges = np.concatenate([-above[::-1], np.linspace(-1, 1, 11)[1:-1], above])
+    ax.set_xscale("symlog", linthresh=1, linscale=0.5)
+    _histogram(ax, 100 * values, weights, edges, 100 * mean, 100 * _median(values, weights))
+    ax.set_xticks([-100, -10, -1, 0, 1, 10, 100])
+    ax.set_xticklabels(["−100", "−10", "−1", "0", "1", "10", "100"])
+    ax.set_xlabel("Δp of the label, %; lines: mean, and dotted the median", fontsize=7)

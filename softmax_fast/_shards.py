@@ -26,16 +26,18 @@ class Chunk(NamedTuple):
 
     rows: slice  # numbered over all shards
     logits: object
-    labels: np.ndarray
+    labels: np.ndarray | None
     weights: np.ndarray | None
+    base: object
 
 
 class Shard(NamedTuple):
     """Arrays whose rows belong together, and the number of their first row among all."""
 
     logits: StoredArray
-    labels: StoredArray
+    labels: StoredArray | None
     weights: StoredArray | None
+    base: StoredArray | None
     first: int
     n_rows: int
 
@@ -103,12 +105,14 @@ class Shards:
     Parameters
     ----------
     logits, labels, weights : str
-        Files or patterns of files, `weights` may be None.
+        Files or patterns of files, `labels` and `weights` may be None.
     ignore_index : int or None
         The label that need not be a class: of 64 bits, signed or, as -1 has become in a file of
         uint64, not. The attribute of this name is what it is among the labels of chunks.
     layer : StoredLayer, optional
         Makes the logits: then the files of `logits` hold what goes into it.
+    base : str, optional
+        Files, or a pattern, of logits that those of `logits` are compared with.
 
     Raises
     ------
@@ -117,20 +121,27 @@ class Shards:
         negative or not finite.
     """
 
-    def __init__(self, logits, labels, weights, ignore_index, layer=None):
+    def __init__(self, logits, labels, weights, ignore_index, layer=None, base=None):
         large = ignore_index is not None and ignore_index >= 2**63
         self.ignore_index = ignore_index - 2**64 if large else ignore_index
         self.layer = layer
         names = ("logits",) if layer is None else ("hidden", "features")
         opened = [read_floats(x) for x in open_shards(logits, names)]
-        groups = [opened, open_shards(labels, ("targets", "labels"))]
-        if weights is not None:
-            groups.append(open_shards(weights, ("sample_weight", "weights")))
-        for argument, group in zip((labels, weights), groups[1:], strict=False):
+        others = []
+        for argument, names in (
+            (labels, ("targets", "labels")),
+            (weights, ("sample_weight", "weights")),
+            (base, ("logits",)),
+        ):
+            if argument is None:
+                others.append([None] * len(opened))
+                continue
+            group = open_shards(argument, names)
             if len(group) != len(opened):
                 raise InputError(
                     f"{argument}: stands for {files(group)}, and {logits} for {files(opened)}"
                 )
+            others.append(group)
         for x in opened:
             check_shape(opened[0], x, self.last_axis)
             if layer is not None:
@@ -140,18 +151,21 @@ class Shards:
         if sum(x.size for x in opened) == 0:
             raise InputError(f"{logits}: has no rows")
         self.shards = []
-        for x, y, *w in zip(*groups, strict=True):
-            check_labels(y, x, self.n_classes, ignore_index, self.stored)
-            if w:
-                check_weights(w[0], x, self.stored)
+        for x, y, w, b in zip(opened, *others, strict=True):
+            if b is not None:
+                check_base(b, x)
+            if y is not None:
+                check_labels(y, x, self.n_classes, ignore_index, self.stored)
+            if w is not None:
+                check_weights(w, x, self.stored)
             n_rows = math.prod(x.shape[:-1])
-            self.shards.append(Shard(x, y, w[0] if w else None, self.n_rows, n_rows))
+            self.shards.append(Shard(x, y, w, b, self.n_rows, n_rows))
             self.n_rows += n_rows
 
     @property
     def rows_shape(self):
         """The shape of the rows if they are those of one array, else their number."""
-        return self.shards[0].labels.shape if len(self.shards) == 1 else (self.n_rows,)
+        return self.shards[0].logits.shape[:-1] if len(self.shards) == 1 else (self.n_rows,)
 
     @property
     def last_axis(self):
@@ -191,20 +205,21 @@ class Shards:
             end = min(stop - shard.first, shard.n_rows)
             for row in range(begin, end, max(1, most)):
                 last = min(row + max(1, most), end)
-                weights = shard.weights
+                labels, weights, base = shard.labels, shard.weights, shard.base
                 stored = float_input(shard.logits.rows(row, last, 1, all_at_once=all_at_once))
                 yield Chunk(
                     slice(shard.first + row, shard.first + last),
                     stored if as_stored else self.logits_of(stored),
-                    shard.labels.rows(row, last, 0).astype(np.int64),
+                    None if labels is None else labels.rows(row, last, 0).astype(np.int64),
                     None if weights is None else weights.rows(row, last, 0).astype(np.float64),
+                    None if base is None else float_input(base.rows(row, last, 1)),
                 )
 
-    def place(self, row):
+    def place(self, row, *, of_base=False):
         """The file that a row is in, and its number there."""
         for shard in self.shards:
             if row < shard.first + shard.n_rows:
-                return shard.logits.name, row - shard.first
+                return (shard.base if of_base else shard.logits).name, row - shard.first
         raise IndexError(row)
 
 
@@ -237,6 +252,15 @@ def check_shape(first, logits, last_axis="classes"):
         raise InputError(
             f"{logits.name}: has {logits.shape[-1]} {last_axis}, and {first.name} has"
             f" {first.shape[-1]}"
+        )
+
+
+def check_base(base, logits):
+    read_floats(base)
+    if base.shape != logits.shape:
+        raise InputError(
+            f"{base.name}: has shape {base.shape}, and {logits.name} has {logits.shape}: both must"
+            " be the same"
         )
 
 

@@ -41,6 +41,7 @@ from softmax_fast._temperature import (
 )
 from softmax_fast._threads import resolve
 from softmax_fast._version import __version__
+from softmax_fast.comparison import _Comparer
 from softmax_fast.evaluation import Evaluator, row_statistics
 
 # 16 MiB of float32: work for all threads.
@@ -177,6 +178,13 @@ def update(shards, evaluator, chunk):
         raise no_probabilities(shards, name, row) from None
 
 
+def check_outputs(plot, rows):
+    """Whether there can be a picture, and a file of the rows' numbers, before any work."""
+    if rows is not None and not rows.endswith(".npz"):
+        raise InputError(f"{rows}: the rows' numbers go to a .npz file")
+    check_plot(plot)
+
+
 def check_plot(path):
     """Whether there can be a picture, before any work."""
     if path is None:
@@ -221,6 +229,10 @@ def written(path):
 def draw(path, output, evaluation, before=None):
     axes = _plots.new_axes(two_curves=before is not None)
     _plots.reliability_diagram(evaluation, axes, before)
+    write_picture(path, output, axes)
+
+
+def write_picture(path, output, axes):
     output.write(_plots.saved(axes, _plots.format_of(path)))
 
 
@@ -231,18 +243,12 @@ class RowColumns:
         self.shape = shape
         self.columns = {}
 
-    def add(self, chunk, arguments, ignore_index):
-        statistics = row_statistics(
-            chunk.logits,
-            chunk.labels,
-            temperature=arguments.temperature,
-            ignore_index=ignore_index,
-            n_threads=arguments.n_threads,
-        )
-        for name, values in statistics._asdict().items():
+    def add(self, rows, columns):
+        """Numbers by name of these rows."""
+        for name, values in columns.items():
             if name not in self.columns:
                 self.columns[name] = np.empty(math.prod(self.shape), values.dtype)
-            self.columns[name][chunk.rows] = values
+            self.columns[name][rows] = values
 
     def write(self, output):
         np.savez(output.file, **{k: v.reshape(self.shape) for k, v in self.columns.items()})
@@ -250,9 +256,7 @@ class RowColumns:
 
 def evaluate(arguments):
     """Run ``softmax-fast evaluate``."""
-    check_plot(arguments.plot)
-    if arguments.rows is not None and not arguments.rows.endswith(".npz"):
-        raise InputError(f"{arguments.rows}: the rows' numbers go to a .npz file")
+    check_outputs(arguments.plot, arguments.rows)
     shards = Shards(
         arguments.logits,
         arguments.targets,
@@ -276,7 +280,14 @@ def evaluate(arguments):
             for chunk in shards.chunks(rows_per_chunk(shards)):
                 update(shards, evaluator, chunk)
                 if columns is not None:
-                    columns.add(chunk, arguments, shards.ignore_index)
+                    statistics = row_statistics(
+                        chunk.logits,
+                        chunk.labels,
+                        temperature=arguments.temperature,
+                        ignore_index=shards.ignore_index,
+                        n_threads=arguments.n_threads,
+                    )
+                    columns.add(chunk.rows, statistics._asdict())
                 progress.advance(chunk.rows.stop)
         seconds = time.perf_counter() - start
         evaluation = evaluator.result()
@@ -286,11 +297,7 @@ def evaluate(arguments):
                 columns.write(rows_file)
         if plot_file is not None:
             draw(arguments.plot, plot_file, evaluation)
-    speed = {
-        "seconds": seconds,
-        "rows_per_second": shards.n_rows / seconds,
-        "elements_per_second": shards.n_rows * shards.n_classes / seconds,
-    }
+    speed = speed_of(shards, seconds)
     per_byte = {}
     if arguments.bytes is not None:
         bits = evaluation.weight_sum / (math.log(2) * arguments.bytes)
@@ -309,10 +316,70 @@ def evaluate(arguments):
     if evaluation.first_nonfinite is not None and len(shards.shards) > 1:
         name, row = shards.place(evaluation.first_nonfinite)
         lines.append(("the first is", f"row {row} of {printable(name)}"))
-    rates = scaled(speed["rows_per_second"]), scaled(speed["elements_per_second"])
-    lines.append(("throughput", f"{rates[0]} rows/s, {rates[1]} elements/s"))
+    lines.append(throughput(speed))
     print(evaluation)
     print(table(lines))
+
+
+def speed_of(shards, seconds):
+    return {
+        "seconds": seconds,
+        "rows_per_second": shards.n_rows / seconds,
+        "elements_per_second": shards.n_rows * shards.n_classes / seconds,
+    }
+
+
+def throughput(speed):
+    rates = scaled(speed["rows_per_second"]), scaled(speed["elements_per_second"])
+    return "throughput", f"{rates[0]} rows/s, {rates[1]} elements/s"
+
+
+def compare(arguments):
+    """Run ``softmax-fast compare``."""
+    check_outputs(arguments.plot, arguments.rows)
+    shards = Shards(
+        arguments.other, arguments.targets, None, arguments.ignore_index, base=arguments.base
+    )
+    comparer = _Comparer(
+        temperature=arguments.temperature,
+        ignore_index=shards.ignore_index,
+        n_threads=arguments.n_threads,
+    )
+    columns = None if arguments.rows is None else RowColumns(shards.rows_shape)
+    with written(arguments.rows) as rows_file, written(arguments.plot) as plot_file:
+        start = time.perf_counter()
+        with Progress(shards.n_rows) as progress:
+            for chunk in shards.chunks(rows_per_chunk(shards)):
+                numbers = None if columns is None else {}
+                comparer.update(chunk.base, chunk.logits, chunk.labels, rows=numbers)
+                if comparer.first_bad is not None:
+                    raise bad_row(shards, chunk, comparer.first_bad)
+                if columns is not None:
+                    columns.add(chunk.rows, numbers)
+                progress.advance(chunk.rows.stop)
+        seconds = time.perf_counter() - start
+        comparison = comparer.result()
+        check_some_rows(arguments, comparison)
+        if columns is not None:
+            with naming(arguments.rows):  # not the picture, in whose block this is
+                columns.write(rows_file)
+        if plot_file is not None:
+            axes = _plots.distributions(comparison, _plots.new_axes())
+            write_picture(arguments.plot, plot_file, axes)
+    speed = speed_of(shards, seconds)
+    if arguments.json:
+        print_json(comparison.as_dict() | speed)
+        return
+    print(comparison)
+    print()
+    print(table([throughput(speed)]))
+
+
+def bad_row(shards, chunk, row):
+    """The error for a row of a chunk that has no probabilities in one of the files."""
+    base = some_of(chunk.base, slice(row - chunk.rows.start, row - chunk.rows.start + 1))
+    of_base = bool((row_statistics(base).prediction < 0).any())
+    return no_probabilities(shards, *shards.place(row, of_base=of_base))
 
 
 def check_some_rows(arguments, evaluation):
@@ -550,6 +617,13 @@ def cross_judged(shards, folds, temperatures, evaluator, progress):
     return before.result(), parts[0].result()
 
 
+def some_of(logits, which):
+    """Some rows of a chunk's logits."""
+    if isinstance(logits, Source):
+        return logits._replace(array=logits.array[which])
+    return logits[which]
+
+
 def first_guess(shards, chunks, n_rows):
     """Where to begin a fit: 1/T of a sample of the rows of chunks as they are stored, or None."""
     chosen = sample_of(n_rows, shards.n_classes)
@@ -560,8 +634,7 @@ def first_guess(shards, chunks, n_rows):
         some = chosen[slice(*np.searchsorted(chosen, [done, done + len(chunk.labels)]))] - done
         done += len(chunk.labels)
         if len(some):
-            x = chunk.logits
-            x = x._replace(array=x.array[some]) if isinstance(x, Source) else x[some]
+            x = some_of(chunk.logits, some)
             if shards.layer is not None:
                 x = shards.logits_of(x).copy()
             labels = chunk.labels[some]
@@ -698,20 +771,45 @@ def parser():
         metavar="T",
         help="divide the logits by T > 0 first (default: 1)",
     )
-    labelled = argparse.ArgumentParser(add_help=False)
+    logits_help = (
+        ".npy, .npz or .safetensors file (FILE.npz:NAME for one of its arrays, by default the "
+        "only one or 'logits'): float16, bfloat16, float32 or float64, shape (rows, classes) or "
+        "(..., classes); a pattern in quotes, 'logits-*.npy', stands for its files in natural "
+        "order"
+    )
+    targets_help = (
+        "such a file (by default the only array, 'targets' or 'labels') or a pattern for as "
+        "many: class labels of any integer dtype, shape (rows,) or (...)"
+    )
+    reports = argparse.ArgumentParser(add_help=False)
+    reports.add_argument(
+        "--ignore-index",
+        type=optional_label,
+        default=-100,
+        metavar="I",
+        help="leave out the rows with this label; none for no such label (default: -100)",
+    )
+    reports.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="draw the reliability diagram, or for compare the distributions, to this .png, .svg "
+        "or .pdf file (needs matplotlib)",
+    )
+    reports.add_argument("--json", action="store_true", help="print one JSON object")
+    rows_option = argparse.ArgumentParser(add_help=False)
+    rows_option.add_argument(
+        "--rows", metavar="OUT.npz", help="write the numbers of each row, an array a number"
+    )
+    labelled = argparse.ArgumentParser(add_help=False, parents=[reports])
     labelled.add_argument(
         "logits",
         metavar="LOGITS",
-        help=".npy, .npz or .safetensors file (FILE.npz:NAME for one of its arrays, by default the "
-        "only one or 'logits'): float16, bfloat16, float32 or float64, shape (rows, classes) or "
-        "(..., classes); a pattern in quotes, 'logits-*.npy', stands for its files in natural "
-        "order",
+        help=logits_help,
     )
     labelled.add_argument(
         "targets",
         metavar="TARGETS",
-        help="such a file (by default the only array, 'targets' or 'labels') or a pattern for as "
-        "many: class labels of any integer dtype, shape (rows,) or (...)",
+        help=targets_help,
     )
     labelled.add_argument(
         "--hidden",
@@ -728,23 +826,10 @@ def parser():
     labelled.add_argument(
         "--bias", metavar="FILE", help="the layer's bias, shape (classes,), in such a file"
     )
-    labelled.add_argument(
-        "--ignore-index",
-        type=optional_label,
-        default=-100,
-        metavar="I",
-        help="leave out the rows with this label; none for no such label (default: -100)",
-    )
-    labelled.add_argument(
-        "--plot",
-        metavar="FILE",
-        help="draw a reliability diagram to this .png, .svg or .pdf file (needs matplotlib)",
-    )
-    labelled.add_argument("--json", action="store_true", help="print one JSON object")
 
     command = commands.add_parser(
         "evaluate",
-        parents=[shared, labelled],
+        parents=[shared, labelled, rows_option],
         help="loss, perplexity, accuracy and calibration of logits against labels",
         description="Print the mean cross-entropy loss of logits against the true labels, accuracy "
         "and top-k accuracy, with their standard errors, the perplexity exp(mean loss), Brier "
@@ -789,13 +874,30 @@ def parser():
         help="of rows that hold NaN or +inf, or -inf alone: make the means NaN, leave them out, or "
         "stop (default: propagate)",
     )
-    command.add_argument(
-        "--rows",
-        metavar="OUT.npz",
-        help="write the numbers of each row: logsumexp, prediction, confidence, entropy, loss, "
-        "rank and brier",
-    )
     command.set_defaults(run=evaluate)
+
+    command = commands.add_parser(
+        "compare",
+        parents=[shared, reports, rows_option],
+        help="how far the distributions of one model's logits are from those of another",
+        description="Print the Kullback-Leibler divergence of the distributions of OTHER from those "
+        "of BASE with its standard error and quantiles, other distances, and how often both have "
+        "the same greatest logit; with TARGETS both perplexities, their paired difference and the "
+        "change of the label's probability too. Order and words are those of llama.cpp's "
+        "perplexity --kl-divergence. Files are worked through once, in chunks, and may be larger "
+        "than the memory.",
+        epilog=f"example: {PROGRAM} compare fp16.npy q4.npy tokens.npy --plot divergence.svg",
+    )
+    command.add_argument(
+        "base",
+        metavar="BASE",
+        help="logits of the model that is taken for the truth, " + logits_help,
+    )
+    command.add_argument(
+        "other", metavar="OTHER", help="logits of the other model: files like those of BASE"
+    )
+    command.add_argument("targets", nargs="?", metavar="TARGETS", help=targets_help)
+    command.set_defaults(run=compare, sample_weight=None)
 
     command = commands.add_parser(
         "calibrate",

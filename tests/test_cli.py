@@ -1415,3 +1415,87 @@ def test_input_error_is_one_line_whatever_the_file_is_called(run, tmp_path):
     assert code == 2
     assert_one_line(err)
     assert issubclass(InputError, Exception)
+
+
+# ---- compare
+
+
+@pytest.fixture
+def two_models(save, classifier):
+    logits, labels = classifier
+    base = logits + np.random.default_rng(2).normal(size=logits.shape).astype(np.float32) / 4
+    return base, logits, labels
+
+
+def test_compare_prints_what_compare_finds(run, save, two_models, tmp_path):
+    base, logits, labels = two_models
+    labels[7] = -100
+    files = [save(f"{i}.npy", a) for i, a in enumerate((base, logits, labels))]
+    options = ["--temperature", "0.5"]
+    expected = softmax_fast.compare(*two_models, temperature=0.5, rows=True)
+    code, out, err = run("compare", *files, *options)
+    assert (code, err) == (0, "") and out.startswith(str(expected))
+    rows = tmp_path / "rows.npz"
+    code, out, err = run("compare", *files, *options, "--json", "--rows", rows)
+    found = json.loads(out)
+    assert found["rows_per_second"] > 0
+    for key, value in expected.as_dict().items():
+        assert found[key] == pytest.approx(value, rel=1e-12), key
+    with np.load(rows) as written:
+        for name in written:
+            np.testing.assert_array_equal(written[name], getattr(expected.rows, name))
+    half = save("half.npy", base.astype(np.float16))
+    code, out, _ = run("compare", half, files[1], "--json")
+    assert json.loads(out)["kl"] == softmax_fast.compare(base.astype(np.float16), logits).kl
+    assert json.loads(out)["loss"] is None
+
+
+def test_compare_takes_shards(run, save, two_models, tmp_path):
+    base, logits, labels = two_models
+    for i, some in enumerate((slice(0, 80), slice(80, 500))):
+        for name, array in (("base", base), ("other", logits), ("labels", labels)):
+            save(f"{name}-{i}.npy", array[some])
+    patterns = [tmp_path / f"{name}-*.npy" for name in ("base", "other", "labels")]
+    code, out, err = run("compare", *patterns, "--json")
+    assert (code, err) == (0, "")
+    for key, value in softmax_fast.compare(*two_models).as_dict().items():
+        assert json.loads(out)[key] == pytest.approx(value, rel=1e-12), key
+    logits[100, 3] = np.nan
+    save("other-1.npy", logits[80:])
+    code, out, err = run("compare", *patterns)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "other-1.npy: row 20 (the first is 0) holds NaN or +inf" in err
+    base[3] = np.inf
+    save("base-0.npy", base[:80])
+    assert "base-0.npy: row 3 (the first" in run("compare", *patterns)[2]
+
+
+def test_compare_of_files_that_do_not_fit(run, save, two_models, tmp_path):
+    base, logits, labels = two_models
+    b, x, y = (save(n, a) for n, a in (("b.npy", base), ("x.npy", logits), ("y.npy", labels)))
+    short = save("short.npy", base[:9])
+    for arguments, message in (
+        ([short, x], r"short.npy: has shape (9, 12), and"),
+        ([b, x, save("few.npy", labels[:9])], "few.npy: has shape (9,), expected (500,)"),
+        ([b, y], "y.npy: has dtype int64, expected float16"),
+        ([y, x], "y.npy: has dtype int64, expected float16"),
+        ([tmp_path / "[bx].npy", x], "stands for 2 files, and"),
+        ([b, x, y, "--rows", "rows.npy"], "rows.npy: the rows' numbers go to a .npz file"),
+        ([b, x, "--plot", "p.txt"], "p.txt: expected the name of a .png, .svg or .pdf file"),
+        ([b, x, save("none.npy", np.full(500, -100))], "none.npy: every label is -100"),
+        ([b, x, "--temperature", "0"], "expected a finite number > 0"),
+    ):
+        code, out, err = run("compare", *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1) and message in err, err
+
+
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_compare_draws_the_distributions(run, save, two_models, tmp_path, with_labels):
+    pytest.importorskip("matplotlib")
+    files = [save(f"{i}.npy", a) for i, a in enumerate(two_models)]
+    picture = tmp_path / "picture.svg"
+    code, _, err = run("compare", *files[: 2 + with_labels], "--plot", picture)
+    assert (code, err) == (0, "")
+    text = picture.read_text(encoding="utf-8")
+    assert "KL divergence, nats" in text and "500 rows, mean KL" in text
+    assert ("Δp of the label" in text) == with_labels

@@ -169,6 +169,26 @@ def test_rows_without_a_loss_are_numbered_over_the_whole_array(rows, data, sched
         sfd.evaluate(blocks, y, nan_policy="raise")
 
 
+@pytest.mark.parametrize("rows", [100, (700, 0, 1, 799)], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_blocks_are_compared_as_the_whole_array_is(rows, weighted, data, scheduler):
+    x, y, v = data
+    v = v if weighted else None
+    base = x + 0.25 * logits(x.shape, x.dtype, key=9)
+    options = {"temperature": 0.7, "quantiles": (0, 0.3, 1), "sample_weight": v}
+    blocks = da.from_array(base, chunks=(333, 5)), da.from_array(x, chunks=(rows, C))
+    same_evaluation(sfd.compare(*blocks, y, **options), sf.compare(base, x, y, **options))
+    same_evaluation(sfd.compare(base, blocks[1]), sf.compare(base, x))
+    x[1201, 3] = np.nan
+    turned = da.from_array(x.T, chunks=(C, rows))
+    found = sfd.compare(base.T, turned, axis=0)
+    assert (found.first_nonfinite, found.n_nonfinite) == (1201, 1)
+    with pytest.raises(ValueError, match=r"base_logits have shape \(5, 12\), but logits"):
+        sfd.compare(base[:5], blocks[1])
+    with pytest.raises(IndexError, match=r"block of logits at \(700, 0\)"):
+        sfd.compare(base, da.from_array(base, chunks=(700, C)), np.arange(N) // 120)
+
+
 def test_only_sums_travel(data):
     """What a task gives is smaller than a few rows, whatever the number of rows."""
     x, y, _ = data
@@ -239,6 +259,17 @@ def test_a_cluster_gives_the_same_as_threads_to_the_bit(client, tmp_path):
     assert found[1] == alone[1]
     same_evaluation(found[0], sf.evaluate(x, y))
     same_fit(found[1], sf.fit_temperature(x, y))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_compares_as_threads_do_to_the_bit(client):
+    x, y = in_memory()
+    base = x + 0.25 * logits(x.shape, np.float64, key=9)
+    found = sfd.compare(da.from_array(base, chunks=(500, C)), lazy(), y)
+    with dask.config.set(scheduler="threads"):
+        alone = sfd.compare(base, lazy(), y)
+    assert json.dumps(found.as_dict()) == json.dumps(alone.as_dict())
+    same_evaluation(found, sf.compare(base, x, y))
 
 
 @pytest.mark.slow

@@ -85,7 +85,8 @@ static const char *const operation_names[SF_N_OPERATIONS] = {
     [SF_ROW_STATISTICS] = "row_statistics", [SF_EXPONENTIALS] = "exponentials",
     [SF_BINARY_CROSS_ENTROPY] = "binary_cross_entropy",
     [SF_BINARY_CROSS_ENTROPY_WITH_LOGITS] = "binary_cross_entropy_with_logits",
-    [SF_KL_DIVERGENCE] = "kl_divergence", [SF_KL_DIVERGENCE_GRAD] = "kl_divergence_grad"};
+    [SF_KL_DIVERGENCE] = "kl_divergence", [SF_KL_DIVERGENCE_GRAD] = "kl_divergence_grad",
+    [SF_MEASURES] = "measures"};
 
 /* Whether it puts out an entry a class. */
 static inline int writes_classes(int operation)
@@ -97,7 +98,8 @@ static inline int writes_classes(int operation)
 /* Whether what it compares with are logits. */
 static inline int is_divergence(int operation)
 {
-    return operation == SF_KL_DIVERGENCE || operation == SF_KL_DIVERGENCE_GRAD;
+    return operation == SF_KL_DIVERGENCE || operation == SF_KL_DIVERGENCE_GRAD
+        || operation == SF_MEASURES;
 }
 
 static inline int is_binary(int operation)
@@ -129,9 +131,10 @@ static inline void *allocated(size_t size)
     return memory;
 }
 
-/* What SF_ROW_STATISTICS writes. */
+/* What SF_ROW_STATISTICS writes, or in the same place SF_MEASURES. */
 typedef struct {
     sf_columns columns;
+    sf_measures measures;
     double *numbers;
     int64_t *places;
     size_t rows;
@@ -142,7 +145,8 @@ static inline statistics new_statistics(size_t rows)
     double *d = allocated(8 * rows * sizeof *d);
     int64_t *i = allocated(2 * rows * sizeof *i);
     statistics s = {{d, d + rows, d + 2 * rows, d + 3 * rows, i, d + 4 * rows, d + 5 * rows,
-                     d + 6 * rows, d + 7 * rows, i + rows}, d, i, rows};
+                     d + 6 * rows, d + 7 * rows, i + rows},
+                    {d, d + rows, d + 2 * rows, d + 3 * rows, d + 4 * rows}, d, i, rows};
     return s;
 }
 

@@ -180,6 +180,7 @@ static sf_result run(const problem *p, results *o, task which, int n_threads, in
         }
     }
     call.columns = &o->statistics.columns;
+    call.measures = &o->statistics.measures;
     t.has_ignore_index = 1;
     t.ignore_index = -100;
     if (is_binary(operation)) {
