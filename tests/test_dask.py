@@ -185,7 +185,7 @@ def test_blocks_are_compared_as_the_whole_array_is(rows, weighted, data, schedul
     assert (found.first_nonfinite, found.n_nonfinite) == (1201, 1)
     with pytest.raises(ValueError, match=r"base_logits have shape \(5, 12\), but logits"):
         sfd.compare(base[:5], blocks[1])
-    with pytest.raises(IndexError, match=r"block of logits at \(700, 0\)"):
+    with pytest.raises(IndexError, match=r"block of logits at \(1400, 0\)"):
         sfd.compare(base, da.from_array(base, chunks=(700, C)), np.arange(N) // 120)
 
 
