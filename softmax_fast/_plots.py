@@ -189,7 +189,7 @@ def distributions(comparison, ax=None):
     has_dp = comparison.dp is not None
     ax.text(0, 1.02, _words(comparison), transform=ax.transAxes, va="bottom", linespacing=1.35,
             fontsize=7)  # fmt: skip
-    upper = ax.inset_axes([0, 0.51, 1, 0.49] if has_dp else [0, 0, 1, 1])
+    upper = ax.inset_axes([0, 0.51, 1, 0.49] if has_dp else [0, -0.27, 1, 1.27])
     _divergences(upper, *comparison._state.kl.distribution(), comparison.kl)
     if has_dp:
         lower = ax.inset_axes([0, -0.27, 1, 0.49])
@@ -199,15 +199,12 @@ def distributions(comparison, ax=None):
 
 def _words(comparison):
     """The lines above the picture."""
-    top = f"same top {100 * comparison.same_top:.2f} %"
-    lines = [
-        f"{comparison.n} rows, mean KL {comparison.kl:.4g} ± {comparison.kl_stderr:.2g}, {top}"
-    ]
+    lines = [f"{comparison.n} rows, mean KL {comparison.kl:.4g} ± {comparison.kl_stderr:.2g} nats"]
+    words = [f"same top {100 * comparison.same_top:.4g} %"]
     if comparison.dp is not None:
-        ratio, error = comparison.perplexity_ratio, comparison.perplexity_ratio_stderr
-        lines.append(
-            f"perplexity × {ratio:.5g} ± {error:.2g}, RMS Δp {100 * comparison.dp_rms:.3g} %"
-        )
+        words.append(f"perplexity × {comparison.perplexity_ratio:.4g}")
+        words.append(f"RMS Δp {100 * comparison.dp_rms:.3g} %")
+    lines.append(", ".join(words))
     return "\n".join(lines)
 
 
@@ -239,7 +236,10 @@ def _divergences(ax, values, weights, mean):
     edges = np.logspace(low, top, round(10 * float(top - low)) + 1)
     ax.set_xscale("log")
     _histogram(ax, values, weights, edges, mean, _median(values, weights))
-    ax.set_xlabel("KL divergence, nats; lines: mean, and dotted the median", fontsize=7)
+    ax.set_xlabel(
+        "KL divergence, nats; the first bar has all below\nlines: mean, and dotted the median",
+        fontsize=7,
+    )
 
 
 def _changes(ax, values, weights, mean):
@@ -249,4 +249,4 @@ def _changes(ax, values, weights, mean):
     _histogram(ax, 100 * values, weights, edges, 100 * mean, 100 * _median(values, weights))
     ax.set_xticks([-100, -10, -1, 0, 1, 10, 100])
     ax.set_xticklabels(["−100", "−10", "−1", "0", "1", "10", "100"])
-    ax.set_xlabel("Δp of the label, %; lines: mean, and dotted the median", fontsize=7)
+    ax.set_xlabel("Δp of the label, %", fontsize=7)

@@ -1427,6 +1427,11 @@ def two_models(save, classifier):
     return base, logits, labels
 
 
+def assert_same(found, expected):
+    for key, value in expected.as_dict().items():
+        assert found[key] == (value and pytest.approx(value, rel=1e-12)), key
+
+
 def test_compare_prints_what_compare_finds(run, save, two_models, tmp_path):
     base, logits, labels = two_models
     labels[7] = -100
@@ -1439,8 +1444,7 @@ def test_compare_prints_what_compare_finds(run, save, two_models, tmp_path):
     code, out, err = run("compare", *files, *options, "--json", "--rows", rows)
     found = json.loads(out)
     assert found["rows_per_second"] > 0
-    for key, value in expected.as_dict().items():
-        assert found[key] == pytest.approx(value, rel=1e-12), key
+    assert_same(found, expected)
     with np.load(rows) as written:
         for name in written:
             np.testing.assert_array_equal(written[name], getattr(expected.rows, name))
@@ -1458,8 +1462,7 @@ def test_compare_takes_shards(run, save, two_models, tmp_path):
     patterns = [tmp_path / f"{name}-*.npy" for name in ("base", "other", "labels")]
     code, out, err = run("compare", *patterns, "--json")
     assert (code, err) == (0, "")
-    for key, value in softmax_fast.compare(*two_models).as_dict().items():
-        assert json.loads(out)[key] == pytest.approx(value, rel=1e-12), key
+    assert_same(json.loads(out), softmax_fast.compare(*two_models))
     logits[100, 3] = np.nan
     save("other-1.npy", logits[80:])
     code, out, err = run("compare", *patterns)
