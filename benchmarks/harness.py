@@ -44,6 +44,9 @@ OPERATIONS = {
     "linear_softmax_loss": Operation(
         "softmax loss of a linear layer (N×D×C), mean", "loss", "product"
     ),
+    "linear_softmax_loss_and_grad": Operation(
+        "softmax loss of a linear layer (N×D×C) and its gradients", "loss and gradients", "product"
+    ),
     "evaluate": Operation(
         "evaluation: loss, accuracy, top 5, calibration error", "evaluation", "read"
     ),
@@ -140,6 +143,10 @@ def normal_logits(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return x.reshape(shape)
 
 
+def _computed_in(case: Case) -> str:
+    return "float32" if case.dtype == "bfloat16" else case.dtype
+
+
 def make_arrays(case: Case) -> SimpleNamespace:
     """The arrays of a case, the same in every process.
 
@@ -148,17 +155,24 @@ def make_arrays(case: Case) -> SimpleNamespace:
     SimpleNamespace
         ``x`` the logits and ``out`` of their shape; ``targets`` int64 of the shape of the rows, or
         for the binary case float 0 or 1, for a divergence the base's logits; ``axis``. A linear case
-        has ``features`` (N, D) and ``weights`` (C, D) in place of ``x``, and ``out`` (N, C).
+        has ``features`` (N, D) and ``weights`` (C, D) in place of ``x``, and ``out`` (N, C); of
+        bfloat16 are the weights alone.
     """
     family = case.inputs[0]
     rng = np.random.default_rng(21)
     if family == "linear":
         n, d, c = case.shape
+        dtype = _computed_in(case)
+        weights = normal_logits((c, d), dtype) / d**0.5
+        if case.dtype != dtype:
+            import ml_dtypes
+
+            weights = weights.astype(ml_dtypes.bfloat16)
         return SimpleNamespace(
-            features=normal_logits((n, d), case.dtype) / 3,
-            weights=normal_logits((c, d), case.dtype) / d**0.5,
+            features=normal_logits((n, d), dtype) / 3,
+            weights=weights,
             targets=rng.integers(0, c, n),
-            out=np.empty((n, c), case.dtype),
+            out=np.empty((n, c), dtype),
             axis=-1,
         )
     x = normal_logits(case.shape, case.dtype)
@@ -281,6 +295,24 @@ def _wrong_evaluation(arrays: SimpleNamespace, logs: np.ndarray, result: dict) -
     return None
 
 
+def _wrong_gradients(arrays, logs, gradients, eps, compare) -> str | None:
+    """Of a linear layer: those of the first rows' features, and of the weights of their labels."""
+    features, weights = (a.astype(np.float64) for a in (arrays.features, arrays.weights))
+    rows, classes = np.arange(min(4, len(features))), arrays.targets[:4]
+    for what, got, chosen, z, other, one_hot in (
+        ("features", gradients[0], rows, features[rows] @ weights.T - logs[rows, None], weights,
+         arrays.targets[rows, None] == np.arange(len(weights))),
+        ("weights", gradients[1], classes, weights[classes] @ features.T - logs, features,
+         classes[:, None] == arrays.targets),
+    ):  # fmt: skip
+        g = (np.exp(z) - one_hot) / len(features)
+        room = 256 * eps * (np.abs(g) @ np.abs(other))
+        error = compare(f"gradient of the {what}", np.asarray(got)[chosen], g @ other, room)
+        if error:
+            return error
+    return None
+
+
 def _sampled_rows(n: int, elements: int) -> np.ndarray:
     """Every row, or of a large array the first and the last four."""
     if elements <= 1 << 20 or n <= 8:
@@ -301,7 +333,7 @@ def wrong(case: Case, arrays: SimpleNamespace, logs: np.ndarray, result) -> str 
     result : array-like or tuple of array-like
         What the operation gave.
     """
-    operation, eps = OPERATIONS[case.operation], float(np.finfo(case.dtype).eps)
+    operation, eps = OPERATIONS[case.operation], float(np.finfo(_computed_in(case)).eps)
 
     def compare(what, got, want, tolerance):
         got = np.asarray(got, np.float64)
@@ -334,7 +366,12 @@ def wrong(case: Case, arrays: SimpleNamespace, logs: np.ndarray, result) -> str 
     if operation.gives == "rows":
         return compare("logsumexp", result, logs, 256 * eps * np.maximum(1, np.abs(logs)))
     loss, dense = None, None
-    if operation.gives == "loss":
+    if operation.gives == "loss and gradients":
+        loss, *gradients = result
+        error = _wrong_gradients(arrays, logs, gradients, eps, compare)
+        if error:
+            return error
+    elif operation.gives == "loss":
         loss = result
     elif operation.gives == "rows of classes":
         dense = result
