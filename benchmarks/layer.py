@@ -10,7 +10,6 @@ before they are timed. ``--json`` adds to what the file holds. See README.md in 
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import harness
@@ -18,8 +17,8 @@ import numpy as np
 import workers
 from harness import Case, format_ratio, markdown_table, text_table
 from peers import Peer, PyTorch, SoftmaxFast
-from pipeline import RESULTS, Pipeline, end_in_good_order
-from workers import Contestant
+from pipeline import RESULTS, Pipeline
+from workers import Contestant, end_in_good_order, say
 
 LOSS, GRADIENTS = "linear_softmax_loss", "linear_softmax_loss_and_grad"
 LARGE, NARROW, TRAINED = (2048, 512, 128256), (2048, 128, 32000), (2048, 512, 32000)
@@ -138,7 +137,7 @@ def _key(entry: dict) -> tuple:
 KEYS = ("operation", "shape", "dtype")
 
 
-def measure(options, say) -> dict:
+def measure(options) -> dict:
     """Best times of the cases; of `LOOP` the mean, alone and right after a product."""
     found = {"machine": harness.machine(), "threads": options.threads, "cases": [], "loops": {}}
     contestants = [Contestant(adapter.__name__, options.threads) for adapter in ADAPTERS]
@@ -156,9 +155,9 @@ def measure(options, say) -> dict:
             say(f"{case}: " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in times.items()))
     if options.loop:
         logs = harness.reference(LOOP, harness.make_arrays(LOOP))
-        with Pipeline(contestants[:2], 5.0, say) as pipeline:
+        with Pipeline(contestants[:2], say) as pipeline:
             for name in LOOPS:
-                row = pipeline.run(name, LOOP, logs)
+                row = pipeline.run_loops(name, LOOP, logs, 5.0)
                 found["loops"][name] = {k: v["mean"] for k, v in row.items()}
     return found
 
@@ -235,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.from_json:
         found = json.loads(options.from_json.read_text(encoding="utf-8"))
     else:
-        found = measure(options, lambda line: print(line, file=sys.stderr, flush=True))
+        found = measure(options)
         if options.json:
             if options.json.exists():
                 found = merged(json.loads(options.json.read_text(encoding="utf-8")), found)

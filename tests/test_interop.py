@@ -93,38 +93,6 @@ def test_binary_losses_mean_what_pytorch_means(reduction, torch):
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=room, atol=room * 10)
 
 
-def test_logistic_regression_on_the_digits_reaches_scikit_learns_optimum():
-    optimize = pytest.importorskip("scipy.optimize")
-    datasets = pytest.importorskip("sklearn.datasets")
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    threadpoolctl = pytest.importorskip("threadpoolctl")
-    digits = datasets.load_digits()
-    features, y = digits.data / 16, digits.target.astype(np.int64)
-    n, d, c = *features.shape, 10
-    penalty = 1e-2
-
-    def loss_and_grad(flat):
-        weights, bias = flat[: c * d].reshape(c, d), flat[c * d :]
-        loss, grads = sf.linear_softmax_loss_and_grad(features, weights, y, bias=bias)
-        return (
-            loss + penalty / 2 * (weights * weights).sum(),
-            np.concatenate([(grads.weights + penalty * weights).ravel(), grads.bias]),
-        )
-
-    with threadpoolctl.threadpool_limits(1):  # small products: threads only wait for each other
-        ours = optimize.minimize(
-            loss_and_grad,
-            np.zeros(c * d + c),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": 5000, "ftol": 1e-15, "gtol": 1e-8},
-        )
-        model = linear_model.LogisticRegression(C=1 / (penalty * n), tol=1e-8, max_iter=5000)
-        model.fit(features, y)
-    theirs, _ = loss_and_grad(np.concatenate([model.coef_.ravel(), model.intercept_]))
-    assert abs(ours.fun - theirs) <= 1e-6
-
-
 def test_scikit_learns_log_loss_on_the_digits_agrees():
     metrics = pytest.importorskip("sklearn.metrics")
     x, y = np.load(DATA / "digits_logits.npy"), np.load(DATA / "digits_labels.npy")

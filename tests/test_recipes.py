@@ -251,3 +251,20 @@ def test_distillation_is_the_slope_of_its_loss():
     np.testing.assert_allclose(float(loss), float(loss_of(student)), rtol=1e-12)
     slopes = oracle.finite_difference(lambda x: loss_of(x.astype(float)), student, 1e-5)
     np.testing.assert_allclose(grad, slopes.astype(float), atol=1e-7)
+
+
+def test_softmax_regression_reaches_scikit_learns_optimum():
+    pytest.importorskip("scipy.optimize")
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    with threadpoolctl.threadpool_limits(1):  # small products: threads only wait for each other
+        ours = run_recipe("regression")
+        model = linear_model.LogisticRegression(
+            C=1 / (ours["penalty"] * ours["n"]), tol=1e-8, max_iter=5000
+        )
+        model.fit(ours["features"], ours["labels"])
+    flat = np.concatenate([model.coef_.ravel(), model.intercept_])
+    theirs, _ = ours["value_and_gradient"](flat)
+    assert abs(ours["found"].fun - theirs) <= 1e-6
+    np.testing.assert_allclose(ours["weights"], model.coef_, atol=1e-3)
+    assert ours["accuracy"] == model.score(ours["features"], ours["labels"])
