@@ -92,7 +92,8 @@ def fit_temperature(
     se(β) = √(Σ v²g²) / Σ v·Var_p[x], and se(T) = T²·se(β).
 
     Logits whose squares are beyond float64 (1e200, say) take some fifty passes, by bisection, and
-    have no standard error.
+    have no standard error. Logits so small that their own digits are few (1e-315, say) may leave T
+    at 1.
 
     The result has the same bits whatever the number of threads.
 

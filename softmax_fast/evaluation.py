@@ -239,7 +239,7 @@ class Evaluation:
         this evaluation, β - Σ v g / Σ v Var, with g = E_p[x] - x_y and Var = Var_p[x]. inf where
         the step leads to β <= 0, beyond all temperatures: T is too low by far, or the labels are no
         likelier than the other classes. T itself where nothing depends on it, all logits of every
-        row being equal. NaN where there is no such step: no rows, a mean loss that is not finite,
+        row being equal, or all rows so sure that the other probabilities are 0. NaN where there is no such step: no rows, a mean loss that is not finite,
         or no curvature. See `fit_temperature` for the minimum itself.
 
     Notes
@@ -248,6 +248,9 @@ class Evaluation:
     Brier score and confidence and all that is about calibration are NaN with
     ``nan_policy="propagate"``. Where only a label's logit is -inf ``loss`` and ``perplexity`` are
     inf, ``loss_stderr`` is NaN, and all but the hint stays finite. All means over nothing are NaN.
+
+    Sums and standard errors take weights and their squares as they are: weights that are beyond
+    1e-150 or 1e150 should be scaled before.
 
     References
     ----------
@@ -332,7 +335,9 @@ class Evaluation:
         Bins of equal weight are put together from cells of confidence, 32 to the octave of c below
         1/2 and of 1 - c above, each going to the bin in which the middle of its weight falls. So
         rows of equal confidence are never split, a bin may be empty where many are equal, and the
-        bins depend neither on the order of the rows nor on how they came.
+        bins depend neither on the order of the rows nor on how they came. Nor are confidences told
+        apart that differ by less than a cell, 2 to 3 % of c or of 1 - c: where all are as near to
+        each other, few bins have rows.
 
         References
         ----------
