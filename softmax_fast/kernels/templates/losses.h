@@ -376,15 +376,8 @@ static SF_NOINLINE void settle_weights(const sf_tile *tile, const sf_call *call,
 SF_INLINE void label_entries(const real *entries, ptrdiff_t lanes, const ptrdiff_t *y, ptrdiff_t count,
                              double *x)
 {
-    ptrdiff_t place[2 * LANES];
-    real entry[2 * LANES];
-    SF_ASSUME(count > 0 && count <= 2 * LANES);
     for (ptrdiff_t i = 0; i < count; i++)
-        place[i] = SF_MAX(y[i], 0) * lanes + i;
-    for (ptrdiff_t i = 0; i < count; i++)
-        entry[i] = entries[place[i]];
-    for (ptrdiff_t i = 0; i < count; i++)
-        x[i] = entry[i];
+        x[i] = entries[SF_MAX(y[i], 0) * lanes + i];
 }
 
 /* The sums of soft targets, and of labels the sum of the uniform part; the weighted probabilities stay
@@ -638,10 +631,14 @@ static void gradient_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t coun
     } else if (sf_has_labels(targets) && batch->sums) {
         const double kept = 1.0 - targets->label_smoothing;
         const double uniform = targets->label_smoothing / (double)call->n_classes;
-        for (ptrdiff_t i = 0; i < count; i++) {
-            double a = batch->y[at + i] < 0 ? 0.0 : (kept + uniform) * sf_label_weight(targets, first + i);
-            e[i] = scale[i] * (e[i] * EXP_UNBIAS * inverse[i] * share[i] - a);
-        }
+        const double a = kept + uniform; /* of the label; what rows have that do not count is not used */
+        for (ptrdiff_t i = 0; i < count; i++)
+            e[i] *= EXP_UNBIAS * inverse[i] * share[i];
+        for (ptrdiff_t i = 0; !targets->class_weight && i < count; i++)
+            e[i] = scale[i] * (e[i] - a);
+        for (ptrdiff_t i = 0; targets->class_weight && i < count; i++)
+            if (batch->y[at + i] >= 0)
+                e[i] = scale[i] * (e[i] - a * sf_label_weight(targets, first + i));
     }
 }
 

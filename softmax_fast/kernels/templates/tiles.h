@@ -113,34 +113,41 @@ enum {
     DIFFERENCES_FROM_A
 };
 typedef struct { int kind; const real *first, *second, *third; } last_step;
+typedef struct { vec first, second, third; } lane_numbers; /* of one vector of rows */
+
+SF_INLINE lane_numbers numbers_of(const last_step *step, int k)
+{
+    lane_numbers numbers = {vload(step->first + k * LANES), vload(step->second + k * LANES),
+                            vload(step->third + k * LANES)};
+    return numbers;
+}
 
 /* In place, entry c of vector k and those of the next count - 1 classes. */
-SF_INLINE void take_last_step(const sf_tile *tile, const last_step *step, ptrdiff_t c, int k,
+SF_INLINE void take_last_step(const sf_tile *tile, const int kind, lane_numbers of, ptrdiff_t c, int k,
                               ptrdiff_t lanes, vec *x, const int count)
 {
-    const vec first = vload(step->first + k * LANES);
-    const vec second = vload(step->second + k * LANES), third = vload(step->third + k * LANES);
-    switch (step->kind) {
+    switch (kind) {
     case ONE_FACTOR:
         for (int j = 0; j < count; j++)
-            x[j] = vmul(x[j], first);
+            x[j] = vmul(x[j], of.first);
         break;
     case TWO_FACTORS:
         for (int j = 0; j < count; j++)
-            x[j] = vmul(vmul(x[j], first), second);
+            x[j] = vmul(vmul(x[j], of.first), of.second);
         break;
     case LOGARITHMS:
         for (int j = 0; j < count; j++)
-            x[j] = vfma(vsub(x[j], first), second, third);
+            x[j] = vfma(vsub(x[j], of.first), of.second, of.third);
         break;
     case DIFFERENCES:
         for (int j = 0; j < count; j++)
-            x[j] = vmul(vfma(vmul(x[j], first), second, vset1(tile->uniform[c + j])), third);
+            x[j] = vmul(vfma(vmul(x[j], of.first), of.second, vset1(tile->uniform[c + j])), of.third);
         break;
     default:
         for (int j = 0; j < count; j++)
-            x[j] = vmul(vfma(vmul(x[j], first), second, vload(tile->a + (c + j) * lanes + k * LANES)),
-                        third);
+            x[j] = vmul(vfma(vmul(x[j], of.first), of.second,
+                             vload(tile->a + (c + j) * lanes + k * LANES)),
+                        of.third);
     }
 }
 
@@ -150,9 +157,27 @@ static SF_NOINLINE void take_last_steps(sf_tile *tile, ptrdiff_t n, int width, c
     for (ptrdiff_t c = 0; c < n; c++)
         for (int k = 0; k < width; k++) {
             vec x = vload(tile->x + c * lanes + k * LANES);
-            take_last_step(tile, step, c, k, lanes, &x, 1);
+            take_last_step(tile, step->kind, numbers_of(step, k), c, k, lanes, &x, 1);
             vstore(tile->x + c * lanes + k * LANES, x);
         }
+}
+
+/* The entries of whole vectors of rows, transposed. */
+SF_INLINE void store_columns(const sf_tile *tile, const sf_call *call, real *out, int width,
+                             const last_step *step, const int kind)
+{
+    const ptrdiff_t n = call->n_classes, lanes = width * LANES, stride = call->out.row_stride;
+    for (int k = 0; k < width; k++, out += LANES * stride) {
+        const lane_numbers numbers = numbers_of(step, k);
+        for (ptrdiff_t c = 0; c < n; c += COLUMNS) {
+            ptrdiff_t begin = SF_MIN(c, n - COLUMNS);
+            vec column[COLUMNS];
+            for (int j = 0; j < COLUMNS; j++)
+                column[j] = vload(tile->x + (begin + j) * lanes + k * LANES);
+            take_last_step(tile, kind, numbers, begin, k, lanes, column, COLUMNS);
+            vstore_transposed(out + begin, stride, column);
+        }
+    }
 }
 
 /* The tile's entries, after their last step, to the output. */
@@ -163,18 +188,12 @@ static SF_NOINLINE void store_tile(sf_tile *tile, const sf_call *call, ptrdiff_t
     ptrdiff_t n = call->n_classes, lanes = width * LANES;
     real *o = out_at(call, row);
     if (count == lanes && out->class_stride == 1 && n >= COLUMNS) {
-        for (int k = 0; k < width; k++) {
-            const real *home = tile->x + k * LANES;
-            real *group = o + k * LANES * out->row_stride;
-            for (ptrdiff_t c = 0; c < n; c += COLUMNS) {
-                ptrdiff_t begin = SF_MIN(c, n - COLUMNS);
-                vec column[COLUMNS];
-                for (int j = 0; j < COLUMNS; j++)
-                    column[j] = vload(home + (begin + j) * lanes);
-                take_last_step(tile, step, begin, k, lanes, column, COLUMNS);
-                vstore_transposed(group + begin, out->row_stride, column);
-            }
-        }
+        if (step->kind == ONE_FACTOR)
+            store_columns(tile, call, o, width, step, ONE_FACTOR);
+        else if (step->kind == TWO_FACTORS)
+            store_columns(tile, call, o, width, step, TWO_FACTORS);
+        else
+            store_columns(tile, call, o, width, step, step->kind);
         return;
     }
     take_last_steps(tile, n, width, step);
