@@ -70,7 +70,8 @@ class Pipeline(Contest):
         return {name: summarise(np.concatenate(t)) for name, t in times.items() if t}
 
 
-def measure(options) -> dict:
+def measure(options, keep) -> dict:
+    """Every loop asked for; ``keep`` is given what is found after each."""
     found = {
         "machine": harness.machine(),
         "settings": {"threads": options.threads, "seconds": options.seconds},
@@ -94,6 +95,7 @@ def measure(options) -> dict:
                     }
                     found["loops"].append(entry)
                     say(f"{name:12} " + "  ".join(_row(entry, [])))
+                    keep(found)
     return found
 
 
@@ -249,11 +251,16 @@ def main(argv: list[str] | None = None) -> int:
     if options.from_json:
         found = json.loads(options.from_json.read_text(encoding="utf-8"))
     else:
-        found = measure(options)
-        if options.json:
-            if options.json.exists():
-                found = merged(json.loads(options.json.read_text(encoding="utf-8")), found)
-            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        path = options.json
+        before = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else None
+
+        def keep(found: dict) -> None:
+            if path:
+                found = merged(before, found) if before else found
+                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+        found = measure(options, keep)
+        found = merged(before, found) if before else found
     if options.update_results:
         harness.replace_between(RESULTS, "pipeline", markdown(found))
         harness.replace_between(README, "pipeline", summary(found))
