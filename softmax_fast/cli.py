@@ -43,11 +43,14 @@ from softmax_fast._threads import resolve
 from softmax_fast._version import __version__
 from softmax_fast.comparison import _Comparer
 from softmax_fast.evaluation import Evaluator, row_statistics
+from softmax_fast.linear_evaluation import _statistics, _update
 
 # 16 MiB of float32: work for all threads.
 CHUNK_ELEMENTS = 1 << 22
 # What an evaluator is given at a time: enough for its merges of sums not to count.
 EVALUATED_ELEMENTS = 1 << 24
+# Hidden states that go through their layer at a time: the more, the less often its weights are read.
+HIDDEN_ROWS = 2048
 # A piece across the rows of an array takes at least this many neighbours, for whole cache lines and
 # few pages per entry.
 LEAST_NEIGHBOURS = 512
@@ -163,11 +166,35 @@ def no_probabilities(shards, name, row):
     return InputError(f"{name}: row {row} (the first is 0) {shards.holds} {NO_PROBABILITIES}")
 
 
+def chunks_as_stored(shards, start=0, stop=None):
+    """The chunks that `update` and `statistics` take: of a layer, its hidden states."""
+    most = rows_per_chunk(shards)
+    if shards.layer is not None:
+        most = max(most, HIDDEN_ROWS)
+    return shards.chunks(most, start, stop, as_stored=True)
+
+
+def statistics(shards, chunk, temperature=1.0, n_threads=None):
+    if shards.layer is not None:
+        logits = shards.layer.of(chunk.logits)
+        return _statistics(logits, chunk.labels, temperature, shards.ignore_index)
+    return row_statistics(
+        chunk.logits,
+        chunk.labels,
+        temperature=temperature,
+        ignore_index=shards.ignore_index,
+        n_threads=n_threads,
+    )
+
+
 def update(shards, evaluator, chunk):
     try:
-        evaluator.update(chunk.logits, chunk.labels, sample_weight=chunk.weights)
+        if shards.layer is None:
+            evaluator.update(chunk.logits, chunk.labels, sample_weight=chunk.weights)
+        else:
+            _update(evaluator, shards.layer.of(chunk.logits), chunk.labels, chunk.weights)
     except ValueError:  # of nan_policy="raise"
-        rows = row_statistics(chunk.logits, chunk.labels, ignore_index=shards.ignore_index)
+        rows = statistics(shards, chunk)
         bad = rows.prediction < 0
         bad &= rows.rank >= 0  # not ignored
         if chunk.weights is not None:
@@ -277,17 +304,11 @@ def evaluate(arguments):
     with written(arguments.rows) as rows_file, written(arguments.plot) as plot_file:
         start = time.perf_counter()
         with Progress(shards.n_rows) as progress:
-            for chunk in shards.chunks(rows_per_chunk(shards)):
+            for chunk in chunks_as_stored(shards):
                 update(shards, evaluator, chunk)
                 if columns is not None:
-                    statistics = row_statistics(
-                        chunk.logits,
-                        chunk.labels,
-                        temperature=arguments.temperature,
-                        ignore_index=shards.ignore_index,
-                        n_threads=arguments.n_threads,
-                    )
-                    columns.add(chunk.rows, statistics._asdict())
+                    found = statistics(shards, chunk, arguments.temperature, arguments.n_threads)
+                    columns.add(chunk.rows, found._asdict())
                 progress.advance(chunk.rows.stop)
         seconds = time.perf_counter() - start
         evaluation = evaluator.result()
@@ -488,7 +509,7 @@ def judge(shards, evaluators, ranges, progress):
     progress.begin(sum(stop - start for start, stop in ranges))
     done = 0
     for start, stop in ranges:
-        for chunk in shards.chunks(rows_per_chunk(shards), start, stop):
+        for chunk in chunks_as_stored(shards, start, stop):
             for evaluator in evaluators:
                 update(shards, evaluator, chunk)
             done += len(chunk.labels)

@@ -65,6 +65,11 @@ def row_statistics_linear(
     (array([0, 2]), array([0, 2]))
     """
     logits = LayerLogits(_arguments.layer(features, weights, bias), _arguments.threads(n_threads))
+    return _statistics(logits, targets, temperature, ignore_index)
+
+
+def _statistics(logits, targets, temperature, ignore_index):
+    """`row_statistics` of `LayerLogits`."""
     return _row_statistics_of(
         logits.pieces(),
         logits.shape,
@@ -73,7 +78,7 @@ def row_statistics_linear(
         targets,
         temperature,
         ignore_index,
-        n_threads,
+        logits.n_threads,
     )
 
 
@@ -148,8 +153,13 @@ def evaluate_linear(
         n_threads=n_threads,
     )
     logits = LayerLogits(_arguments.layer(features, weights, bias), evaluator.n_threads)
+    return _update(evaluator, logits, targets, sample_weight).result()
+
+
+def _update(evaluator, logits, targets, sample_weight):
+    """Add the rows of `LayerLogits` to an `Evaluator`."""
     pieces = logits.pieces(with_logits=evaluator._options.classwise)
-    return evaluator._add_rows(pieces, logits.shape, 1, targets, sample_weight).result()
+    return evaluator._add_rows(pieces, logits.shape, 1, targets, sample_weight)
 
 
 def fit_temperature_linear(
