@@ -46,7 +46,7 @@ int sf_threads_for(ptrdiff_t elements, ptrdiff_t pieces, int most)
 size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size)
 {
     ptrdiff_t n = call->n_classes, bytes = SF_BLOCK_SCRATCH(n, item_size);
-    if (call->x.class_stride != 1 || (call->out.data && call->out.class_stride != 1))
+    if (sf_is_scattered(call))
         bytes += SF_PANEL_SCRATCH(n, item_size);
     if (call->stream && n * item_size <= SF_STREAM_ROW_BYTES)
         bytes += SF_ROUND_UP(n * item_size);
@@ -256,6 +256,10 @@ static int run(work *w, sf_result *total)
     w->each_row = within > 1 || (n_rows < FEW_ROWS && some < ROWS_PER_BLOCK);
     if (w->each_row)
         w->block_rows = SF_MAX(1, some);
+    if (within == 1 && call->out.data && call->n_classes > SF_SHORT_ROW && sf_is_scattered(call)) {
+        w->each_row = total != NULL;
+        w->block_rows = sf_panel_rows(call->n_classes, call->kernels->item_size);
+    }
     ptrdiff_t n_blocks = (n_rows + w->block_rows - 1) / w->block_rows;
     ptrdiff_t n_results = w->each_row ? n_rows : n_blocks;
     int n = within > 1 ? 1 : sf_threads_for(n_rows * call->n_classes, n_blocks, call->n_threads);
@@ -304,8 +308,7 @@ static int is_one_block(const sf_call *call)
     return call->n_rows < FEW_ROWS && call->n_rows <= call->inner
         && call->n_rows * call->n_classes <= ELEMENTS_PER_BLOCK
         && (call->n_rows <= ROWS_PER_BLOCK || call->n_rows <= sf_rows_of_a_sum(call->n_classes))
-        && call->x.class_stride == 1 && (!call->out.data || call->out.class_stride == 1)
-        && !call->stream;
+        && !sf_is_scattered(call) && !call->stream;
 }
 
 /* Exponentials that do not wait in a level-2 cache are better left where they will be scaled, and tiles
@@ -315,7 +318,7 @@ static int may_stream(const sf_call *call, const sf_operation *operation)
     const ptrdiff_t row_bytes = call->n_classes * call->kernels->item_size;
     return sf_stores_chosen() != SF_STORES_PLAIN && (operation->flags & SF_STREAMS)
         && call->n_classes > SF_SHORT_ROW
-        && (!(operation->flags & SF_WAITS_IN_OUT)
+        && (!(operation->flags & SF_WAITS_IN_OUT) || sf_is_scattered(call)
             || row_bytes <= SF_MIN(SF_STREAM_ROW_BYTES, sf_cached(2) / 4 * 3))
         && (threads_within_rows(call, operation) == 1
             || call->n_rows * row_bytes > sf_cached(3) / 2 || sf_stores_chosen() == SF_STORES_STREAMING);
@@ -376,18 +379,6 @@ void sf_target_weights(const sf_targets *targets, ptrdiff_t n_rows, ptrdiff_t n_
 {
     ptrdiff_t counted = 0;
     const int weighted = targets->class_weight || targets->sample_weight;
-    if (!weighted && targets->labels64
-        && !(targets->has_ignore_index && (uint64_t)targets->ignore_index < (uint64_t)n_classes)) {
-        /* The sign of label | (n_classes - 1 - label) is set of one out of range. */
-        const int64_t *labels = targets->labels64;
-        uint64_t outside = 0;
-        for (ptrdiff_t row = 0; row < n_rows; row++)
-            outside |= (uint64_t)labels[row] | ((uint64_t)(n_classes - 1) - (uint64_t)labels[row]);
-        if (!(outside >> 63)) {
-            sf_sum_add(&result->weight, (double)n_rows);
-            return;
-        }
-    }
     if (!weighted && sf_has_labels(targets)) {
         /* No label is negative. */
         const int64_t skipped = targets->has_ignore_index ? targets->ignore_index : -1;

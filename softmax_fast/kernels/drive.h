@@ -42,7 +42,8 @@ static inline void sf_write_to(sf_call *call, sf_output out)
 {
     call->out = out;
     /* Where they may be streamed; in place, the lines are there anyway. */
-    call->stream = call->prefetch && call->x.data != out.data && out.class_stride == 1
+    call->stream = call->prefetch && call->x.data != out.data
+        && (out.class_stride == 1 || out.row_stride == 1)
         && call->n_rows * call->n_classes * call->kernels->item_size >= SF_STREAM_BYTES;
 }
 

@@ -18,6 +18,7 @@ enum {
     SF_SHORT_ROW = 192,          /* up to here several rows are computed side by side */
     SF_WIDE_TILE_ROW = 64,       /* up to here two vectors of rows are: a tile fills half of L1 */
     SF_PANEL_BYTES = 4194304,    /* most that a transposed panel of rows may take */
+    SF_SMALL_PANEL_BYTES = 524288, SF_PANEL_LINES = 8,
     SF_STREAM_ROW_BYTES = 1048576 /* the longest row kept in scratch before it is streamed out */
 };
 
@@ -28,11 +29,25 @@ enum {
 #define SF_DOUBLE_TEMPERATURE_MIN 0x1p-900
 #define SF_DOUBLE_TEMPERATURE_MAX 0x1p900
 
+/* Whether rows are brought together in panels. */
+static inline int sf_is_scattered(const sf_call *call)
+{
+    return call->x.class_stride != 1 || (call->out.data && call->out.class_stride != 1);
+}
+
+/* Rows of a panel: those that share cache lines, and some lines of these where a panel stays small, so
+ * that few pages are looked up for much. */
+static inline ptrdiff_t sf_panel_rows(ptrdiff_t n, ptrdiff_t item)
+{
+    const ptrdiff_t line = 64 / item, small = SF_SMALL_PANEL_BYTES / item / n / line;
+    return line * SF_MAX(1, SF_MIN(SF_PANEL_LINES, small));
+}
+
 /* Scratch holds, in this order: a panel when rows are not contiguous, the numbers of each block of a
  * row, and the exponentials of one row that will be streamed. */
 #define SF_ROUND_UP(bytes) (((bytes) + 63) / 64 * 64)
 #define SF_PANEL_SCRATCH(n, item) \
-    SF_ROUND_UP((n) <= SF_PANEL_BYTES / (item) ? SF_MIN(64 / (item) * (n) * (item), SF_PANEL_BYTES) : 0)
+    SF_ROUND_UP((n) <= SF_PANEL_BYTES / (item) ? SF_MIN(sf_panel_rows(n, item) * (n) * (item), SF_PANEL_BYTES) : 0)
 #define SF_BLOCK_SCRATCH(n, item) \
     SF_ROUND_UP(((n) / (SF_BLOCK_BYTES / (item)) + 1) * 7 * (ptrdiff_t)sizeof(double))
 

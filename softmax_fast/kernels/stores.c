@@ -15,9 +15,9 @@
 #include <sys/resource.h>
 #endif
 
-/* Rows of one block, rows that stay well within a level-2 cache, longer ones; by powers of two of the
- * bytes written. */
-enum { ROW_CLASSES = 3, SIZES = 10, N_CLASSES = 2 * 2 * ROW_CLASSES * SIZES };
+/* Rows of one block, rows that stay well within a level-2 cache, longer ones, scattered ones; by powers of
+ * two of the bytes written. */
+enum { ROW_CLASSES = 4, SIZES = 10, N_CLASSES = 2 * 2 * ROW_CLASSES * SIZES };
 
 static sf_store_class classes[N_CLASSES];
 
@@ -51,7 +51,7 @@ sf_store_class *sf_store_class_of(const sf_call *call, int operation)
     int size = 0;
     while (size < SIZES - 1 && bytes / SF_STREAM_BYTES >> (size + 1))
         size++;
-    const int rows = row <= SF_BLOCK_BYTES ? 0 : row <= sf_cached(2) / 4 ? 1 : 2;
+    const int rows = sf_is_scattered(call) ? 3 : row <= SF_BLOCK_BYTES ? 0 : row <= sf_cached(2) / 4 ? 1 : 2;
     const int kind = (operation == SF_SOFTMAX) * 2 + (call->kernels->item_size == 8);
     sf_store_class *own = &classes[(kind * ROW_CLASSES + rows) * SIZES + size];
     if (!SF_LOAD(own->trials)) /* until then, what cache sizes tell */

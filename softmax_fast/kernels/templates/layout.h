@@ -1,7 +1,7 @@
 /* Contiguous entries from any input, and back to any output.  Rows that are not contiguous are brought
  * into contiguous scratch a block or, transposed, a panel at a time. */
 
-enum { PANEL_ROWS = 64 / REAL_BYTES };
+enum { LINE = 64 / REAL_BYTES };
 
 SF_INLINE int is_native(const sf_input *in)
 {
@@ -69,10 +69,9 @@ static SF_NOINLINE void scatter(real *out, ptrdiff_t stride, const real *values,
 SF_INLINE ptrdiff_t rows_of_a_panel(const sf_call *call, int with_output)
 {
     ptrdiff_t n = call->n_classes;
-    int scattered = call->x.class_stride != 1 || (with_output && call->out.class_stride != 1);
-    if (!scattered || n <= SF_SHORT_ROW || n > SF_PANEL_BYTES / REAL_BYTES)
+    if (!sf_is_scattered(call) || n <= SF_SHORT_ROW || n > SF_PANEL_BYTES / REAL_BYTES)
         return 0;
-    return SF_MIN(PANEL_ROWS, SF_PANEL_BYTES / REAL_BYTES / n);
+    return SF_MIN(sf_panel_rows(n, REAL_BYTES), SF_PANEL_BYTES / REAL_BYTES / n);
 }
 
 /* Copies rows [first, first + count) into panel, one after another. */
@@ -104,6 +103,39 @@ static SF_NOINLINE void load_panel(const sf_call *call, ptrdiff_t first, ptrdiff
     }
 }
 
+/* Columns [i, end) of LANES entries of a panel. */
+SF_INLINE void transpose_columns(const real *panel, ptrdiff_t n, ptrdiff_t i, ptrdiff_t end, real *out,
+                             ptrdiff_t stride)
+{
+    for (; i < end; i += COLUMNS) {
+        vec column[COLUMNS];
+        for (int j = 0; j < COLUMNS; j++)
+            column[j] = vload(panel + (i + j) * n);
+        vstore_transposed(out + i, stride, column);
+    }
+}
+
+/* The same of whole cache lines, which go past the caches. */
+SF_INLINE void stream_lines(const real *panel, ptrdiff_t n, ptrdiff_t count, real *out, ptrdiff_t stride)
+{
+    SF_ALIGNED(64) real lines[LANES * SF_PANEL_LINES * LINE];
+    if (count <= 0)
+        return;
+    transpose_columns(panel, n, 0, count, lines, count);
+    for (int j = 0; j < LANES; j++)
+        for (ptrdiff_t i = 0; i < count; i += LANES)
+            vstream(out + j * stride + i, vload(lines + j * count + i));
+}
+
+/* The first of some neighbouring entries of the output that begin a cache line in every class; where such
+ * lines are not to be streamed, beyond all. */
+SF_INLINE ptrdiff_t lines_begin(const sf_call *call, const real *out)
+{
+    const uintptr_t before = -(uintptr_t)out % 64, item = REAL_BYTES;
+    const int aligned = call->out.class_stride * REAL_BYTES % 64 == 0 && before % (item * COLUMNS) == 0;
+    return call->stream && aligned ? (ptrdiff_t)(before / item) : PTRDIFF_MAX;
+}
+
 static SF_NOINLINE void store_panel(const sf_call *call, ptrdiff_t first, ptrdiff_t count,
                                     const real *panel)
 {
@@ -112,13 +144,12 @@ static SF_NOINLINE void store_panel(const sf_call *call, ptrdiff_t first, ptrdif
     real *o = out_at(call, first);
     if (out->row_stride == 1) {
         ptrdiff_t whole = count / COLUMNS * COLUMNS;
-        for (; c + LANES <= n; c += LANES)
-            for (ptrdiff_t i = 0; i < whole; i += COLUMNS) {
-                vec column[COLUMNS];
-                for (int j = 0; j < COLUMNS; j++)
-                    column[j] = vload(panel + (i + j) * n + c);
-                vstore_transposed(o + c * out->class_stride + i, out->class_stride, column);
-            }
+        const ptrdiff_t head = SF_MIN(lines_begin(call, o), whole), past = head + (whole - head) / LINE * LINE;
+        for (; c + LANES <= n; c += LANES) {
+            transpose_columns(panel + c, n, 0, head, o + c * out->class_stride, out->class_stride);
+            stream_lines(panel + c + head * n, n, past - head, o + c * out->class_stride + head, out->class_stride);
+            transpose_columns(panel + c, n, past, whole, o + c * out->class_stride, out->class_stride);
+        }
         for (ptrdiff_t k = 0; k < n; k++)
             for (ptrdiff_t j = k < c ? whole : 0; j < count; j++)
                 o[k * out->class_stride + j] = panel[j * n + k];

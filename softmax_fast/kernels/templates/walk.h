@@ -209,6 +209,8 @@ static SF_NOINLINE void walk_panels(const sf_call *call, const sf_operation *ope
                 to.results[i].bad_value_row += first;
         }
     }
+    if (call->stream)
+        SF_STREAM_FENCE();
 }
 
 static void walk(const sf_call *call, const sf_operation *operation, ptrdiff_t first, ptrdiff_t count,
