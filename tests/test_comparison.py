@@ -51,7 +51,7 @@ def exact_measures(base, x, temperature=1.0):
     }
 
 
-@pytest.mark.parametrize("spread", [3.0, 0.1, 1e-4])
+@pytest.mark.parametrize("spread", [3.0, 1e-4])
 def test_measures_of_rows_agree_with_the_oracle(spread, isa, dtype):
     for n_classes in (1, 2, 7, 16, 17, 65, 192, 193, 2047, 2049, 5000):
         n_rows = 37 if n_classes < 20 else 3

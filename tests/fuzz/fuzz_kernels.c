@@ -197,7 +197,7 @@ static void decode(void)
         p.temperature[0] = 1;
     for (ptrdiff_t i = 1; p.temperature_step && i < p.rows * p.n; i++)
         p.temperature[i] = temperatures[entry_byte((size_t)i * 3) % 18];
-    if (options & 1)
+    if ((options & 1) && p.operation != SF_MEASURES) /* which have none */
         p.sample_weight = numbers(is_binary(p.operation) ? p.rows * p.n : p.rows, 1);
     if (options & 2)
         p.class_weight = numbers(p.n, 2);

@@ -1,6 +1,6 @@
 /* Cross-entropy of probabilities: -sum_c a_c log p_c.  In the batch and the blocks, of a row: max is
  * not 0 if an entry is outside [0, 1], rest is NaN if one is NaN (which is not outside); for a hard
- * label quotient is its probability, else the loss. */
+ * label quotient is its probability, else the loss.  The loss of a row with such an entry is NaN. */
 
 /* Flags of contiguous entries: bit 0 if one is outside [0, 1], where v (v - 1) > 0, bit 1 if one is NaN. */
 SF_INLINE int interval_flags(const real *p, ptrdiff_t n)
@@ -206,7 +206,10 @@ static void cross_entropy_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t
     for (ptrdiff_t i = 0; i < count; i++)
         outside |= batch->max[at + i] != 0.0;
     for (ptrdiff_t i = 0; outside && i < count; i++) {
-        if (batch->max[at + i] != 0.0 && result->bad_value_row < 0 && batch->y[at + i] >= 0)
+        if (batch->max[at + i] == 0.0)
+            continue;
+        loss[i] = NAN;
+        if (result->bad_value_row < 0 && batch->y[at + i] >= 0)
             result->bad_value_row = first + i;
     }
     loss_finish(call, first, count, batch, at, result);
