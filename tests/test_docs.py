@@ -176,8 +176,12 @@ def run_line(tmp_path, run_python):
         np.save(tmp_path / f"logits-{i}.npy", x)
         np.save(tmp_path / f"labels-{i}.npy", y)
         np.save(tmp_path / f"hidden-{i}.npy", x)
+        np.save(tmp_path / f"fp16-{i}.npy", x)
+        np.save(tmp_path / f"q4-{i}.npy", x.round())
     weights = np.eye(10, dtype=np.float32)
-    for name, values in {"hidden": x, "weights": weights, "bias": weights[0]}.items():
+    layer = {"hidden": x, "weights": weights, "bias": weights[0]}
+    models = {"fp16": x, "q4": x.round(), "tokens": y}
+    for name, values in (layer | models).items():
         np.save(tmp_path / f"{name}.npy", values)
     np.savez(tmp_path / "validation.npz", logits=x, labels=y)
     header = {
