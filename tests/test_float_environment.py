@@ -72,6 +72,21 @@ def test_a_caller_that_flushes_subnormals_keeps_doing_so(isa, dtype, restored):
         assert after == flushing.control()
 
 
+@pytest.mark.parametrize("bits", [0, FTZ_AND_DAZ], ids=["usual", "flushing"])
+def test_the_gradients_of_a_layer_leave_the_control_words_alone(bits, isa, dtype, restored):
+    features, weights = np.ones((64, 32), dtype), np.ones((200, 32), dtype)
+    for n_threads in (1, 2):
+        before = Environment.now()
+        before.mxcsr = before.mxcsr & ~FTZ_AND_DAZ | bits
+        before.install()
+        sf.linear_softmax_loss_and_grad(
+            features, weights, np.zeros(64, int), bias=weights[:, 0], n_threads=n_threads
+        )
+        after = Environment.now().control()
+        restored.install()
+        assert after == before.control()
+
+
 @pytest.mark.parametrize("rows", [8, 9])
 def test_a_caller_that_flushes_subnormals_gets_the_same_of_a_layer(rows, isa, restored):
     features = np.full((rows, 32), 5e-5, np.float16)[:, ::2]  # subnormal

@@ -160,6 +160,7 @@ static void gradients_piece(void *context, ptrdiff_t piece, int worker)
     const ptrdiff_t of_weights = layer->d_weights.data ? s->n_blocks * parts : 0;
     const ptrdiff_t of_bias = layer->d_bias ? s->n_blocks : 0;
     sf_environment found = sf_enter();
+    sf_flush_subnormals(1);
     (void)worker;
     if (piece < of_weights) {
         const ptrdiff_t first = piece % parts * w->features;
@@ -173,6 +174,7 @@ static void gradients_piece(void *context, ptrdiff_t piece, int worker)
         if (s->first_block + s->n_blocks == w->blocks)
             linear->store_d_features(s, piece);
     }
+    sf_flush_subnormals(0);
     sf_leave(found);
 }
 
