@@ -897,10 +897,14 @@ def wanted(value):
     return frozenset(names)
 
 
+MOST_MULTIPLES = 2**20
+
+
 def margin_multiple(value):
-    m = _integer("m", value, "an int >= 1")
-    if m < 1:
-        raise ValueError(f"m must be an int >= 1, got {value!r}")
+    expected = f"an int from 1 to {MOST_MULTIPLES}"
+    m = _integer("m", value, expected)
+    if not 1 <= m <= MOST_MULTIPLES:
+        raise ValueError(f"m must be {expected}, got {value!r}")
     return m
 
 

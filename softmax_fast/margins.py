@@ -16,7 +16,7 @@ class LargeMargin:
     Parameters
     ----------
     m : int
-        At least 1. With 1 the loss is the plain one, bit for bit.
+        From 1 to 2**20. With 1 the loss is the plain one, bit for bit.
     blend : float, optional
         :math:`\lambda \ge 0`, finite: how much of the plain logit stays. Training begins with a large
         one.
@@ -31,7 +31,8 @@ class LargeMargin:
               \text{ for } \frac{k \pi}{m} \le \theta \le \frac{(k + 1) \pi}{m}
 
     and all others stay. The angle to a vector of zeros counts as :math:`\pi/2`, and to such a vector
-    only :math:`\lambda z` has a gradient.
+    only :math:`\lambda z` has a gradient. An error of the angle counts m times too: of the digits of
+    :math:`\psi` about :math:`\log_{10} m` are lost.
 
     References
     ----------

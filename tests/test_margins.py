@@ -124,6 +124,21 @@ def test_values_and_gradients_are_those_of_mpmath_at_every_angle(margin, isa, dt
     check_exact(margin, features, weights, y)
 
 
+@pytest.mark.parametrize("m", [2, 1000, 2**20])
+def test_errors_of_the_angle_count_m_times(m):
+    # beside a logit of 0 the loss of a very negative one is its distance from 0
+    features, margin = generator(50).standard_normal((100, 3)), sf.LargeMargin(m)
+    weights = np.array([[0.5, 2.0, -1.0], [0.0, 0.0, 0.0]])
+    losses = sf.linear_softmax_loss(
+        features, weights, np.zeros(100, int), margin=margin, reduction="none"
+    )
+    w = mpmath.matrix(weights[0])
+    for x, loss in zip(map(mpmath.matrix, features), losses, strict=True):
+        room = 8 * m * np.finfo(np.float64).eps * mpmath.norm(x) * mpmath.norm(w)
+        exact = mpmath.log1p(mpmath.exp(-label_logit(margin, x, w)))
+        assert abs(mpmath.mpf(float(loss)) - exact) <= room + 1e-15 * abs(exact)
+
+
 @every_margin
 def test_temperature_and_smoothing_are_of_the_logits_with_the_margin(margin, dtype):
     features, weights, y = at_every_angle(dtype)
@@ -356,8 +371,9 @@ def test_margins_are_values():
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: sf.LargeMargin(0), ValueError, "m must be an int >= 1, got 0"),
-        (lambda: sf.LargeMargin(1.5), TypeError, "m must be an int >= 1, got 1.5"),
+        (lambda: sf.LargeMargin(0), ValueError, "m must be an int from 1 to 1048576, got 0"),
+        (lambda: sf.LargeMargin(2**20 + 1), ValueError, "m must be an int from 1 to 1048576, got"),
+        (lambda: sf.LargeMargin(1.5), TypeError, "m must be an int from 1 to 1048576, got 1.5"),
         (lambda: sf.LargeMargin(2, -1), ValueError, "blend must be finite and >= 0, got -1"),
         (lambda: sf.LargeMargin(2, np.inf), ValueError, "blend"),
         (lambda: sf.CosineMargin(np.nan, 1), ValueError, "m must be finite and >= 0, got nan"),
