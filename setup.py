@@ -57,6 +57,7 @@ class BuildExt(build_ext):
         msvc = self.compiler.compiler_type == "msvc"
         compile_flags = list(MSVC_FLAGS if msvc else UNIX_FLAGS)
         link_flags = []
+        openmp = None
 
         if os.environ.get("SOFTMAX_FAST_NO_OPENMP", "0") not in ("", "0"):
             print(f"{PACKAGE}: building without threads (SOFTMAX_FAST_NO_OPENMP is set)")
@@ -66,8 +67,6 @@ class BuildExt(build_ext):
                 compiler = "cl" if msvc else self.compiler.compiler[0]
                 print(f"{PACKAGE}: building without threads ({compiler} finds no working OpenMP)")
             else:
-                compile_flags += openmp[0]
-                link_flags += openmp[1]
                 print(f"{PACKAGE}: building with OpenMP ({' '.join(openmp[0])})")
 
         sanitizers = os.environ.get("SOFTMAX_FAST_SANITIZE")
@@ -86,8 +85,9 @@ class BuildExt(build_ext):
             print(f"{PACKAGE}: building with sanitizers ({sanitizers})")
 
         for extension in self.extensions:
-            extension.extra_compile_args = compile_flags
-            extension.extra_link_args = link_flags
+            loops = openmp if openmp and extension.name == f"{PACKAGE}._core" else ([], [])
+            extension.extra_compile_args = compile_flags + loops[0]
+            extension.extra_link_args = link_flags + loops[1]
         self.compile_in_parallel()
         super().build_extensions()
 

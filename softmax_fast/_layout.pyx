@@ -396,8 +396,8 @@ def _entry_parts(Source x, Source targets, Py_ssize_t cut, temperature, sample_w
     numbers = (temperature, sample_weight, pos_weight)
     arrays = [x.array, targets.array, *(a for a in numbers if isinstance(a, np.ndarray))]
     for rows, views in cut_rows(
-        [a[..., None] for a in arrays],
-        [] if losses is None else [losses[..., None]],
+        [a.squeeze()[..., None] for a in arrays],  # there may be as many dimensions as arrays can have
+        [] if losses is None else [losses.squeeze()[..., None]],
         cut,
         only_contiguous=True,
         in_parts=targets.code != code,

@@ -272,11 +272,11 @@ class LabelledRows:
         return PassSums(len(y), n, first, False, False, sums)
 
     def _logits_at(self, rows, classes):
-        array = self.x.array
-        if self.shape:
-            at = (*np.unravel_index(rows, self.shape), classes)
-        else:
-            array, at = array[np.newaxis], (rows, classes)
+        single = tuple(axis for axis, size in enumerate(self.shape) if size == 1)
+        array = self.x.array.squeeze(single)
+        if array.ndim == 1:
+            array = array[np.newaxis]
+        at = (*np.unravel_index(rows, array.shape[:-1]), classes)
         return self.x._replace(array=array[at]).widened(np.float64)
 
     def _are_maximal(self, rows, predictions):

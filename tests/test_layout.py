@@ -217,3 +217,28 @@ def test_buffers_are_bounded():
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 6e6, peak
+
+
+# Where one more dimension was needed this was an IndexError.
+def test_arrays_may_have_as_many_dimensions_as_numpy_allows():
+    most = next(n for n in range(32, 999) if not _has_dimensions(n + 1))
+    p = distributions((4, 3, 2), np.float64)
+    wide, labels_ = p.reshape(4, 3, 2, *(1,) * (most - 3)), labels(12, 2).reshape(4, 3)
+    x, t = np.moveaxis(wide, 2, -1).swapaxes(0, 1), np.moveaxis(1 - wide, 2, -1).swapaxes(0, 1)
+    y = labels_.T.reshape(x.shape[:-1])
+    flat_x, flat_t = np.ascontiguousarray(x).ravel(), np.ascontiguousarray(t).ravel()
+    for binary in (sf.binary_cross_entropy, sf.binary_cross_entropy_with_logits):
+        for reduction in ("mean", "none"):
+            got = binary(x, t, reduction=reduction)
+            assert (np.ravel(got) == binary(flat_x, flat_t, reduction=reduction)).all()
+    rows = flat_x.reshape(12, 2)
+    assert sf.fit_temperature(x, y) == sf.fit_temperature(rows, y.ravel())
+    assert sf.softmax_loss(x, y) == sf.softmax_loss(rows, y.ravel())
+
+
+def _has_dimensions(n):
+    try:
+        np.empty((1,) * n)
+    except ValueError:
+        return False
+    return True

@@ -41,7 +41,7 @@ def assert_close(got, exact, eps):
 @pytest.mark.parametrize("n_classes", [1, 2, 37])
 def test_softmax_references_agree_with_mpmath(n_classes, dtype, temperature):
     # float32 goes through float64; both leave at least eight bits below the tested precision
-    eps = 8 * (np.finfo(np.float64).eps if dtype == np.float32 else np.finfo(np.longdouble).eps)
+    eps = 8 * float(np.finfo(np.float64 if dtype == np.float32 else np.longdouble).eps)
     for name, row in row_kinds(n_classes, dtype).items():
         log_p, log_sum = exact_log_softmax(row, temperature)
         assert_close(oracle.log_softmax(row, temperature=temperature), log_p, eps)
@@ -76,8 +76,9 @@ def test_loss_reference_agrees_with_mpmath():
                 for lp, tc, wc in zip(log_p, target, w, strict=True)
             )
         )
-    assert_close(got.rows, exact, 100 * np.finfo(np.longdouble).eps)
-    assert_close(got.reduced("sum"), [mpmath.fsum(exact)], 100 * np.finfo(np.longdouble).eps)
+    eps = 100 * float(np.finfo(np.longdouble).eps)
+    assert_close(got.rows, exact, eps)
+    assert_close(got.reduced("sum"), [mpmath.fsum(exact)], eps)
 
 
 def test_long_sums_agree_with_fsum():
