@@ -560,8 +560,13 @@ def consumer(request):
 
 
 @pytest.mark.parametrize("function", (*FUNCTIONS, "weight_sum"))
-def test_every_consumer_gets_the_bits_of_the_python_functions(function, dtype, isa, consumer):
-    check(list(calls_of(function, dtype)), consumer, isa)
+def test_every_consumer_gets_the_bits_of_the_python_functions(function, dtype, consumer):
+    check(list(calls_of(function, dtype)), consumer, None)
+
+
+@pytest.mark.parametrize("function", (*FUNCTIONS, "weight_sum"))
+def test_every_instruction_set_gives_the_bits_of_the_python_functions(function, dtype, isa):
+    check(list(calls_of(function, dtype)), ctypes_consumer, isa)
 
 
 def test_nan_and_infinity_are_data(dtype, isa, consumer):
@@ -579,7 +584,7 @@ def test_nan_and_infinity_are_data(dtype, isa, consumer):
         check([call], consumer, isa)
 
 
-@pytest.mark.parametrize("shape", [(1, 200_000), (3, 70_000), (4000, 50)])
+@pytest.mark.parametrize("shape", [(1, 200_000), (4000, 50)])
 def test_threads_do_not_change_the_bits(shape, dtype, consumer):
     calls = []
     for function in FUNCTIONS:
