@@ -288,7 +288,8 @@ cdef int give_columns(sf_call *call, sf_columns *columns, sf_targets *targets, O
 def row_measures(Block block not None, labels, Options options not None, double[:, :, ::1] numbers,
                  int64_t[:, :, ::1] places, double[:, ::1] found, int n_threads):
     """Columns of the rows of a block, first of the base, which is in the place of targets, and how far
-    the rows are from it: the rows of ``found`` are those of `sf_measures`.  Labels are int64, or None.
+    the rows are from it: the rows of ``found`` are those of `sf_measures`, with labels, which are int64,
+    seven.
     """
     cdef sf_call calls[3]
     cdef sf_part parts[3]
@@ -319,6 +320,11 @@ def row_measures(Block block not None, labels, Options options not None, double[
     measures.js = &found[2, 0]
     measures.total_variation = &found[3, 0]
     measures.largest = &found[4, 0]
+    measures.labels = NULL
+    if labels is not None:
+        measures.labels = &of_labels
+        measures.log_ratio = &found[5, 0]
+        measures.change = &found[6, 0]
     calls[2].measures = &measures
     with nogil:
         status = sf_run_parts(parts, 3, &unused)

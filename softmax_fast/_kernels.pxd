@@ -66,6 +66,9 @@ cdef extern from "drive.h" nogil:
         double *js
         double *total_variation
         double *largest
+        const sf_targets *labels
+        double *log_ratio
+        double *change
 
     ctypedef struct sf_call:
         sf_input x

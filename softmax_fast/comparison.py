@@ -358,24 +358,21 @@ def _columns(x, base, axis, labels, temperature, ignore_index, n_threads):
             room = (
                 np.empty((2, 4 if labels is None else 8, n)),
                 np.empty((2, 1 if labels is None else 2, n), np.int64),
-                np.empty((5, n)),
+                np.empty((5 if labels is None else 7, n)),
             )
         _core.row_measures(block, labels, options, *room, n_threads)
         numbers, places, found = (array[..., :n] for array in room)
-        result = dict(zip(RowComparison._fields[:5], found, strict=True))
+        result = dict(zip(RowComparison._fields[:5], found[:5], strict=True))
         prediction = places[:, 0]
         result["same_top"] = ((prediction[0] == prediction[1]) & (prediction[0] >= 0)) * 1.0
         if labels is not None:
             base_loss, loss = numbers[:, 4]
-            difference = loss - base_loss
-            # Where the probabilities are close their difference keeps its digits.
-            p = np.exp(-base_loss)
-            dp = np.where(np.abs(difference) < 1, p * np.expm1(-difference), np.exp(-loss) - p)
+            log_ratio, dp = found[5:]
             result.update(
                 rank=places[0, 1],
                 base_loss=base_loss,
                 loss=loss,
-                loss_difference=difference,
+                loss_difference=-log_ratio,
                 dp=dp,
             )
             result["dp²"] = dp * dp

@@ -32,23 +32,39 @@ def exact_measures(base, x, temperature=1.0):
     tops = [a.max(axis=-1, keepdims=True) for a in (base, x)]
     sums = [np.exp(a - m).sum(axis=-1, keepdims=True) for a, m in zip((base, x), tops, strict=True)]
     p, q = (np.exp(a - m) / s for a, m, s in zip((base, x), tops, sums, strict=True))
-    t = (x - base) - ((tops[1] - tops[0]) + (np.log(sums[1]) - np.log(sums[0])))
+    t = ((x - tops[1]) - (base - tops[0])) - (np.log(sums[1]) - np.log(sums[0]))
     lacks = np.where(p > 0, p * np.expm1(t), 0).sum(axis=-1, keepdims=True)
     t = t - np.where(np.abs(lacks) < 0.5, np.log1p(lacks), 0)
     d = np.where(np.abs(t) < 1, p * np.expm1(t), q - p)
-    series = [t**k / math.factorial(k) for k in range(2, 14)]
-    back = [(-t) ** k / math.factorial(k) for k in range(2, 14)]
+    series, back = (
+        np.polynomial.polynomial.polyval(
+            s, [0, 0] + [1 / np.longdouble(math.factorial(k)) for k in range(2, 14)]
+        )
+        for s in (t, -t)
+    )
     near = np.abs(t) < 0.05
     z = np.minimum(np.abs(d) / (p + q), 1 - np.longdouble(2.0**-62))
-    of_z = sum(z ** (2 * k) / (k * (2 * k - 1)) for k in range(1, 12))
+    of_z = z * z * np.polynomial.polynomial.polyval(
+        z * z, [1 / np.longdouble(k * (2 * k - 1)) for k in range(1, 12)]
+    )
     of_z = np.where(z < 0.1, of_z, (1 + z) * np.log1p(z) + (1 - z) * np.log1p(-z))
     return {
-        "kl": np.where(near, p * sum(series), q - p - np.where(p > 0, p * t, 0)).sum(-1),
-        "kl_reverse": np.where(near, q * sum(back), p - q + np.where(q > 0, q * t, 0)).sum(-1),
+        "kl": np.where(near, p * series, q - p - np.where(p > 0, p * t, 0)).sum(-1),
+        "kl_reverse": np.where(near, q * back, p - q + np.where(q > 0, q * t, 0)).sum(-1),
         "js": np.where(p + q > 0, (p + q) * of_z, 0).sum(-1) / 4,
         "total_variation": np.abs(d).sum(-1) / 2,
         "max_abs_dp": np.abs(d).max(-1),
+        "log_ratio": t,
+        "dp": d,
     }
+
+
+def bound_of_rows(base, x, temperature=1.0):
+    """Relative, of the measures: the roundings of an exponential grow with its exponent."""
+    if base.dtype != np.float32:
+        return np.full(len(base), 1e-12)
+    reach = np.maximum(np.ptp(base, axis=-1), np.ptp(x, axis=-1)) / temperature
+    return 4 * np.finfo(np.float32).eps * (8 + np.minimum(reach, 110))
 
 
 @pytest.mark.parametrize("spread", [3.0, 1e-4])
@@ -59,10 +75,7 @@ def test_measures_of_rows_agree_with_the_oracle(spread, isa, dtype):
         for temperature in (1.0, row_temperatures(n_rows)):
             rows = sf.compare(base, x, temperature=temperature, rows=True).rows
             exact = exact_measures(base, x, temperature)
-            # the roundings of an exponential grow with its exponent
-            reach = np.maximum(np.ptp(base, axis=-1), np.ptp(x, axis=-1)) / temperature
-            eps = np.finfo(dtype).eps
-            bound = 4 * eps * (8 + np.minimum(reach, 110)) if dtype == np.float32 else 1e-12
+            bound = bound_of_rows(base, x, temperature)
             for name in MEASURES:
                 oracle.assert_within(
                     getattr(rows, name), exact[name].astype(float), bound * exact[name] + 1e-37,
@@ -72,6 +85,47 @@ def test_measures_of_rows_agree_with_the_oracle(spread, isa, dtype):
             oracle.assert_same_bits(rows.kl, kl)
             same = base.argmax(axis=-1) == x.argmax(axis=-1)
             assert (rows.same_top == same).all()
+
+
+def test_an_offset_or_small_logits_hide_no_variation(isa):
+    for n_classes, n_rows in ((10, 60), (193, 4), (5000, 2)):
+        base = two_models((n_rows, n_classes), np.float32, 0)[0]
+        pairs = [
+            (base, (base + spread * generator(*base.shape, 6).standard_normal(base.shape) + offset))
+            for offset in (16, 1e4, 2e6)
+            for spread in (0, 1e-4)
+        ]
+        pairs.append((base[:, ::-1] * 1e-6, base[:, ::-1] * 1.0001e-6))
+        one_hot = np.eye(n_rows, n_classes)
+        pairs.append((one_hot * 1e-3, one_hot * 1.0000001e-3))
+        for one, other in pairs:
+            one, other = np.float32(one), np.float32(other)
+            rows, exact = sf.compare(one, other, rows=True).rows, exact_measures(one, other)
+            for name in MEASURES:
+                oracle.assert_within(
+                    getattr(rows, name), exact[name].astype(float),
+                    bound_of_rows(one, other) * exact[name] + 2.0**-42,
+                    np.float32, name,
+                )  # fmt: skip
+            oracle.assert_same_bits(rows.kl, sf.kl_divergence(one, other, reduction="none"))
+
+
+@pytest.mark.parametrize("offset", [0.0, 64.0, 5e6])
+def test_changes_at_the_label_keep_the_digits_of_the_divergence(offset, isa, dtype):
+    for n_classes, n_rows in ((2, 20), (10, 20), (193, 3), (5000, 3)):
+        base, x = two_models((n_rows, n_classes), dtype, 1e-6)
+        x = np.nextafter(x + dtype.type(offset), dtype.type(INF))
+        y = generator(n_classes).integers(0, n_classes, n_rows)
+        found, exact = sf.compare(base, x, y, rows=True), exact_measures(base, x)
+        t, d = (exact[name][np.arange(n_rows), y] for name in ("log_ratio", "dp"))
+        bound, moved = bound_of_rows(base, x), 2 * exact["total_variation"]
+        share = d / np.expm1(t)
+        oracle.assert_within(
+            found.rows.dp, d.astype(float), bound * (np.abs(d) + share * moved), dtype, "dp"
+        )
+        assert abs(found.loss_difference + t.mean()) <= (bound * (np.abs(t) + moved)).mean()
+        same = sf.compare(base, base + dtype.type(0), y)
+        assert (same.loss_difference, same.dp, same.dp_rms, same.perplexity_ratio) == (0, 0, 0, 1)
 
 
 LOG_2 = math.log(2)

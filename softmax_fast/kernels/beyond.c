@@ -241,8 +241,14 @@ double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff
     }
     for (int i = 0; more && i < 3; i++)
         more[i] = sf_sum_value(measures[i]) + nan;
+    double x, a;
     if (more)
         more[3] = largest + nan;
+    if (more && sf_at_label(call, row, &x, &a)) {
+        more[4] = ratio_of(x, m, a, base_m, temperature) - shift + nan;
+        more[5] = exp(sf_quotient(a, base_m, temperature)) / base_sum + nan;
+        more[6] = exp(sf_quotient(x, m, temperature)) / sum + nan;
+    }
     const double divergence = sf_sum_value(terms) - sf_log1p_excess(sf_sum_value(differences)) + nan;
     return divergence < 0.0 ? 0.0 : divergence;
 }
@@ -251,12 +257,47 @@ void sf_put_measures(const sf_call *call, ptrdiff_t row)
 {
     const sf_measures *to = call->measures;
     const ptrdiff_t at = call->first_row + row;
-    double more[4];
+    double more[7] = {0};
     to->kl[at] = sf_divergence(call, row, NULL, 0, more);
     to->reverse[at] = more[0];
     to->js[at] = more[1];
     to->total_variation[at] = more[2];
     to->largest[at] = more[3];
+    sf_put_change(call, row, more[4], more[5], more[6]);
+}
+
+int sf_at_label(const sf_call *call, ptrdiff_t row, double *x, double *a)
+{
+    const sf_targets *labels = call->measures->labels;
+    const sf_input *base = &call->targets->probabilities;
+    const ptrdiff_t at = call->first_row + row;
+    sf_result ignored = sf_no_result();
+    if (!labels || !sf_row_counts(labels, at, call->n_classes, &ignored))
+        return 0;
+    const ptrdiff_t y = (ptrdiff_t)sf_label(labels, at);
+    *x = sf_entry(&call->x, sf_input_offset(call, &call->x, row) + y * call->x.class_stride);
+    *a = sf_entry(base, sf_input_offset(call, base, row) + y * base->class_stride);
+    return 1;
+}
+
+double sf_log_ratio(double x, double a, sf_sum shift, double temperature)
+{
+    sf_sum d = {x, 0.0};
+    sf_sum_add(&d, -a);
+    sf_sum_add(&d, -shift.sum);
+    return isfinite(d.sum) && isfinite(d.lost) ? (d.sum + (d.lost - shift.lost)) / temperature
+        : ((0.5 * x - 0.5 * a) - 0.5 * shift.sum) / temperature * 2.0;
+}
+
+void sf_put_change(const sf_call *call, ptrdiff_t row, double log_ratio, double p, double q)
+{
+    const sf_measures *to = call->measures;
+    if (!to->labels)
+        return;
+    const ptrdiff_t at = call->first_row + row;
+    to->log_ratio[at] = log_ratio;
+    to->change[at] = log_ratio < 0.0 ? p * expm1(log_ratio)
+                   : log_ratio >= 0.0 ? -q * expm1(-log_ratio) : q - p; /* both 0, or NaN */
 }
 
 /* Of the only row of a call. */

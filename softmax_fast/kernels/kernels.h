@@ -81,8 +81,13 @@ typedef struct {
 
 /* How far the distributions q of rows are from those of the base p, an entry a row in each: KL(p || q), to
  * the last bit that of SF_KL_DIVERGENCE, KL(q || p), the Jensen-Shannon divergence, and half the sum and
- * the largest of |p - q|. */
-typedef struct { double *kl, *reverse, *js, *total_variation, *largest; } sf_measures;
+ * the largest of |p - q|; with labels, which are those of the first entries, log q - log p and q - p at
+ * the label, 0 in a row that does not count. */
+typedef struct {
+    double *kl, *reverse, *js, *total_variation, *largest;
+    const sf_targets *labels; /* or NULL */
+    double *log_ratio, *change;
+} sf_measures;
 
 typedef struct sf_kernels sf_kernels;
 
@@ -220,11 +225,20 @@ void sf_put_moments(const sf_call *call, ptrdiff_t row, double m);
 
 /* The divergence of a row, one entry after another in double, whatever its entries and temperature are;
  * its gradient goes to gradient, step apart, unless that is NULL.  It may overwrite x.  Unless more is
- * NULL, the other measures go there in their order. */
+ * NULL, the other measures go there in their order, and log q - log p, p and q at the label. */
 double sf_divergence(const sf_call *call, ptrdiff_t row, void *gradient, ptrdiff_t step, double *more);
 
 /* All measures of a row, by sf_divergence. */
 void sf_put_measures(const sf_call *call, ptrdiff_t row);
+
+/* Whether the measures have a label for a row; then its logit and that of the base. */
+int sf_at_label(const sf_call *call, ptrdiff_t row, double *x, double *a);
+
+/* ((x - a) - shift)/temperature */
+double sf_log_ratio(double x, double a, sf_sum shift, double temperature);
+
+/* What the measures have at the label. */
+void sf_put_change(const sf_call *call, ptrdiff_t row, double log_ratio, double p, double q);
 
 /* The rows from first on, as a call of their own: they lie in one outer step, with what is given for
  * each; *targets becomes theirs. */

@@ -237,6 +237,7 @@ SF_INLINE void divergence_tile_of(divergence_room *room, sf_tile *tile, const sf
         batch->base_max[at + i] = base_max[i];
         batch->base_rest[at + i] = base_sum[i];
         batch->shift[at + i] = shift.sum;
+        batch->shift_lost[at + i] = shift.lost;
     }
     for (int k = 0; k < width; k++) {
         const ptrdiff_t to = k * LANES;
@@ -265,6 +266,7 @@ SF_INLINE void divergence_tile_of(divergence_room *room, sf_tile *tile, const sf
                 divergence = NAN;
             const sf_sum shift = {hi[i], (double)lo[i] + temperature * lacks};
             batch->quotient[at + i] = divergence;
+            batch->shift_lost[at + i] = (shift.sum - batch->shift[at + i]) + shift.lost;
             split_shift(shift, &hi[i], &lo[i]);
         }
     }

@@ -8,7 +8,10 @@
  *                          (relative errors 1.0e-9 and 5.8e-9 for float, 7e-19 and 4e-18 for double)
  *     |d|                  half of it to the total variation
  * none of them negative.  Rows with p = 0 < q, or with ratios beyond RATIO_MOST, are left to
- * sf_put_measures. */
+ * sf_put_measures.
+ *
+ * d is of the first order in t, and so is the error of the words of D: of float, rows with a large D are
+ * left to sf_put_measures too where it could be seen. */
 
 #if SF_DOUBLE
 #define LEAST_MASS 0x1p-1000
@@ -70,6 +73,29 @@ SF_INLINE void add_measures(measures *to, vec a, vec x, vec p, vec q, vshift s)
     to->largest = vmax(size, to->largest);
     to->beyond = vmax(vwhere_less(v, vset1((real)(1 - RATIO_MOST)), x, to->beyond), to->beyond);
 }
+
+#if SF_DOUBLE
+void change_doubles(const double *t, const double *p, double *q, ptrdiff_t n)
+{
+    enum { degree = sizeof h_coefficient / sizeof *h_coefficient };
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        const int whole = i + LANES <= n;
+        const vec log_ratio = whole ? vload(t + i) : vload_first(t + i, n - i, 0);
+        const vec of_base = whole ? vload(p + i) : vload_first(p + i, n - i, 0);
+        const vec of_row = whole ? vload(q + i) : vload_first(q + i, n - i, 0);
+        const vec v = vsub(vset1(0), log_ratio), square = vmul(v, v), far = vsub(of_row, of_base);
+        vec h = vset1(h_coefficient[0]);
+        for (int k = 1; k < degree; k++)
+            h = vfma(h, v, vset1(h_coefficient[k]));
+        const vec near = vmul(of_base, vsub(vmul(square, h), v));
+        const vec change = vwhere_less(square, vset1(1), near, far);
+        if (whole)
+            vstore(q + i, change);
+        else
+            vstore_first(q + i, change, n - i);
+    }
+}
+#endif
 
 /* ---- short rows ----------------------------------------------------------------------------------------- */
 
@@ -164,16 +190,63 @@ static void merge_measures(const sf_long_row *r)
 
 /* ---- results -------------------------------------------------------------------------------------------- */
 
+/* Whether a variation might be lost in the error of a row's shift.  One of 0 is exact: no t is not. */
+SF_INLINE int hides_variation(const sf_batch *batch, ptrdiff_t at, double variation, double temperature)
+{
+    const double shift = fabs(batch->shift[at]) / temperature;
+    return !SF_DOUBLE && shift > 16.0 && variation != 0.0 && variation < 0x1p-29 * shift;
+}
+
+/* What the measures have at the labels. */
+static SF_NOINLINE void put_changes(const sf_call *call, ptrdiff_t first, ptrdiff_t count,
+                                    const sf_batch *batch, ptrdiff_t at)
+{
+    const sf_measures *to = call->measures;
+    const ptrdiff_t put = call->first_row + first;
+    double t[SF_BATCH], p[SF_BATCH], q[SF_BATCH];
+    int has_label[SF_BATCH];
+    SF_ASSUME(count > 0);
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const double temperature = sf_temperature_of(call, first + i);
+        const sf_sum shift = {batch->shift[at + i], batch->shift_lost[at + i]};
+        double x, a;
+        t[i] = p[i] = q[i] = 0.0;
+        has_label[i] = sf_at_label(call, first + i, &x, &a);
+        if (!has_label[i])
+            continue;
+        t[i] = sf_log_ratio(x, a, shift, temperature);
+        p[i] = sf_quotient(a, batch->base_max[at + i], temperature);
+        q[i] = sf_quotient(x, batch->max[at + i], temperature);
+    }
+    exp_doubles(p, p, count, sf_make_rate(1.0));
+    exp_doubles(q, q, count, sf_make_rate(1.0));
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const double nan = found_divergence(batch, at + i) * 0.0;
+        p[i] /= 1.0 + batch->base_rest[at + i];
+        q[i] = q[i] / (1.0 + batch->rest[at + i]) + nan;
+        t[i] += nan;
+    }
+    change_doubles(t, p, q, count);
+    for (ptrdiff_t i = 0; i < count; i++) {
+        to->log_ratio[put + i] = has_label[i] ? t[i] : 0.0;
+        to->change[put + i] = has_label[i] ? q[i] : 0.0;
+    }
+}
+
 static void measures_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
                             ptrdiff_t at, sf_result *result)
 {
     const sf_measures *to = call->measures;
     (void)result;
+    if (to->labels)
+        put_changes(call, first, count, batch, at);
     for (ptrdiff_t i = at; i < at + count; i++) {
         const ptrdiff_t row = first + i - at, put = call->first_row + row;
         const double divergence = found_divergence(batch, i), nan = divergence * 0.0;
+        const double variation = batch->squares[i] / 2.0;
         if (has_no_divergence(batch, i)
-            || (divergence == divergence && batch->first_moment[i] != batch->first_moment[i])) {
+            || (divergence == divergence && (batch->first_moment[i] != batch->first_moment[i]
+                || hides_variation(batch, i, variation, sf_temperature_of(call, row))))) {
             sf_put_measures(call, row);
             if (!has_no_divergence(batch, i))
                 to->kl[put] = divergence;
@@ -182,7 +255,7 @@ static void measures_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t coun
         to->kl[put] = divergence;
         to->reverse[put] = SF_MAX(batch->first_moment[i], 0.0) + nan;
         to->js[put] = batch->second_moment[i] / 4.0 + nan;
-        to->total_variation[put] = batch->squares[i] / 2.0 + nan;
+        to->total_variation[put] = variation + nan;
         to->largest[put] = batch->top[i] + nan;
     }
 }

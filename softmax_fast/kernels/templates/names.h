@@ -13,6 +13,7 @@
 extern const sf_kernels SF_KERNELS;
 
 /* Rows of float are finished in double, by functions of the unit for double. */
+#define change_doubles SF_PASTE(sf_change_doubles, SF_ISA)
 #define exp_doubles SF_PASTE(sf_exp_doubles, SF_ISA)
 #define log1p_doubles SF_PASTE(sf_log1p_doubles, SF_ISA)
 #define minus_logs SF_PASTE(sf_minus_logs, SF_ISA)
@@ -22,6 +23,9 @@ extern const sf_kernels SF_KERNELS;
 
 /* exp(x/T) for x <= 0, and log(1 + x) for x >= 0; in place or not. */
 void exp_doubles(const double *x, double *out, ptrdiff_t n, sf_rate c);
+
+/* q - p to q, t being log q - log p, with the digits of a small t. */
+void change_doubles(const double *t, const double *p, double *q, ptrdiff_t n);
 void log1p_doubles(const double *x, double *out, ptrdiff_t n);
 /* -log(p) as log1p((1 - p)/p), which keeps the digits next to p = 1; where the quotient would
  * overflow, p is scaled by 2**200.  p and out are different arrays. */
