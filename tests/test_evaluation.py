@@ -293,7 +293,7 @@ def test_of_equal_logits_the_lowest_class_comes_first():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n_classes", [*range(1, 40), 192, 193, 260, 1030, 2049, 4200])
+@pytest.mark.parametrize("n_classes", [*range(1, 40), 192, 256, 257, 1030, 2049, 4200])
 def test_ranks_and_predictions_are_exact_where_many_logits_are_equal(dtype, n_classes):
     n = 40
     rng = generator(n_classes)

@@ -25,7 +25,7 @@ def stores_chosen_again():
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize("n_classes", [193, 1000, 4001, 2**18])
+@pytest.mark.parametrize("n_classes", [257, 1000, 4001, 2**18])
 @pytest.mark.parametrize("function", [sf.softmax, sf.log_softmax])
 def test_stores_change_no_bit(function, n_classes, n_threads, isa, dtype):
     n_rows = -(-SIZE // n_classes)

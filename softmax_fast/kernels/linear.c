@@ -39,7 +39,7 @@ int sf_takes_layer_statistics(const sf_layer *layer)
 {
     const sf_call *call = &layer->call;
     const double most = call->kernels->item_size == sizeof(double) ? 0x1p400 : 0x1p40;
-    if (!sf_multiplies_layer(layer) || call->n_classes <= SF_SHORT_ROW || sf_reach(call, SF_ROW_STATISTICS))
+    if (!sf_multiplies_layer(layer) || call->n_classes <= SF_LAYER_CLASSES || sf_reach(call, SF_ROW_STATISTICS))
         return 0;
     for (ptrdiff_t row = 0; row < (call->temperature_step ? call->n_rows : 1); row++)
         if (call->temperature[row] > most)

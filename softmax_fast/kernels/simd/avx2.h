@@ -98,10 +98,10 @@ SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y)
 {
     return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GE_OQ));
 }
-SF_INLINE vec vone_where_zero(vec test)
+SF_INLINE vec vadd_one_where_zero(vec sum, vec test)
 {
-    return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_EQ_OQ),
-                         _mm256_set1_ps(1.0f));
+    return _mm256_add_ps(sum, _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_EQ_OQ),
+                                            _mm256_set1_ps(1.0f)));
 }
 SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
 {
@@ -148,6 +148,16 @@ SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
     *scale =
         _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_sub_epi32(_mm256_set1_epi32(255), exponent), 23));
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(exponent, _mm256_set1_epi32(127)));
+}
+SF_INLINE vec vload_doubles(const double *p)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(_mm256_loadu_pd(p))),
+                                _mm256_cvtpd_ps(_mm256_loadu_pd(p + 4)), 1);
+}
+SF_INLINE void vstore_doubles(double *p, vec a)
+{
+    _mm256_storeu_pd(p, _mm256_cvtps_pd(_mm256_castps256_ps128(a)));
+    _mm256_storeu_pd(p + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));
 }
 SF_INLINE vec vload_bf16(const uint16_t *p)
 {
@@ -232,10 +242,10 @@ SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y)
 {
     return _mm256_blendv_pd(y, x, _mm256_cmp_pd(a, b, _CMP_GE_OQ));
 }
-SF_INLINE vec vone_where_zero(vec test)
+SF_INLINE vec vadd_one_where_zero(vec sum, vec test)
 {
-    return _mm256_and_pd(_mm256_cmp_pd(test, _mm256_setzero_pd(), _CMP_EQ_OQ),
-                         _mm256_set1_pd(1.0));
+    return _mm256_add_pd(sum, _mm256_and_pd(_mm256_cmp_pd(test, _mm256_setzero_pd(), _CMP_EQ_OQ),
+                                            _mm256_set1_pd(1.0)));
 }
 SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
 {

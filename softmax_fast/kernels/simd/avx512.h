@@ -73,10 +73,10 @@ SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), y, x);
 }
-SF_INLINE vec vone_where_zero(vec test)
+SF_INLINE vec vadd_one_where_zero(vec sum, vec test)
 {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_EQ_OQ),
-                               _mm512_set1_ps(1.0f));
+    return _mm512_mask_add_ps(sum, _mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_EQ_OQ), sum,
+                              _mm512_set1_ps(1.0f));
 }
 SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
 {
@@ -129,6 +129,16 @@ SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
     *scale =
         _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(255), exponent), 23));
     return _mm512_cvtepi32_ps(_mm512_sub_epi32(exponent, _mm512_set1_epi32(127)));
+}
+SF_INLINE vec vload_doubles(const double *p)
+{
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(_mm512_loadu_pd(p))),
+                              _mm512_cvtpd_ps(_mm512_loadu_pd(p + 8)), 1);
+}
+SF_INLINE void vstore_doubles(double *p, vec a)
+{
+    _mm512_storeu_pd(p, _mm512_cvtps_pd(_mm512_castps512_ps256(a)));
+    _mm512_storeu_pd(p + 8, _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)));
 }
 SF_INLINE vec vload_bf16(const uint16_t *p)
 {
@@ -208,10 +218,10 @@ SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y)
 {
     return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_GE_OQ), y, x);
 }
-SF_INLINE vec vone_where_zero(vec test)
+SF_INLINE vec vadd_one_where_zero(vec sum, vec test)
 {
-    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_EQ_OQ),
-                               _mm512_set1_pd(1.0));
+    return _mm512_mask_add_pd(sum, _mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_EQ_OQ), sum,
+                              _mm512_set1_pd(1.0));
 }
 SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
 {

@@ -133,16 +133,26 @@ SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y)
     FOR_LANES y.lane[i] = a.lane[i] >= b.lane[i] ? x.lane[i] : y.lane[i];
     return y;
 }
-SF_INLINE vec vone_where_zero(vec test)
+SF_INLINE vec vadd_one_where_zero(vec sum, vec test)
 {
-    FOR_LANES test.lane[i] = test.lane[i] == 0;
-    return test;
+    FOR_LANES sum.lane[i] += test.lane[i] == 0;
+    return sum;
 }
 SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
 {
     FOR_LANES a.lane[i] = a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i];
     return a;
 }
+/* LANES doubles, and back; the units for double have them from exp_log.h. */
+#if !SF_DOUBLE
+SF_INLINE vec vload_doubles(const double *p)
+{
+    vec r;
+    FOR_LANES r.lane[i] = (real)p[i];
+    return r;
+}
+SF_INLINE void vstore_doubles(double *p, vec a) { FOR_LANES p[i] = a.lane[i]; }
+#endif
 SF_INLINE void vload_transposed(const real *p, ptrdiff_t stride, vec *columns)
 {
     FOR_LANES for (int c = 0; c < COLUMNS; c++) columns[c].lane[i] = p[i * stride + c];

@@ -74,10 +74,10 @@ SF_INLINE vec vadd_one_where_ge(vec sum, vec a, vec b)
         vandq_u32(vcgeq_f32(a, b), vreinterpretq_u32_f32(vdupq_n_f32(1.0f)))));
 }
 SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y) { return vbslq_f32(vcgeq_f32(a, b), x, y); }
-SF_INLINE vec vone_where_zero(vec test)
+SF_INLINE vec vadd_one_where_zero(vec sum, vec test)
 {
-    return vreinterpretq_f32_u32(
-        vandq_u32(vceqzq_f32(test), vreinterpretq_u32_f32(vdupq_n_f32(1.0f))));
+    return vaddq_f32(sum, vreinterpretq_f32_u32(
+        vandq_u32(vceqzq_f32(test), vreinterpretq_u32_f32(vdupq_n_f32(1.0f)))));
 }
 SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
 {
@@ -121,6 +121,15 @@ SF_INLINE vec vsplit(vec u, vec *mantissa, vec *scale)
     *mantissa = vreinterpretq_f32_u32(vaddq_u32(bits, vdupq_n_u32(SF_SQRT_HALF_BITS_F32)));
     *scale = vreinterpretq_f32_u32(vshlq_n_u32(vsubq_u32(vdupq_n_u32(255), exponent), 23));
     return vsubq_f32(vcvtq_f32_u32(exponent), vdupq_n_f32(127.0f));
+}
+SF_INLINE vec vload_doubles(const double *p)
+{
+    return vcombine_f32(vcvt_f32_f64(vld1q_f64(p)), vcvt_f32_f64(vld1q_f64(p + 2)));
+}
+SF_INLINE void vstore_doubles(double *p, vec a)
+{
+    vst1q_f64(p, vcvt_f64_f32(vget_low_f32(a)));
+    vst1q_f64(p + 2, vcvt_high_f64_f32(a));
 }
 SF_INLINE vec vload_bf16(const uint16_t *p)
 {
@@ -191,10 +200,10 @@ SF_INLINE vec vadd_one_where_ge(vec sum, vec a, vec b)
         vandq_u64(vcgeq_f64(a, b), vreinterpretq_u64_f64(vdupq_n_f64(1.0)))));
 }
 SF_INLINE vec vselect_ge(vec a, vec b, vec x, vec y) { return vbslq_f64(vcgeq_f64(a, b), x, y); }
-SF_INLINE vec vone_where_zero(vec test)
+SF_INLINE vec vadd_one_where_zero(vec sum, vec test)
 {
-    return vreinterpretq_f64_u64(
-        vandq_u64(vceqzq_f64(test), vreinterpretq_u64_f64(vdupq_n_f64(1.0))));
+    return vaddq_f64(sum, vreinterpretq_f64_u64(
+        vandq_u64(vceqzq_f64(test), vreinterpretq_u64_f64(vdupq_n_f64(1.0)))));
 }
 SF_INLINE vec vwhere_less(vec a, vec b, vec yes, vec no)
 {

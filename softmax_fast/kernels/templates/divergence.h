@@ -201,6 +201,7 @@ SF_INLINE void divergence_tile_of(divergence_room *room, sf_tile *tile, const sf
     const sf_call base_call = base_of(call);
     sf_tile *base = &room->base;
     real *e_x = room->e_x, *e_a = room->e_a, *hi = room->hi, *lo = room->lo, *ratio = room->ratio;
+    place_tile(base, 0);
     SF_ALIGNED(64) real max[2 * LANES], base_max[2 * LANES];
     SF_ALIGNED(64) double sum[2 * LANES], base_sum[2 * LANES], logs[2 * LANES], base_logs[2 * LANES];
     SF_ALIGNED(64) double terms[2 * LANES], differences[2 * LANES];

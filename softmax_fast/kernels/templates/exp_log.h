@@ -17,6 +17,11 @@
 typedef struct { vec hi, lo, floor; } vrate;
 
 #if SF_DOUBLE
+SF_INLINE vec vload_doubles(const double *p) { return vload(p); }
+SF_INLINE void vstore_doubles(double *p, vec a) { vstore(p, a); }
+#endif
+
+#if SF_DOUBLE
 #define EXP_BIAS 128
 #define EXP_UNBIAS 0x1p-128
 #define EXP_FLOOR (-1151.0)

@@ -7,7 +7,7 @@
 enum {
     GROUP = PRODUCT_CLASSES,                  /* classes of which a panel's products stay in registers */
     PANEL = 2 * LANES,
-    CLASSES = SF_SHORT_ROW / GROUP * GROUP,
+    CLASSES = SF_LAYER_CLASSES / GROUP * GROUP,
     DEPTH = PRODUCT_DEPTH,                    /* features that are multiplied before the sums rest */
     DEPTH_STEP = DEPTH + 64 / REAL_BYTES,     /* from class to class: not a power of two */
     PACK = 4,                                 /* depths of which the weights of CLASSES are copied at once */

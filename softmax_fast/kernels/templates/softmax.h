@@ -73,17 +73,15 @@ SF_INLINE void log_softmax_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t
     const double *row_max = batch->max + at, *log_sum = batch->log_sum + at;
     SF_ALIGNED(64) real m[2 * LANES];
     SF_ALIGNED(64) real minus_log[2 * LANES];
-    double highest = 0;
     const ptrdiff_t n = call->n_classes, lanes = width * LANES;
-    for (ptrdiff_t i = count; i < lanes; i++)
-        m[i] = minus_log[i] = 0;
-    for (ptrdiff_t i = 0; i < count; i++) {
-        m[i] = (real)row_max[i];
-        minus_log[i] = (real)-log_sum[i];
+    vec highest = vset1(0);
+    for (int k = 0; k < width; k++) {
+        const vec v = vload_doubles(row_max + k * LANES), zero = vset1(0);
+        vstore(m + k * LANES, v);
+        vstore(minus_log + k * LANES, vsub(zero, vload_doubles(log_sum + k * LANES)));
+        highest = vmax(vmax(v, vsub(zero, v)), highest);
     }
-    for (ptrdiff_t i = 0; i < count; i++)
-        highest = fabs(row_max[i]) > highest ? fabs(row_max[i]) : highest;
-    const int extreme = is_extreme(highest);
+    const int extreme = is_extreme(vhmax(highest));
     if (!extreme && n >= 4 * LANES && call->out.class_stride == 1 && call->x.class_stride == 1
         && is_native(&call->x)) {
         /* The same arithmetic along the rows, which are still near. */

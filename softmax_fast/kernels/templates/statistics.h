@@ -222,6 +222,7 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
     SF_ALIGNED(64) real label[2 * LANES], x_y[2 * LANES], above[2 * LANES];
     SF_ALIGNED(64) double sum[2 * LANES], first_moment[2 * LANES];
     SF_ALIGNED(64) double second_moment[2 * LANES], squares[2 * LANES];
+    SF_ALIGNED(64) double row_max[2 * LANES], row_rest[2 * LANES];
     load_tile(tile, call, first, count, width, m);
     if (call->temperature_step)
         tile_temperatures(tile, call, first, count);
@@ -258,8 +259,10 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         wide_store(second_moment + k * LANES, r.sums.seconds);
         wide_store(squares + k * LANES, r.sums.squared);
     }
-    tile_stats(call, first, count, width, m, sum, ties, batch->max + at, batch->rest + at);
+    tile_stats(call, first, count, width, m, sum, ties, row_max, row_rest);
     for (ptrdiff_t i = 0; i < count; i++) {
+        batch->max[at + i] = row_max[i];
+        batch->rest[at + i] = row_rest[i];
         batch->first_moment[at + i] = first_moment[i] * EXP_UNBIAS;
         batch->second_moment[at + i] = second_moment[i] * EXP_UNBIAS;
         batch->squares[at + i] = squares[i] + ((double)ties[i] - 1.0);

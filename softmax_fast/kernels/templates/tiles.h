@@ -3,8 +3,9 @@
 /* A tile is one vector wide, or two where enough rows remain: their chains overlap. */
 enum { TILE_ENTRIES = SF_MAX(SF_SHORT_ROW, 2 * SF_WIDE_TILE_ROW) * LANES };
 struct sf_tile {
-    SF_ALIGNED(64) real x[TILE_ENTRIES]; /* entry c of lane i: [c * lanes + i] */
-    SF_ALIGNED(64) real a[TILE_ENTRIES]; /* weighted targets, where these are probabilities */
+    real *x;                             /* entry c of lane i: [c * lanes + i] */
+    real *a;                             /* weighted targets, where these are probabilities */
+    SF_ALIGNED(64) real x_room[TILE_ENTRIES], a_room[TILE_ENTRIES];
     SF_ALIGNED(64) real hi[2 * LANES];
     SF_ALIGNED(64) real lo[2 * LANES];
     SF_ALIGNED(64) real floor[2 * LANES];
@@ -43,6 +44,13 @@ static SF_NOINLINE void tile_temperatures(sf_tile *tile, const sf_call *call, pt
     memcpy(tile->lo, lo, sizeof lo);
     memcpy(tile->floor, floor, sizeof floor);
     memcpy(tile->inverse, inverse, sizeof inverse);
+}
+
+/* Its entries follow used others in their rooms. */
+SF_INLINE void place_tile(sf_tile *tile, ptrdiff_t used)
+{
+    tile->x = tile->x_room + used;
+    tile->a = tile->a_room + used;
 }
 
 /* How many vectors wide the next tile is. */
@@ -154,11 +162,12 @@ SF_INLINE void take_last_step(const sf_tile *tile, const int kind, lane_numbers 
 static SF_NOINLINE void take_last_steps(sf_tile *tile, ptrdiff_t n, int width, const last_step *step)
 {
     const ptrdiff_t lanes = width * LANES;
+    real *entries = tile->x;
     for (ptrdiff_t c = 0; c < n; c++)
         for (int k = 0; k < width; k++) {
-            vec x = vload(tile->x + c * lanes + k * LANES);
+            vec x = vload(entries + c * lanes + k * LANES);
             take_last_step(tile, step->kind, numbers_of(step, k), c, k, lanes, &x, 1);
-            vstore(tile->x + c * lanes + k * LANES, x);
+            vstore(entries + c * lanes + k * LANES, x);
         }
 }
 
@@ -167,13 +176,14 @@ SF_INLINE void store_columns(const sf_tile *tile, const sf_call *call, real *out
                              const last_step *step, const int kind)
 {
     const ptrdiff_t n = call->n_classes, lanes = width * LANES, stride = call->out.row_stride;
+    const real *x = tile->x;
     for (int k = 0; k < width; k++, out += LANES * stride) {
         const lane_numbers numbers = numbers_of(step, k);
         for (ptrdiff_t c = 0; c < n; c += COLUMNS) {
             ptrdiff_t begin = SF_MIN(c, n - COLUMNS);
             vec column[COLUMNS];
             for (int j = 0; j < COLUMNS; j++)
-                column[j] = vload(tile->x + (begin + j) * lanes + k * LANES);
+                column[j] = vload(x + (begin + j) * lanes + k * LANES);
             take_last_step(tile, kind, numbers, begin, k, lanes, column, COLUMNS);
             vstore_transposed(out + begin, stride, column);
         }
@@ -231,9 +241,10 @@ SF_INLINE void exponentiate_entries(real *home, ptrdiff_t lanes, const int whole
                                        int apart, wide *w, vec *tied)
 {
     const int beside = whole ? EXP_INTERLEAVE : 1;
+    const vec zero = vset1(0);
     vec e[4], d[4], one[4];
     for (int first = 0; first < 4; first += beside) {
-        e[first] = one[first] = vset1(0);
+        e[first] = one[first] = zero;
         if (!whole && first >= count)
             continue;
         for (int j = first; j < first + beside; j++)
@@ -244,7 +255,7 @@ SF_INLINE void exponentiate_entries(real *home, ptrdiff_t lanes, const int whole
                 vstore(home + j * lanes, e[j]);
             if (apart) {
                 e[j] = vzero_where_zero(d[j], e[j]);
-                one[j] = vone_where_zero(d[j]);
+                one[j] = vadd_one_where_zero(zero, d[j]);
             }
         }
     }
@@ -260,6 +271,7 @@ SF_INLINE void exponentiate_tile(sf_tile *tile, ptrdiff_t n, const int width, co
                                     real *ties)
 {
     const ptrdiff_t lanes = width * LANES;
+    real *x = tile->x;
     vrate c[2];
     vec maximum[2], tied[2];
     wide w[2];
@@ -278,12 +290,12 @@ SF_INLINE void exponentiate_tile(sf_tile *tile, ptrdiff_t n, const int width, co
             SF_PREFETCH_WRITE(next.out + first * lanes * REAL_BYTES + b);
         }
         for (int k = 0; k < width; k++)
-            exponentiate_entries(tile->x + first * lanes + k * LANES, lanes, 1, 4, maximum[k],
-                                    c[k], keep, apart, &w[k], &tied[k]);
+            exponentiate_entries(x + first * lanes + k * LANES, lanes, 1, 4, maximum[k], c[k], keep,
+                                 apart, &w[k], &tied[k]);
     }
     for (int k = 0; first < n && k < width; k++)
-        exponentiate_entries(tile->x + first * lanes + k * LANES, lanes, 0, n - first,
-                                maximum[k], c[k], keep, apart, &w[k], &tied[k]);
+        exponentiate_entries(x + first * lanes + k * LANES, lanes, 0, n - first, maximum[k], c[k], keep,
+                             apart, &w[k], &tied[k]);
     for (int k = 0; k < width; k++) {
         wide_store(sum + k * LANES, w[k]);
         if (apart)
@@ -291,7 +303,7 @@ SF_INLINE void exponentiate_tile(sf_tile *tile, ptrdiff_t n, const int width, co
     }
 }
 
-/* Statistics of the lanes, from the sums without their maxima. */
+/* Statistics of all lanes, from the sums without their maxima. */
 SF_INLINE void tile_stats(const sf_call *call, ptrdiff_t row, ptrdiff_t count, const int width,
                           const real *m, const double *sum, const real *ties, double *row_max,
                           double *row_rest)
@@ -301,7 +313,7 @@ SF_INLINE void tile_stats(const sf_call *call, ptrdiff_t row, ptrdiff_t count, c
         vec nought = vsub(vload(m + k * LANES), vload(m + k * LANES));
         special |= vequal_mask(nought, nought) != (1u << LANES) - 1;
     }
-    for (ptrdiff_t i = 0; i < count; i++) {
+    for (int i = 0; i < width * LANES; i++) {
         row_max[i] = m[i];
         row_rest[i] = unbiased(sum[i]) + ((double)ties[i] - 1.0);
     }
@@ -398,7 +410,7 @@ SF_INLINE void exponentiate_row(const real *x, ptrdiff_t n, const sf_temperature
         vstore(e + i, g);
         if (apart) {
             vstore(others + i, vzero_where_zero(d, g));
-            tied = vadd(tied, vone_where_zero(d));
+            tied = vadd_one_where_zero(tied, d);
         }
     }
     double value = sum_as_lane(apart ? others : e, n), ties = 0, rest = value * EXP_UNBIAS;

@@ -4,28 +4,28 @@
  *   blocks  longer rows, in blocks of BLOCK entries that are merged in order
  *   panel   longer rows that are not contiguous: some are copied together, then as above */
 
-/* log(1 + rest) of rows whose sums have the digits of this type. */
-static SF_NOINLINE void short_logs(const double *rest, double *log_sum, ptrdiff_t count)
+/* log_sum of rows whose sums have the digits of this type, and of what fills their last vector. */
+static SF_NOINLINE void take_logs(sf_batch *batch, ptrdiff_t count)
 {
-    SF_ALIGNED(64) real r[SF_BATCH];
-    SF_ASSUME(count > 0);
-    for (ptrdiff_t i = 0; i < count; i++)
-        r[i] = (real)rest[i];
-    log1p_array(r, r, count);
-    for (ptrdiff_t i = 0; i < count; i++)
-        log_sum[i] = r[i];
+    for (ptrdiff_t i = count; i % LANES; i++)
+        batch->max[i] = batch->rest[i] = 0.0;
+    for (ptrdiff_t i = 0; i < count; i += LANES) {
+        const vec m = vload_doubles(batch->max + i), log_sum = log1p_of(vload_doubles(batch->rest + i));
+        vstore_doubles(batch->log_sum + i, vadd(log_sum, vsub(m, m)));
+    }
 }
 
 static void finish_rows(const sf_call *call, const sf_operation *operation, ptrdiff_t first,
                         ptrdiff_t count, sf_batch *batch, sf_sink sink)
 {
     if (operation->flags & SF_TAKES_LOGS) {
-        if (SF_DOUBLE || call->n_classes > SF_SHORT_ROW)
+        if (SF_DOUBLE || call->n_classes <= SF_SHORT_ROW) {
+            take_logs(batch, count);
+        } else {
             log1p_doubles(batch->rest, batch->log_sum, count);
-        else
-            short_logs(batch->rest, batch->log_sum, count);
-        for (ptrdiff_t i = 0; i < count; i++)
-            batch->log_sum[i] += batch->max[i] - batch->max[i];
+            for (ptrdiff_t i = 0; i < count; i++)
+                batch->log_sum[i] += batch->max[i] - batch->max[i];
+        }
     }
     if (!operation->finish)
         return;
@@ -49,34 +49,48 @@ static SF_NOINLINE void walk_short_rows(const sf_call *call, const sf_operation 
         tile_temperatures(&tile, call, first, count);
     if ((operation->flags & SF_READS_TARGETS) && !sf_is_hard_label(call->targets))
         mix_targets(&tile, call);
-    while (first < end) {
-        ptrdiff_t filled = 0;
-        do { /* a tile that will be written is finished by itself */
-            ptrdiff_t row = first + filled;
-            int width = tile_width(n, end - row);
-            ptrdiff_t some = SF_MIN(width * LANES, end - row);
-            int by_itself = width == 1 && one_by_one(n, some);
+    const int writes = operation->tile_out != NULL;
+    /* Tiles that will be written stay side by side until then; but temperatures are kept of one only. */
+    const ptrdiff_t room = call->temperature_step ? 0 : TILE_ENTRIES;
+    for (ptrdiff_t filled; first < end; first += filled) {
+        ptrdiff_t used = 0, some;
+        int by_itself = 0;
+        for (filled = 0; first + filled < end && filled < SF_BATCH; filled += some) {
+            const ptrdiff_t row = first + filled;
+            const int width = tile_width(n, end - row);
+            some = SF_MIN(width * LANES, end - row);
+            by_itself = width == 1 && one_by_one(n, some);
+            if (writes && filled && (by_itself || used + n * width * LANES > room)) {
+                by_itself = 0;
+                break;
+            }
+            place_tile(&tile, used);
             if (by_itself) {
                 some = 1;
                 if (operation->row)
                     operation->row(&tile, call, row, &batch, filled);
-            } else if (operation->tile) {
+                if (writes) {
+                    filled = 1;
+                    break;
+                }
+                continue;
+            }
+            if (operation->tile)
                 operation->tile(&tile, call, row, some, width, &batch, filled);
-            }
-            filled += some;
-            if (operation->tile_out) {
-                finish_rows(call, operation, row, some, &batch, sink);
-                if (by_itself)
-                    operation->row_out(&tile, call, row, &batch, 0);
-                else
-                    operation->tile_out(&tile, call, row, some, width, &batch, 0);
-                first += filled;
-                filled = 0;
-            }
-        } while (first + filled < end && filled < SF_BATCH);
-        if (filled) {
-            finish_rows(call, operation, first, filled, &batch, sink);
-            first += filled;
+            used += writes ? n * width * LANES : 0;
+        }
+        finish_rows(call, operation, first, filled, &batch, sink);
+        if (writes && by_itself) {
+            operation->row_out(&tile, call, first, &batch, 0);
+            continue;
+        }
+        used = 0;
+        for (ptrdiff_t at = 0; writes && at < filled; at += some) {
+            const int width = tile_width(n, end - first - at);
+            some = SF_MIN(width * LANES, end - first - at);
+            place_tile(&tile, used);
+            operation->tile_out(&tile, call, first + at, some, width, &batch, at);
+            used += n * width * LANES;
         }
     }
     if (sink.results && !sink.sums && (operation->flags & SF_READS_TARGETS))
