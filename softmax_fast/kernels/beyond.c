@@ -318,6 +318,28 @@ static void put_divergence(const sf_call *call, int with_gradient, sf_result *re
         put_entry(call, targets->row_losses, 0, loss);
 }
 
+/* Prediction and rank by the entries: of their quotients by T more may be equal. */
+static void put_order(const sf_call *call, ptrdiff_t row, double m)
+{
+    const sf_columns *to = call->columns;
+    const ptrdiff_t offset = sf_input_offset(call, &call->x, row), step = call->x.class_stride;
+    const ptrdiff_t n = call->n_classes, at = call->first_row + row;
+    ptrdiff_t top = -1, before = 0;
+    const ptrdiff_t y = to->rank && to->rank[at] >= 0 ? (ptrdiff_t)sf_label(call->targets, row) : -1;
+    const double x_y = y >= 0 ? sf_entry(&call->x, offset + y * step) : INFINITY;
+    for (ptrdiff_t c = 0; c < n; c++) {
+        const double x = sf_entry(&call->x, offset + c * step);
+        if (x != x)
+            return;
+        top = top < 0 && x == m ? c : top;
+        before += x > x_y || (x == x_y && c < y);
+    }
+    if (to->prediction)
+        to->prediction[at] = top;
+    if (y >= 0)
+        to->rank[at] = before;
+}
+
 /* Where even double does not reach T, the row is replaced by that of (x - m)/T at T = 1, m its maximum
  * or the shift given. */
 void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result *result, void *scratch)
@@ -384,6 +406,8 @@ void sf_run_beyond(const sf_call *call, int operation, ptrdiff_t row, sf_result 
     if (operation == SF_ROW_STATISTICS) {
         if (shifted && call->columns->logsumexp)
             call->columns->logsumexp[call->first_row + row] += m / given;
+        if (shifted)
+            put_order(call, row, m);
         if (shifted && call->columns->loss && call->columns->rank[call->first_row + row] >= 0)
             sf_put_moments(call, row, m);
     } else if (operation == SF_LOGSUMEXP) {
