@@ -367,6 +367,7 @@ cpdef add_target_weights(cnp.ndarray labels, Py_ssize_t n_rows, Py_ssize_t n_cla
 # ---- evaluations ----------------------------------------------------------------------------------------
 
 cell_bits = (SF_CELL_SHIFT, SF_CELLS_LOWEST, SF_CELLS_NEAREST, SF_CELLS_HALF)
+far_exponent = SF_FAR_EXPONENT
 most_summed_rows = SF_MOST_SUMMED
 
 

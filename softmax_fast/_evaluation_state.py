@@ -6,7 +6,9 @@ from them, are the same to 1e-15 whatever the order of rows, blocks and merges. 
 without weights are summed in whole numbers.
 """
 
+import copy
 import functools
+import math
 
 import numpy as np
 
@@ -17,7 +19,8 @@ from ._row_statistics import some_rows
 
 # Σ over the rows that count. v is the weight, hit whether the prediction is the label; "vv" stands
 # for v². Rows without probabilities add to "v bad" and "vv bad" alone, those of infinite loss
-# nothing to the loss's sums, the slope and the curvature.
+# nothing to the loss's sums, the slope and the curvature; "far" losses are those that
+# kernels/evaluation.h keeps apart.
 SUMS = (
     "v",
     "vv",
@@ -36,14 +39,26 @@ SUMS = (
     "v confidence",
     "v slope",
     "v curvature",
+    "v far loss",
+    "vv far loss",
+    "vv far loss²",
 )
 COUNTS = ("good", "ignored", "bad", "infinite", "hit")
 
 # Σ over the rows of a bin, or a cell
 OF_BINS = ("v", "vv", "v confidence", "v hit", "vv confidence (1 - confidence)")
 
+# Weights of which the greatest is within 2^-64 and 2^64 are taken as they are.
+_NEAR_1 = 64
+
+# To what power of the weights the sums are.
+_POWERS, _POWERS_OF_BINS = (
+    np.array([2 if name.startswith("vv") else 1 for name in names]) for names in (SUMS, OF_BINS)
+)
+
 # Whole numbers of a slot, which is number cell + bin and has the rows of both: rows, hits, and of Σ u
-# and Σ u² / 2^48 the upper bits and the lower 32, u as of sf_cell_of in kernels/evaluation.h.
+# and Σ u² / 2^48 the upper bits and the lower 32, u as of sf_cell_of in kernels/evaluation.h: there is
+# room for 2^48 rows.
 _OF_SLOTS = 6
 
 
@@ -53,14 +68,15 @@ class State:
     ``counts`` and ``sums`` are in the order of `COUNTS` and `SUMS`, each with an entry for every k
     of ``top_k`` after them. Rows without weights are in ``slots``, those with weights in ``bins`` of
     equal width and the ``cells`` of `_core.cells_of`, both (sums, counts); None before any.
-    ``classes`` are None or the Σ v (y - p) of each class and bin.
+    ``classes`` are None or the Σ v (y - p) of each class and bin. The weights of all sums but the
+    slots' are those of the rows times 2^-``exponent``.
     """
 
     def __init__(self, top_k, n_bins):
         self.top_k = top_k
         self.edges = edges_of(n_bins)
         self.n_classes = None
-        self.n_rows = 0
+        self.n_rows = self.exponent = 0
         self.first_bad = self.first_nonfinite = None
         self.counts = np.zeros(len(COUNTS) + len(top_k), np.int64)
         self.sums = np.zeros((2, len(SUMS) + len(top_k)))
@@ -135,6 +151,9 @@ class State:
             first = np.flatnonzero(np.diff(cell, prepend=-1))
             whole = np.add.reduceat(slots, first, axis=1) if len(first) else slots
             cells[0][:, :, cell[first]] = _sums_of_slots(whole, cell[first])
+            if self.exponent:
+                for sums, _ in (bins, cells):
+                    sums[...] = of_weights_times(sums, -self.exponent, _POWERS_OF_BINS[:, None])
         if self.bins is not None:
             for own, others in ((bins, self.bins), (cells, self.cells)):
                 _accumulate(own[0], *others[0])
@@ -170,6 +189,11 @@ class State:
 
     def merge(self, other):
         """Add the rows of another state, which come after those of this one."""
+        if other.exponent != self.exponent:
+            exponent = max((s.exponent for s in (self, other) if s._weigh_anything), default=0)
+            other = copy.deepcopy(other)
+            for state in (self, other):
+                state._change_exponent(exponent)
         for name in ("first_bad", "first_nonfinite"):
             row = getattr(other, name)
             later = None if row is None else self.n_rows + row
@@ -181,6 +205,9 @@ class State:
         _accumulate(self.sums, *other.sums)
         if other.slots is not None:
             self.slots = other.slots + (0 if self.slots is None else self.slots)
+            for upper in (2, 4):
+                self.slots[upper] += self.slots[upper + 1] >> 32
+                self.slots[upper + 1] &= 0xFFFFFFFF
         if other.bins is not None:
             if self.bins is None:
                 self.bins, self.cells = _no_bins(self.n_bins), _no_bins(N_CELLS)
@@ -191,6 +218,23 @@ class State:
             if self.classes is None:
                 self.classes = np.zeros_like(other.classes)
             _accumulate(self.classes, *other.classes)
+
+    @property
+    def _weigh_anything(self):
+        return self.counts[COUNTS.index("good")] + self.counts[COUNTS.index("bad")] > 0
+
+    def _change_exponent(self, exponent):
+        change = self.exponent - exponent
+        self.exponent = exponent
+        if not change:
+            return
+        powers = np.concatenate([_POWERS, np.ones(len(self.top_k), int)])
+        self.sums = of_weights_times(self.sums, change, powers)
+        for own in (self.bins, self.cells):
+            if own is not None:
+                own[0][...] = of_weights_times(own[0], change, _POWERS_OF_BINS[:, None])
+        if self.classes is not None:
+            self.classes = np.ldexp(self.classes, change)
 
 
 def _first(*rows):
@@ -276,6 +320,27 @@ def _sums_of_slots(slots, cells):
     _accumulate(confidence, np.where(is_low, 0.0, n), 0.0)
     sums[:, 2] = confidence
     return sums
+
+
+# Weights
+
+
+def near_1(weights):
+    """Weights times 2^-exponent, of which the greatest is about 1, and exponent; weights that are
+    not far from 1 as they are, and 0. None that is > 0 becomes 0.
+    """
+    greatest = 0.0 if weights is None else float(weights.max(initial=0.0))
+    exponent = math.frexp(greatest)[1]
+    if abs(exponent) <= _NEAR_1:
+        return weights, 0
+    scaled = np.ldexp(weights, -exponent)
+    return np.where(weights > 0, np.maximum(scaled, np.finfo(float).tiny), 0.0), exponent
+
+
+def of_weights_times(sums, exponent, powers):
+    """The sums of weights times 2^exponent."""
+    with np.errstate(under="ignore"):
+        return np.ldexp(sums, exponent * powers)
 
 
 # Sums

@@ -193,6 +193,7 @@ cdef extern from "evaluation.h" nogil:
         SF_CELLS_NEAREST
         SF_CELLS_HALF
         SF_PASS_SUMS
+        SF_FAR_EXPONENT
         SF_MOST_SUMMED
 
     Py_ssize_t sf_cell_of(double confidence, int64_t *units) noexcept

@@ -112,15 +112,15 @@ class LayerLogits:
 class LabelledLayer:
     """`LayerLogits` with a label and perhaps a weight for each row, as `LabelledRows` of logits."""
 
-    def __init__(self, logits, labels, sample_weight, ignore_index):
-        self.logits = logits
+    def __init__(self, logits, labels, sample_weight, ignore_index, exponent):
+        self.logits, self.exponent = logits, exponent
         self.labels, self.sample_weight = labels, sample_weight
         self.ignore_index = ignore_index
 
     def _rows(self, rows, x):
         v = None if self.sample_weight is None else self.sample_weight[rows]
         labels = self.labels[rows]
-        return LabelledRows(x, (len(labels),), labels, v, self.ignore_index)
+        return LabelledRows(x, (len(labels),), labels, v, self.ignore_index, self.exponent)
 
     def _threads(self, size):
         return _threads.resolve(self.logits.n_threads, size)

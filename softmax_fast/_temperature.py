@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _arguments, _core, _layout
 from ._core import loss_problem
+from ._evaluation_state import near_1, of_weights_times
 from ._row_statistics import some_rows
 
 # A Newton step of this share of 1/T is the last, and not looked at again: it leaves about its square.
@@ -32,6 +33,10 @@ _SAMPLE_SHARE = 16
 _FEWEST_SAMPLE_ROWS, _MOST_SAMPLE_ROWS, _MOST_SAMPLE_ELEMENTS = 64, 8192, 1 << 22
 
 _LOSS, _SLOPE, _CURVATURE, _SQUARES, _SIZE, _UNCERTAINTY, _WEIGHT = range(7)
+# To what power of the weights the sums are.
+_POWERS = np.array([1, 1, 1, 2, 1, 1, 1])
+# Sums of squares that are less a row have lost digits.
+_LEAST_SQUARE = 2.0**-1000
 
 
 class TemperatureFit(NamedTuple):
@@ -67,7 +72,8 @@ def _zeros():
 class PassSums:
     """What a pass over some rows finds at one 1/T, and what those of consecutive rows add up to.
 
-    Rows that do not count, and those ``nan_policy`` is about, are in no sum.
+    Rows that do not count, and those ``nan_policy`` is about, are in no sum. The weights are those
+    of the rows times 2^-``exponent``, in the sums and all that follows from them.
     """
 
     n_rows: int = 0  # all of them
@@ -77,14 +83,17 @@ class PassSums:
     all_maximal: bool = True  # every label is a maximum of its row; likewise
     sums: np.ndarray = field(default_factory=_zeros)
     lost: np.ndarray = field(default_factory=_zeros)  # what rounding took from the sums
+    exponent: int = 0
 
     def __add__(self, other):
         """With the rows of ``other`` after these."""
+        exponent = max((p.exponent for p in (self, other) if p.n), default=0)
+        (own, own_lost), (others, others_lost) = (p._with(exponent) for p in (self, other))
         with np.errstate(all="ignore"):
-            total = self.sums + other.sums
-            part = total - self.sums
-            lost = (self.sums - (total - part)) + (other.sums - part)
-            lost = np.where(np.isfinite(lost), lost, 0.0) + self.lost + other.lost
+            total = own + others
+            part = total - own
+            lost = (own - (total - part)) + (others - part)
+            lost = np.where(np.isfinite(lost), lost, 0.0) + own_lost + others_lost
         first = self.first_nonfinite
         if first < 0 and other.first_nonfinite >= 0:
             first = self.n_rows + other.first_nonfinite
@@ -96,7 +105,15 @@ class PassSums:
             self.all_maximal and other.all_maximal,
             total,
             lost,
+            exponent,
         )
+
+    def _with(self, exponent):
+        """The sums, and what they lost, with another exponent."""
+        if exponent == self.exponent:
+            return self.sums, self.lost
+        change = self.exponent - exponent
+        return tuple(of_weights_times(s, change, _POWERS) for s in (self.sums, self.lost))
 
     def _sum(self, which):
         return float(self.sums[which] + self.lost[which])
@@ -145,13 +162,15 @@ def labelled_rows(logits, targets, *, axis=-1, sample_weight=None, ignore_index=
     shape = x.array.shape
     axis = _arguments.axis(axis, len(shape))
     ignored = _arguments.ignore_index(ignore_index)
-    labels, v = checked_labels(targets, shape, axis, sample_weight, ignored)
+    labels, v, exponent = checked_labels(targets, shape, axis, sample_weight, ignored)
     x = x._replace(array=_layout.axis_last(x.array, axis))
-    return LabelledRows(x, _arguments.rows_shape(shape, axis), labels, v, ignored)
+    return LabelledRows(x, _arguments.rows_shape(shape, axis), labels, v, ignored, exponent)
 
 
 def checked_labels(targets, shape, axis, sample_weight, ignored):
-    """The labels, and the weights or None, of the rows of logits of this shape."""
+    """The labels of the rows of logits of this shape, their weights or None, and the exponent that
+    these have been freed of.
+    """
     problem = loss_problem(
         _arguments.labels(targets, _arguments.rows_shape(shape, axis), ignored).given,
         shape,
@@ -163,7 +182,7 @@ def checked_labels(targets, shape, axis, sample_weight, ignored):
         reduction="sum",
     )
     problem.weigh()
-    return problem.targets.codes, problem.sample_weight
+    return problem.targets.codes, *near_1(problem.sample_weight)
 
 
 def sample_of(n_rows, n_classes):
@@ -183,6 +202,7 @@ class LabelledRows:
     labels: np.ndarray
     sample_weight: np.ndarray | None
     ignore_index: int | None
+    exponent: int = 0  # what the weights have been freed of
 
     def sample(self):
         """Some of the rows, evenly spaced; None where they would be too few."""
@@ -211,7 +231,7 @@ class LabelledRows:
         else:
             for limit in self._limits(beta):
                 total += self._sums_of(limit)
-        return total
+        return replace(total, exponent=self.exponent)
 
     def _pass_over(self, block, tells, n_threads):
         start, stop = block.rows.start, block.rows.stop
@@ -411,7 +431,7 @@ def fit(sums_at, *, nan_policy, row_error, start=None):
         if not abs(step) <= _SMALL_STEP * beta:
             step = 0.0
     stderr = math.nan
-    if at.n > 1 and at.curvature:
+    if at.n > 1 and min(at.squares, at.curvature) >= _LEAST_SQUARE * at.n:
         stderr = math.sqrt(at.squares) / at.curvature / (beta + step) / (beta + step)
     loss = at.mean_loss + (at.slope + at.curvature * step / 2) * step / at.weight
     return result(1.0 / (beta + step), stderr, loss, "converged")

@@ -91,9 +91,10 @@ def fit_temperature(
     The standard error is that of a misspecified model, the sandwich [3]_:
     se(β) = √(Σ v²g²) / Σ v·Var_p[x], and se(T) = T²·se(β).
 
-    Logits whose squares are beyond float64 (1e200, say) take some fifty passes, by bisection, and
-    have no standard error. Logits so small that their own digits are few (1e-315, say) may leave T
-    at 1.
+    Weights may be of any size: a factor of all of them changes nothing. Logits whose squares are
+    beyond float64 (1e200 or 1e-160, say) have no standard error, and the large ones take some fifty
+    passes, by bisection. Logits so small that their own digits are few (1e-315, say) may leave T at
+    1.
 
     The result has the same bits whatever the number of threads.
 

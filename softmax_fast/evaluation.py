@@ -9,12 +9,15 @@ import numpy as np
 
 from . import _arguments, _core, _layout, _threads
 from ._arguments import Options
-from ._evaluation_state import COUNTS, SUMS, State, cell_ends, edges_of, sum_by
+from ._evaluation_state import COUNTS, SUMS, State, cell_ends, edges_of, near_1, sum_by
 from ._row_statistics import Columns, row_columns
 from .functional import softmax
 
 # The normal distribution is within this of its mean with probability 0.95.
 _Z = 1.959963984540054
+
+# Sums of squares that are less than 2^-960 a row have lost digits to those below 2^-1074.
+_LEAST_SQUARE = 960
 
 # About so many probabilities at a time are there for the classwise error.
 _PROBABILITIES = 1 << 18
@@ -239,8 +242,11 @@ class Evaluation:
         this evaluation, β - Σ v g / Σ v Var, with g = E_p[x] - x_y and Var = Var_p[x]. inf where
         the step leads to β <= 0, beyond all temperatures: T is too low by far, or the labels are no
         likelier than the other classes. T itself where nothing depends on it, all logits of every
-        row being equal, or all rows so sure that the other probabilities are 0. NaN where there is no such step: no rows, a mean loss that is not finite,
-        or no curvature. See `fit_temperature` for the minimum itself.
+        row being equal, or all rows so sure that the other probabilities are 0. NaN where there is
+        no such step: no rows, a mean loss that is not finite, no curvature, or sums beyond float64,
+        as of logits of 1e160, whose squares are. From logits of float32 about six digits of 1/T are
+        those of float64, fewer where the step nearly leads to 0. See `fit_temperature` for the
+        minimum itself.
 
     Notes
     -----
@@ -249,8 +255,9 @@ class Evaluation:
     ``nan_policy="propagate"``. Where only a label's logit is -inf ``loss`` and ``perplexity`` are
     inf, ``loss_stderr`` is NaN, and all but the hint stays finite. All means over nothing are NaN.
 
-    Sums and standard errors take weights and their squares as they are: weights that are beyond
-    1e-150 or 1e150 should be scaled before.
+    Weights may be of any size: a factor of all of them changes nothing but ``weight_sum``. So may
+    losses. Where a mean is not 0, but all v x / max(v) are so small (1e-140, say) that their squares
+    are beyond float64, its standard error is NaN.
 
     References
     ----------
@@ -560,6 +567,7 @@ class Evaluator:
         weights = _arguments.sample_weight(sample_weight, rows)
         added = self._no_rows()
         added.n_classes = n_classes
+        weights, added.exponent = near_1(weights)
         for some, x in pieces(codes, options.temperature, options.ignore_index):
             y, v = codes[some], _layout.of_rows(weights, some)
             n_threads = _threads.resolve(self.n_threads, len(y) * n_classes)
@@ -768,19 +776,47 @@ def _ratio(sum_, weight):
     return sum_ / weight if weight else math.nan
 
 
-def _mean_stderr(v, vv, vx, vvx, vvxx, n):
-    """Standard error of Σ v x / Σ v from sums as pairs, in exact arithmetic up to the root."""
-    if n < 2:
+def _mean(v, vx, far=()):
+    """Σ v x / Σ v from sums as pairs, and ``far`` ones as of `_mean_stderr`."""
+    if not far:
+        return _ratio(sum(vx), sum(v))
+    v, vx, far_vx, _ = _as_integers((v, vx, far[0]))
+    return (vx + (far_vx << _core.far_exponent)) / v
+
+
+def _mean_stderr(v, vv, vx, vvx, vvxx, n, far=()):
+    """Standard error of Σ v x / Σ v from sums as pairs, in exact arithmetic up to the root.
+
+    ``far`` are the last three sums of other x, times 2^-`_core.far_exponent`. NaN where squares are
+    so small, or large, that the sums have lost them.
+    """
+    pairs = (v, vv, vx, vvx, vvxx, *far)
+    if n < 2 or not all(math.isfinite(part) for pair in pairs for part in pair):
         return math.nan
-    pairs = (v, vv, vx, vvx, vvxx)
-    if not all(math.isfinite(part) for pair in pairs for part in pair):
-        return math.inf
-    v, vv, vx, vvx, vvxx, exponent = _as_integers(pairs)
+    v, vv, vx, vvx, vvxx, *far, exponent = _as_integers(pairs)
+    least = n << exponent
+    if far:
+        shift = _core.far_exponent
+        vx, vvx, vvxx = (
+            vx + (far[0] << shift),
+            vvx + (far[1] << shift),
+            vvxx + (far[2] << 2 * shift),
+        )
+        least <<= 2 * shift
+    if vx and vvxx << _LEAST_SQUARE < least:
+        return math.nan
     # Σ v²(x - mean)², times v²
     square = vvxx * v * v - 2 * vx * vvx * v + vx * vx * vv
     if square << 96 < vvxx * v * v:  # Less than pairs of float64 can tell from 0
         return 0.0
-    return math.sqrt((square << exponent) * n / (v**4 * (n - 1)))
+    return _root((square << exponent) * n, v**4 * (n - 1))
+
+
+def _root(top, bottom):
+    """√(top / bottom) of whole numbers, wherever they are."""
+    half = (top.bit_length() - bottom.bit_length()) // 2
+    up, down = max(-half, 0), max(half, 0)
+    return math.ldexp(math.sqrt((top << 2 * up) / (bottom << 2 * down)), half)
 
 
 def _as_integers(pairs):
@@ -819,7 +855,9 @@ def _evaluation(state, options):
     def known(value):
         return math.nan if has_bad else value
 
-    loss = known(math.inf if infinite else share(s["v loss"]))
+    far = s["v far loss"], s["vv far loss"], s["vv far loss²"]
+    far = far if sum(far[0]) else ()
+    loss = known(math.inf if infinite else _mean(v, s["v loss"], far))
     histogram, cells = state.histograms()
     bins = _gaps(*histogram)
     off = np.abs(bins.gap) / bins.weight
@@ -838,12 +876,12 @@ def _evaluation(state, options):
         first_nonfinite=state.first_nonfinite,
         n_classes=state.n_classes,
         n_bins=options.n_bins,
-        weight_sum=weight,
+        weight_sum=float(np.ldexp(weight, state.exponent)),
         temperature=options.temperature,
         loss=loss,
         loss_stderr=math.nan
         if has_bad or infinite
-        else _mean_stderr(v, vv, s["v loss"], s["vv loss"], s["vv loss²"], n),
+        else _mean_stderr(v, vv, s["v loss"], s["vv loss"], s["vv loss²"], n, far),
         perplexity=_exp(loss),
         accuracy=share(s["v hit"]),
         accuracy_stderr=_mean_stderr(v, vv, s["v hit"], s["vv hit"], s["vv hit"], n),

@@ -221,8 +221,8 @@ def fit_temperature_linear(
     logits = LayerLogits(layer, _arguments.threads(n_threads))
     ignored = _arguments.ignore_index(ignore_index)
     nan_policy = _arguments.nan_policy(nan_policy)
-    labels, v = checked_labels(targets, logits.shape, 1, sample_weight, ignored)
-    rows = LabelledLayer(logits, labels, v, ignored)
+    labels, v, exponent = checked_labels(targets, logits.shape, 1, sample_weight, ignored)
+    rows = LabelledLayer(logits, labels, v, ignored, exponent)
     start = None
     sample = rows.sample()
     if sample is not None:

@@ -269,11 +269,47 @@ def test_weights_are_repetitions():
     check_optimum(weighted, x, y, v)
 
 
-def test_scaling_the_weights_changes_nothing():
-    x, y = simulated(300, 6, 1.6)
-    v = generator(8).random(300)
-    one, other = (sf.fit_temperature(x, y, sample_weight=v * k) for k in (1.0, 1e-20))
-    assert one[:4] == pytest.approx(other[:4], rel=1e-10)
+@pytest.mark.parametrize("factor", [1e-20, 1e-160, 1e-300, 1e160, 1e300, 1e307])
+def test_scaling_the_weights_changes_nothing(factor):
+    """The squares of the weights, and their sum, may be beyond float64."""
+    v = generator(8).random(300) + 0.01
+    for kind in ("converged", "separable", "uninformative", "constant"):
+        x, y = simulated(300, 6, 1.6)
+        if kind == "separable":
+            y = x.argmax(axis=1)
+        elif kind == "uninformative":
+            y = x.argmin(axis=1)
+        elif kind == "constant":
+            x[:] = 2.0
+        one, other = (sf.fit_temperature(x, y, sample_weight=v * k) for k in (1.0, factor))
+        assert one.status == other.status == kind
+        assert one[:4] == pytest.approx(other[:4], rel=1e-10, nan_ok=True)
+        layer = (x, np.eye(6), y)
+        linear = sf.fit_temperature_linear(*layer, sample_weight=v * factor)
+        assert linear[:4] == pytest.approx(one[:4], rel=1e-10, nan_ok=True)
+        if kind == "converged":
+            check_optimum(other, x, y, v)
+
+
+def test_pieces_with_weights_of_all_sizes_add_up():
+    x, y = simulated(400, 6, 1.6)
+    v = generator(8).random(400) * np.repeat([1e-200, 0.0, 1.0, 1.0, 1e150, 1e160, 1e160, 0], 50)
+    v[100:200] = 1.0
+    cuts = range(50, 400, 50)
+    for stop in (100, 200, 400):
+        expected = sf.fit_temperature(x[:stop], y[:stop], sample_weight=v[:stop])
+        pieces = [
+            _temperature.labelled_rows(a, b, sample_weight=None if (w == 1).all() else w)
+            for a, b, w in zip(*(np.split(a, cuts)[: stop // 50] for a in (x, y, v)), strict=True)
+        ]
+        found = _temperature.fit(
+            lambda beta, pieces=pieces: sum(
+                (p.sums_at(beta, 1) for p in pieces), start=_temperature.PassSums()
+            ),
+            nan_policy="raise",
+            row_error=None,
+        )
+        assert found[:4] == pytest.approx(expected[:4], rel=1e-9)
 
 
 def test_rows_that_are_ignored_or_of_weight_0_count_for_nothing():

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -311,6 +312,32 @@ def test_ranks_and_predictions_are_exact_where_many_logits_are_equal(dtype, n_cl
     assert evaluate(x, y).mean_reciprocal_rank == pytest.approx((1 / (1 + expected)).mean())
 
 
+@pytest.mark.parametrize("n_classes", [1, 5, 40, 300, 5000])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-300, 1e300, 1.7e308])
+def test_ranks_and_predictions_are_those_of_the_logits_at_any_temperature(
+    n_classes, temperature, dtype, isa
+):
+    """Of quotients beyond the range or below the least number many are equal."""
+    rng = generator(n_classes)
+    for scale in (1e-300, 1e-30, 1.0, 1e30, 1e300):
+        x = np.round(4 * rng.standard_normal((9, n_classes))) * min(
+            scale, float(np.finfo(dtype).max) / 64
+        )
+        x = x.astype(dtype)
+        x[rng.random(x.shape) < 0.2] = -INF
+        x[:, n_classes // 2] = 0
+        if n_classes > 2:
+            x[7, n_classes - 1], x[8, 0] = NAN, INF
+        y = rng.integers(n_classes, size=9)
+        y[6] = -100
+        found = row_statistics(x, y, temperature=temperature)
+        one = row_statistics(x, y)
+        np.testing.assert_array_equal(found.rank, one.rank)
+        np.testing.assert_array_equal(found.prediction, one.prediction)
+        without = row_statistics(x, temperature=temperature)
+        np.testing.assert_array_equal(without.prediction, one.prediction)
+
+
 @pytest.mark.parametrize("n_classes", [3, 300])
 def test_masked_classes_add_nothing_at_all(n_classes):
     """Rows that are constant but for what is masked have neither slope nor curvature."""
@@ -494,26 +521,106 @@ def test_whole_weights_are_repeated_rows_but_for_the_standard_errors():
     same(found, expected, rel=1e-13)
 
 
-def test_a_factor_of_all_weights_changes_only_their_sum():
+@pytest.mark.parametrize("factor", [1e30, 1e-160, 1e-300, 1e300])
+def test_a_factor_of_all_weights_changes_only_their_sum(factor):
+    """The squares of the weights may be beyond float64."""
     x, y, w = logits((60, 8), np.float64), labels(60, 8), positive(60)
-    one, other = (evaluate(x, y, sample_weight=f * w).as_dict() for f in (1.0, 1e30))
-    assert other.pop("weight_sum") == pytest.approx(1e30 * one.pop("weight_sum"))
+    results = [evaluate(x, y, sample_weight=f * w, classwise=True) for f in (1.0, factor)]
+    for strategy in ("uniform", "quantile"):
+        one, other = (r.reliability(strategy=strategy) for r in results)
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+    one, other = (r.as_dict() for r in results)
+    assert other.pop("weight_sum") == pytest.approx(factor * one.pop("weight_sum"))
     same(one, other, rel=1e-12)
 
 
-@pytest.mark.parametrize("weight", [1e308, 1e200, 1e-200, 5e-324])
+@pytest.mark.parametrize("weight", [1e308, 5e-324])
 def test_weights_at_the_ends_of_their_range_do_no_harm(weight):
     x, y = logits((50, 4), np.float64), labels(50, 4)
-    found = evaluate(x, y, sample_weight=np.full(50, weight), classwise=True)
-    expected = evaluate(x, y, classwise=True)
-    assert found.n == 50
-    if 50 * weight < INF and weight > 1e-300:
-        for name in ("loss", "accuracy", "brier", "ece", "mce", "rms_ce", "classwise_ece"):
-            value = pytest.approx(getattr(expected, name), rel=1e-12)
-            assert getattr(found, name) == value, name
-    for strategy in ("uniform", "quantile"):
-        assert found.reliability(strategy=strategy).count.sum() == 50
-    assert str(found)
+    found = evaluate(x, y, sample_weight=np.full(50, weight), classwise=True).as_dict()
+    expected = evaluate(x, y, classwise=True).as_dict()
+    assert found.pop("weight_sum") == 50 * weight
+    del expected["weight_sum"]
+    same(found, expected, rel=1e-12)
+
+
+def test_weights_of_all_sizes_merge():
+    """Some pieces have no weights, and some none that is not 0."""
+    x, y = logits((400, 6), np.float64), labels(400, 6)
+    w = positive(400) * np.repeat([1e-250, 0.0, 1e-240, 1.0, 1.0, 1e200, 1e190, 1e200], 50)
+    w[150:200] = 1.0
+    for stop in (100, 200, 400):
+        expected = evaluate(x[:stop], y[:stop], sample_weight=w[:stop], classwise=True)
+        parts = []
+        for start in range(0, stop, 50):
+            rows = slice(start, start + 50)
+            v = None if start == 150 else w[rows]
+            parts.append(Evaluator(classwise=True).update(x[rows], y[rows], sample_weight=v))
+        for order in (slice(None), slice(None, None, -1)):
+            found = functools.reduce(lambda a, b: a + b, parts[order]).result()
+            same(found, expected, rel=1e-13)
+            for a, b in zip(found.reliability(), expected.reliability(), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-13)
+
+
+@pytest.mark.parametrize("scale", [1e120, 1e155, 1e200, 1.7e307])
+@pytest.mark.parametrize("factor", [None, 1e-200, 1e-100, 1e150])
+def test_losses_of_any_size_have_a_mean_and_a_standard_error(scale, factor):
+    """Their squares, and with weights their sums, may be beyond float64; small ones are among them."""
+    x, y = logits((90, 5), np.float64, scale=1.0), labels(90, 5)
+    x[30:] *= scale
+    x[60:] *= 1e-90
+    w = None if factor is None else factor * (generator(2).random(90) + 0.1)
+    loss = row_statistics(x, y).loss
+    v = [mpmath.mpf(1)] * 90 if w is None else list(map(mpmath.mpf, w))
+    with mpmath.workdps(60):
+        weight = mpmath.fsum(v)
+        mean = mpmath.fsum(a * b for a, b in zip(v, map(mpmath.mpf, loss), strict=True)) / weight
+        terms = ((a * (mpmath.mpf(b) - mean)) ** 2 for a, b in zip(v, loss, strict=True))
+        stderr = float(mpmath.sqrt(mpmath.fsum(terms) * 90 / 89) / weight)
+    whole = evaluate(x, y, sample_weight=w)
+    pieces = Evaluator()
+    for rows in (slice(70, None), slice(40, 70), slice(40)):
+        pieces.update(x[rows], y[rows], sample_weight=None if w is None else w[rows])
+    for found in (whole, pieces.result()):
+        assert found.loss == pytest.approx(float(mean), rel=1e-14)
+        assert found.loss_stderr == pytest.approx(stderr, rel=1e-14)
+
+
+def test_of_losses_whose_squares_vanish_no_standard_error_is_known():
+    x = np.zeros((20, 2))
+    x[:, 0] = 200 + np.arange(20)
+    found = evaluate(x, np.zeros(20, int))
+    assert found.loss_stderr > 0
+    assert found.brier > 0 and math.isnan(found.brier_stderr)
+    x[:, 0] += 200
+    found = evaluate(x, np.zeros(20, int))
+    assert found.loss > 0 and math.isnan(found.loss_stderr)
+    x[:, 0] = 800
+    found = evaluate(x, np.zeros(20, int))
+    assert (found.loss, found.loss_stderr, found.brier_stderr) == (0, 0, 0)
+
+
+def test_sums_in_whole_numbers_carry():
+    """Lower halves were sums of up to 2^32 an update, without a carry: too many after 2^31."""
+    x, y = logits((200, 3), np.float64), labels(200, 3)
+    evaluator = Evaluator().update(x, y)
+    slots = evaluator._state.slots
+    lower = (3, 5)
+    assert (slots[lower, :] < 2**32).all()
+    for _ in range(40):  # 200 × 2^40 rows
+        evaluator.merge(evaluator)
+        assert (slots[lower, :] < 2**32).all()
+        slots = evaluator._state.slots
+    found, expected = evaluator.result(), evaluate(x, y)
+    assert found.n == 200 << 40
+    for name in ("loss", "ece", "mce", "rms_ce", "ece_equal_mass", "confidence"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-13), name
+    slots[lower, :] = 2**32 - 1
+    evaluator.update(x, y)
+    assert (evaluator._state.slots[lower, :] < 2**32).all()
+    assert (evaluator._state.slots >= 0).all()
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -65,11 +65,9 @@ static void put_column(const work *w, const double *x, ptrdiff_t n, double *hi, 
     put_sum(hi, lo, total);
 }
 
-/* x to hi[0] and hi[1], x x to hi[2]. */
-static void put_squares(const work *w, const double *x, ptrdiff_t n, double *hi, double *lo)
+/* The sum of x to hi[0] and hi[1], that of x x to hi[2]. */
+static void put_squares(const sf_sum *sums, double *hi, double *lo)
 {
-    sf_sum sums[2];
-    w->call->doubles->sums_of_array(x, n, sums, sums + 1);
     for (int j = 0; j < 3; j++)
         put_sum(hi + j, lo + j, sums[j == 2]);
 }
@@ -83,13 +81,18 @@ static double rounding(double a, double b)
 }
 
 /* Add v x, vv x and vv x x; the last two as if products were not rounded.  The variance is what remains
- * of them, where all x are nearly equal, after much cancellation. */
-static void put_moments(double *hi, double *lo, double x, double v, double vv)
+ * of them, where all x are nearly equal, after much cancellation.  Of a v whose square vanishes beside
+ * other weights only v x may count. */
+static void put_moments(double *hi, double *lo, double x, double v)
 {
-    const double once = vv * x, lost = rounding(vv, x);
+    const double vv = v * v, once = vv * x, lost = rounding(vv, x);
     put(hi, lo, v * x);
     put(hi + 1, lo + 1, once);
     lo[1] += lost;
+    if (v < 0x1p-400) {
+        put(hi + 2, lo + 2, (v * x) * (v * x));
+        return;
+    }
     put(hi + 2, lo + 2, once * x);
     lo[2] += rounding(once, x) + lost * x;
 }
@@ -105,7 +108,7 @@ void sf_add_moments(const double *x, const double *weights, ptrdiff_t n, double 
     }
     for (ptrdiff_t i = 0; i < n; i++) {
         const double v = weights[i], once = v * x[i], lost = rounding(v, x[i]);
-        put_moments(hi, lo, x[i], v, v * v);
+        put_moments(hi, lo, x[i], v);
         put(hi + 3, lo + 3, once * x[i]);
         lo[3] += rounding(once, x[i]) + lost * x[i];
     }
@@ -114,7 +117,7 @@ void sf_add_moments(const double *x, const double *weights, ptrdiff_t n, double 
 /* ---- evaluations ------------------------------------------------------------------------------------- */
 
 enum { V, VV, V_BAD, VV_BAD, LOSS, BRIER = LOSS + 3, V_HIT = BRIER + 3, VV_HIT, RECIPROCAL_RANK,
-       ENTROPY, CONFIDENCE, SLOPE, CURVATURE, N_SUMS };
+       ENTROPY, CONFIDENCE, SLOPE, CURVATURE, FAR_LOSS, N_SUMS = FAR_LOSS + 3 };
 enum { GOOD, IGNORED, BAD, INFINITE, HITS, N_COUNTS };
 
 /* A row that counts and has probabilities. */
@@ -133,27 +136,29 @@ static ptrdiff_t count_below(const int64_t *x, ptrdiff_t n, int64_t limit)
     return (ptrdiff_t)count;
 }
 
-/* Rows of weight 1 that all count and have a finite loss; of others nothing, and 0. */
+/* Rows of weight 1 that all count and have no far loss; of others nothing, and 0. */
 static int add_plain_rows(const work *w, const some_rows *rows, double *hi, double *lo, int64_t *counts)
 {
     const sf_evaluation *e = w->evaluation;
     const ptrdiff_t n = rows->n;
     int64_t special = 0;
-    double reciprocal[RANGE_ROWS], beyond = 0.0;
+    double reciprocal[RANGE_ROWS];
+    sf_sum loss[2], brier[2];
     for (ptrdiff_t i = 0; i < n; i++) {
         special |= rows->of.rank[i] | rows->of.prediction[i];
-        beyond += rows->of.loss[i] - rows->of.loss[i];
         reciprocal[i] = 1.0 / ((double)(int32_t)rows->of.rank[i] + 1.0);
     }
-    if (special < 0 || beyond != 0.0 || w->call->n_classes > INT32_MAX)
+    w->call->doubles->sums_of_array(rows->of.loss, n, loss, loss + 1);
+    if (special < 0 || !(loss[1].sum < SF_FAR_LOSS * SF_FAR_LOSS) || w->call->n_classes > INT32_MAX)
         return 0;
     counts[GOOD] += n;
     counts[HITS] += count_below(rows->of.rank, n, 1);
     for (ptrdiff_t j = 0; j < e->n_top; j++)
         counts[N_COUNTS + j] += e->top_k[j] == 1 ? counts[HITS]
                               : count_below(rows->of.rank, n, e->top_k[j]);
-    put_squares(w, rows->of.loss, n, hi + LOSS, lo + LOSS);
-    put_squares(w, rows->of.brier, n, hi + BRIER, lo + BRIER);
+    w->call->doubles->sums_of_array(rows->of.brier, n, brier, brier + 1);
+    put_squares(loss, hi + LOSS, lo + LOSS);
+    put_squares(brier, hi + BRIER, lo + BRIER);
     put_column(w, reciprocal, n, hi + RECIPROCAL_RANK, lo + RECIPROCAL_RANK);
     put_column(w, rows->of.entropy, n, hi + ENTROPY, lo + ENTROPY);
     put_column(w, rows->of.confidence, n, hi + CONFIDENCE, lo + CONFIDENCE);
@@ -168,7 +173,8 @@ static void add_each_row(const work *w, const some_rows *rows, double *hi, doubl
     const sf_evaluation *e = w->evaluation;
     for (ptrdiff_t i = 0; i < rows->n; i++) {
         const int64_t rank = rows->of.rank[i];
-        const double v = rows->weights ? rows->weights[i] : 1.0, vv = v * v;
+        const double loss = rows->of.loss[i];
+        const double v = rows->weights ? rows->weights[i] : 1.0;
         if (rank < 0 || !(v > 0.0)) {
             counts[IGNORED]++;
             continue;
@@ -176,14 +182,17 @@ static void add_each_row(const work *w, const some_rows *rows, double *hi, doubl
         if (rows->of.prediction[i] < 0) {
             counts[BAD]++;
             put(hi + V_BAD, lo + V_BAD, v);
-            put(hi + VV_BAD, lo + VV_BAD, vv);
+            put(hi + VV_BAD, lo + VV_BAD, v * v);
             if (faults[0] < 0)
                 faults[0] = first + i;
             continue;
         }
         counts[GOOD]++;
-        if (isfinite(rows->of.loss[i])) {
-            put_moments(hi + LOSS, lo + LOSS, rows->of.loss[i], v, vv);
+        if (isfinite(loss)) {
+            if (loss < SF_FAR_LOSS)
+                put_moments(hi + LOSS, lo + LOSS, loss, v);
+            else
+                put_moments(hi + FAR_LOSS, lo + FAR_LOSS, ldexp(loss, -SF_FAR_EXPONENT), v);
             put(hi + SLOPE, lo + SLOPE, v * rows->of.slope[i]);
             put(hi + CURVATURE, lo + CURVATURE, v * rows->of.curvature[i]);
         } else {
@@ -191,7 +200,7 @@ static void add_each_row(const work *w, const some_rows *rows, double *hi, doubl
             if (faults[1] < 0)
                 faults[1] = first + i;
         }
-        put_moments(hi + BRIER, lo + BRIER, rows->of.brier[i], v, vv);
+        put_moments(hi + BRIER, lo + BRIER, rows->of.brier[i], v);
         put(hi + RECIPROCAL_RANK, lo + RECIPROCAL_RANK, v / ((double)rank + 1.0));
         put(hi + ENTROPY, lo + ENTROPY, v * rows->of.entropy[i]);
         put(hi + CONFIDENCE, lo + CONFIDENCE, v * rows->of.confidence[i]);
@@ -201,10 +210,10 @@ static void add_each_row(const work *w, const some_rows *rows, double *hi, doubl
         if (!rows->weights) /* their sums are counts */
             continue;
         put(hi + V, lo + V, v);
-        put(hi + VV, lo + VV, vv);
+        put(hi + VV, lo + VV, v * v);
         if (rank == 0) {
             put(hi + V_HIT, lo + V_HIT, v);
-            put(hi + VV_HIT, lo + VV_HIT, vv);
+            put(hi + VV_HIT, lo + VV_HIT, v * v);
         }
         for (ptrdiff_t j = 0; j < e->n_top; j++)
             if (rank < e->top_k[j])
@@ -446,6 +455,14 @@ static void release(work *w)
     free(w->slots);
 }
 
+/* Adds to a whole number kept as its upper bits and its lower 32. */
+static void put_whole(int64_t *upper, int64_t *lower, uint64_t x)
+{
+    const uint64_t low = (uint64_t)*lower + (x & 0xffffffffu);
+    *upper += (int64_t)((x >> 32) + (low >> 32));
+    *lower = (int64_t)(low & 0xffffffffu);
+}
+
 static void merge_slots(const work *w)
 {
     int64_t *to = w->evaluation->slots;
@@ -455,10 +472,8 @@ static void merge_slots(const work *w)
         int64_t *at = to + i % n;
         at[0] += (int64_t)(s->rows & 0xffffffffu);
         at[n] += (int64_t)(s->rows >> 32);
-        at[2 * n] += (int64_t)(s->units >> 32);
-        at[3 * n] += (int64_t)(s->units & 0xffffffffu);
-        at[4 * n] += (int64_t)(s->squares >> 32);
-        at[5 * n] += (int64_t)(s->squares & 0xffffffffu);
+        put_whole(at + 2 * n, at + 3 * n, s->units);
+        put_whole(at + 4 * n, at + 5 * n, s->squares);
     }
 }
 

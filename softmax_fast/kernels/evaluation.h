@@ -42,6 +42,11 @@ static inline ptrdiff_t sf_bin_of(double confidence, const double *edges, ptrdif
     return at + (confidence > edges[at + 1]);
 }
 
+/* A loss from here on goes, times 2^-SF_FAR_EXPONENT, to sums of its own: neither its square nor that of
+ * another leaves double. */
+#define SF_FAR_LOSS 0x1p256
+enum { SF_FAR_EXPONENT = 640 };
+
 /* What an evaluation adds to, in the orders of _evaluation_state.py. */
 typedef struct {
     const double *weights;       /* one a row, or NULL */
