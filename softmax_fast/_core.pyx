@@ -77,7 +77,9 @@ cdef void work_together(sf_body *body, void *context, Py_ssize_t n_pieces, int n
         worker = omp_get_thread_num()
         body(context, piece, worker)
         if worker == 0:
-            sf_region_piece(region, omp_get_wtime())
+            sf_took_piece(&region.own, omp_get_wtime())
+        elif worker == 1:
+            sf_took_piece(&region.other, omp_get_wtime())
 
 
 cdef void parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces, int n_workers) noexcept nogil:
@@ -1011,12 +1013,16 @@ cdef class _Adaptive:
     def alone(self, double seconds):
         sf_adapt_alone(&self.adapt, seconds)
 
-    def region(self, long pieces, own, double wait=0.0, double started=0.0, int workers=2):
-        """A region: the seconds of the caller's own pieces, and of its wait at the end."""
+    def region(self, long pieces, own, double wait=0.0, double started=0.0, int workers=2, others=()):
+        """A region: the seconds of the caller's own pieces, and of its wait at the end; and of a
+        worker's pieces.
+        """
         cdef sf_region region = sf_region_begin(pieces, workers, started)
+        for seconds in others:
+            sf_took_piece(&region.other, region.other.last + seconds)
         for seconds in own:
-            sf_region_piece(&region, region.last + seconds)
-        sf_adapt_learn(&self.adapt, &region, region.last + wait)
+            sf_took_piece(&region.own, region.own.last + seconds)
+        sf_adapt_learn(&self.adapt, &region, region.own.last + wait)
 
 
 def set_serial(bint value):

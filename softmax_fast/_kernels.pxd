@@ -151,15 +151,18 @@ cdef extern from "adapt.h" nogil:
         long callers
         long pause, lost, gained, factor
 
-    ctypedef struct sf_region:
+    ctypedef struct sf_taker:
         double last
+
+    ctypedef struct sf_region:
+        sf_taker own, other
 
     sf_adapt sf_adapt_new(int processors) noexcept
     int sf_adapt_enter(sf_adapt *state, int most) noexcept
     void sf_adapt_leave(sf_adapt *state) noexcept
     void sf_adapt_alone(sf_adapt *state, double seconds) noexcept
     sf_region sf_region_begin(Py_ssize_t pieces, int workers, double now) noexcept
-    void sf_region_piece(sf_region *region, double now) noexcept
+    void sf_took_piece(sf_taker *taker, double now) noexcept
     void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now) noexcept
 
 cdef extern from "linear.h" nogil:

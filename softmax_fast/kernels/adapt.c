@@ -4,7 +4,6 @@
 #define TICKS_PER_SECOND 1e7
 
 enum {
-    AFTER_A_HICCUP = 2,
     LEAST_FACTOR = 8,
     MOST_FACTOR = 64,
     LONGEST_LOSS = 500000, /* 50 ms: more was a process that was stopped, not a worker that came late */
@@ -45,12 +44,34 @@ void sf_adapt_alone(sf_adapt *state, double seconds)
     }
 }
 
+/* Without the longest, in which the thread may have been stopped, or before its first. */
+static double typical_piece(const sf_taker *taker)
+{
+    return taker->pieces > 1.0 ? (taker->busy - taker->longest) / (taker->pieces - 1.0) : taker->busy;
+}
+
+/* Whether the calling thread was itself without a core for most of the region, or in its first piece, which
+ * no earlier one tells to be long. */
+static int was_stopped(const sf_region *region)
+{
+    return region->own.pieces * region->workers * 2.0 <= region->pieces
+        || (region->other.pieces > 0.0
+            && region->own.longest > SF_INTERRUPTED + 8.0 * typical_piece(&region->other));
+}
+
 void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now)
 {
-    if (region->own_pieces == 0.0)
+    const sf_taker *own = &region->own, *other = &region->other;
+    const int stopped = was_stopped(region);
+    double seconds = now - region->started, piece = own->pieces > 0.0 ? own->busy / own->pieces : 0.0;
+    if (stopped && other->pieces > 0.0) {
+        piece = typical_piece(other);
+        if (own->pieces > 1.0 && typical_piece(own) < piece)
+            piece = typical_piece(own);
+    }
+    double alone = piece * region->pieces;
+    if (alone <= 0.0)
         return;
-    double seconds = now - region->started, busy = region->busy;
-    double alone = busy / region->own_pieces * region->pieces;
     if (seconds > alone) {
         long lost = ticks(seconds - alone, LONGEST_LOSS), before = SF_LOAD(state->lost);
         if (!lost)
@@ -60,7 +81,7 @@ void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now)
             factor = 2 * SF_LOAD(state->factor);
             factor = factor < LEAST_FACTOR ? LEAST_FACTOR : factor < MOST_FACTOR ? factor : MOST_FACTOR;
         } else if (gained - before >= lost) {
-            factor = AFTER_A_HICCUP;
+            factor = 0;
         }
         SF_STORE(state->factor, factor);
         SF_STORE(state->lost, lost);
@@ -68,13 +89,8 @@ void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now)
         SF_STORE(state->pause, factor * lost);
         return;
     }
-    /* The calling thread may itself have been without a core during one of its pieces: then that is
-     * the longest, or it had half its part of the pieces or less. */
-    if (region->own_pieces * region->workers * 2.0 <= region->pieces)
-        return;
-    if (region->own_pieces > 1.0)
-        alone = (busy - region->longest) / (region->own_pieces - 1.0) * region->pieces;
-    if (seconds < alone) {
+    alone = typical_piece(own) * region->pieces;
+    if (!stopped && seconds < alone) {
         long gained = SF_LOAD(state->gained);
         if (gained < MOST_GAIN)
             SF_STORE(state->gained, gained + ticks(alone - seconds, LONGEST_LOSS));

@@ -7,11 +7,12 @@
  *
  * The calling thread takes pieces like the workers.  It knows how many of all pieces were its own, and
  * how long they kept it busy: from that follows what the call would have taken it alone, with no model
- * of the machine.  A region that took longer has lost the difference; one that took less has gained it.
+ * of the machine.  Where it was itself the one without a core, one of the workers knows.  A region that took
+ * longer has lost the difference; one that took less has gained it.
  *
  * After a loss one thread works alone for a multiple of the time lost, and then the next region is a
  * trial.  The multiple is
- *      2          when the regions since the last loss have gained as much as it and this one lost:
+ *      0          when the regions since the last loss have gained as much as it and this one lost:
  *                 a hiccup, paid for already
  *      8          when they have gained as much as the last one lost
  *      doubled,   up to 64, when they have not.
@@ -43,10 +44,15 @@ typedef struct {
     long factor;    /* of the time lost, for the next pause */
 } sf_adapt;
 
-/* What the calling thread sees of a region, in seconds. */
+/* The pieces of a thread that finished them, but for interrupted ones; in seconds. */
+typedef struct { double pieces, last, busy, longest; } sf_taker;
+
+/* What the calling thread knows of a region; what its first worker adds has a cache line of its own. */
 typedef struct {
-    double pieces, own_pieces, workers;
-    double started, last, busy, longest; /* busy: with its own pieces; longest: one of these */
+    double pieces, workers, started;
+    sf_taker own;
+    char apart[64];
+    sf_taker other;
 } sf_region;
 
 sf_adapt sf_adapt_new(int processors);
@@ -60,25 +66,30 @@ void sf_adapt_alone(sf_adapt *state, double seconds);
 
 static inline sf_region sf_region_begin(ptrdiff_t pieces, int workers, double now)
 {
-    sf_region region = {(double)pieces, 0.0, workers, now, now, 0.0, 0.0};
+    const sf_taker taker = {0.0, now, 0.0, 0.0};
+    sf_region region;
+    region.pieces = (double)pieces;
+    region.workers = workers;
+    region.started = now;
+    region.own = region.other = taker;
     return region;
 }
 
 /* Longer than other pieces by so much, a piece was interrupted: another had the core meanwhile. */
 #define SF_INTERRUPTED 5e-4
 
-/* The calling thread has finished a piece of its own. */
-static inline void sf_region_piece(sf_region *region, double now)
+/* A piece is finished. */
+static inline void sf_took_piece(sf_taker *taker, double now)
 {
-    double seconds = now - region->last;
-    region->last = now;
-    if (seconds > SF_INTERRUPTED && region->own_pieces > 0.0
-        && (seconds - SF_INTERRUPTED) * region->own_pieces > 8.0 * region->busy)
+    double seconds = now - taker->last;
+    taker->last = now;
+    if (seconds > SF_INTERRUPTED && taker->pieces > 0.0
+        && (seconds - SF_INTERRUPTED) * taker->pieces > 8.0 * taker->busy)
         return; /* says nothing of the work */
-    region->busy += seconds;
-    region->own_pieces += 1.0;
-    if (seconds > region->longest)
-        region->longest = seconds;
+    taker->busy += seconds;
+    taker->pieces += 1.0;
+    if (seconds > taker->longest)
+        taker->longest = seconds;
 }
 
 void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now);

@@ -32,7 +32,9 @@ static void omp_for(sf_body *body, void *context, ptrdiff_t n_pieces, int n_work
         int worker = omp_get_thread_num();
         body(context, piece, worker);
         if (!worker)
-            sf_region_piece(&region, omp_get_wtime());
+            sf_took_piece(&region.own, omp_get_wtime());
+        else if (worker == 1)
+            sf_took_piece(&region.other, omp_get_wtime());
     }
     if (n == 1)
         sf_adapt_alone(&adaptive, omp_get_wtime() - started);
