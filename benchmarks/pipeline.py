@@ -6,13 +6,15 @@
 
 Each call of a loop is timed by itself. The loops of the contestants are cut in turns of a second at
 most, which alternate, so that all see the machine in the same states. ``--json`` adds to what the file
-holds, so that a table can be measured in several runs. See README.md in this folder.
+holds, so that a table can be measured in several runs: with ``--resume --minutes 4`` each goes on where
+the last one stopped. See README.md in this folder.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import harness
 import numpy as np
@@ -70,8 +72,29 @@ class Pipeline(Contest):
         return {name: summarise(np.concatenate(t)) for name, t in times.items() if t}
 
 
-def measure(options, keep) -> dict:
+def _key(entry: dict) -> tuple:
+    return entry["situation"], entry["operation"], tuple(entry["shape"])
+
+
+def _wanted(options, before: dict | None):
+    """(shape, axis, operation, situations) of the loops asked for, without those to be left out."""
+    done = {
+        _key(entry)
+        for entry in (before["loops"] if before and options.resume else ())
+        if entry["seconds"] >= options.seconds
+        and entry["contestants"]
+        and set(options.peers) <= set(entry.get("peers", ()))
+    }
+    for shape, axis in options.shapes:
+        for operation in options.operations:
+            names = [n for n in options.situations if (n, operation, shape) not in done]
+            if names:
+                yield shape, axis, operation, names
+
+
+def measure(options, before: dict | None, keep) -> dict:
     """Every loop asked for; ``keep`` is given what is found after each."""
+    end = perf_counter() + 60 * options.minutes
     found = {
         "machine": harness.machine(),
         "settings": {"threads": options.threads, "seconds": options.seconds},
@@ -79,33 +102,34 @@ def measure(options, keep) -> dict:
     }
     with Pipeline(contestants(options.threads, options.peers), say) as pipeline:
         found["versions"] = {k: v for own in pipeline.versions.values() for k, v in own.items()}
-        for shape, axis in options.shapes:
-            for operation in options.operations:
-                case = Case(operation, shape, axis)
-                logs = harness.reference(case, harness.make_arrays(case))
-                for name in options.situations:
-                    with Busy(SITUATIONS[name].busy_processes):
-                        row = pipeline.run_loops(name, case, logs, options.seconds)
-                    entry = {
-                        "situation": name,
-                        "operation": operation,
-                        "shape": list(shape),
-                        "seconds": options.seconds,
-                        "contestants": row,
-                    }
-                    found["loops"].append(entry)
-                    say(f"{name:12} " + "  ".join(_row(entry, [])))
-                    keep(found)
+        if ADAPTIVE not in pipeline.versions:
+            raise SystemExit("softmax_fast is not installed for the contestants' processes")
+        for shape, axis, operation, names in _wanted(options, before):
+            case = Case(operation, shape, axis)
+            logs = harness.reference(case, harness.make_arrays(case))
+            for name in names:
+                if perf_counter() > end:
+                    say("the time is over; --resume goes on from here")
+                    return found
+                with Busy(SITUATIONS[name].busy_processes):
+                    row = pipeline.run_loops(name, case, logs, options.seconds)
+                entry = {
+                    "situation": name,
+                    "operation": operation,
+                    "shape": list(shape),
+                    "seconds": options.seconds,
+                    "peers": list(options.peers),
+                    "contestants": row,
+                }
+                found["loops"].append(entry)
+                say(f"{name:12} " + "  ".join(_row(entry, [])))
+                keep(found)
     return found
 
 
 def merged(old: dict, new: dict) -> dict:
     """Loops of both; of two alike, the new one."""
-
-    def key(entry):
-        return entry["situation"], entry["operation"], tuple(entry["shape"])
-
-    loops = {key(entry): entry for entry in (*old["loops"], *new["loops"])}
+    loops = {_key(entry): entry for entry in (*old["loops"], *new["loops"])}
     order = list(SITUATIONS)
     return {
         **new,
@@ -240,6 +264,8 @@ def _arguments(argv):
     add("--threads", type=int, default=harness.usable_cpus(), help="for each contestant")
     add("--seconds", type=float, default=10.0, help="the length of a loop")
     add("--json", type=Path, metavar="FILE", help="add every measurement to a file")
+    add("--resume", action="store_true", help="leave out loops that this file has")
+    add("--minutes", type=float, default=float("inf"), help="begin no loop after so many")
     add("--from-json", type=Path, metavar="FILE", help="report on earlier runs, measure nothing")
     add("--update-results", action="store_true", help="put the tables into RESULTS.md and README")
     return parser.parse_args(argv)
@@ -259,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
                 found = merged(before, found) if before else found
                 path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
-        found = measure(options, keep)
+        found = measure(options, before, keep)
         found = merged(before, found) if before else found
     if options.update_results:
         harness.replace_between(RESULTS, "pipeline", markdown(found))
