@@ -612,6 +612,56 @@ def add_to_rows(real[:, ::1] matrix, const int64_t[::1] rows, const double[:, ::
                 matrix[rows[i], j] = <real>(<double>matrix[rows[i], j] + what[i, j])
 
 
+cdef struct Rows:
+    const char *first
+    Py_ssize_t n, step, length
+    bint are_float
+    double *squares
+
+
+cdef enum:
+    ROWS_OF_SQUARES = 256 # a thread has at once
+
+
+cdef double square_of(const real *x, Py_ssize_t n) noexcept nogil:
+    cdef double sums[8]
+    cdef Py_ssize_t i = 0
+    cdef int j
+    memset(sums, 0, sizeof(sums))
+    while i + 8 <= n:
+        for j in range(8):
+            sums[j] += <double>x[i + j] * <double>x[i + j]
+        i += 8
+    while i < n:
+        sums[i & 7] += <double>x[i] * <double>x[i]
+        i += 1
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
+
+
+cdef void squares_of_some(void *context, Py_ssize_t piece, int worker) noexcept nogil:
+    cdef const Rows *rows = <const Rows *>context
+    cdef Py_ssize_t row
+    for row in range(piece * ROWS_OF_SQUARES, min(rows.n, (piece + 1) * ROWS_OF_SQUARES)):
+        if rows.are_float:
+            rows.squares[row] = square_of(<const float *>(rows.first + row * rows.step), rows.length)
+        else:
+            rows.squares[row] = square_of(<const double *>(rows.first + row * rows.step), rows.length)
+
+
+def row_squares(cnp.ndarray matrix not None, int n_threads):
+    """Sums of squares, in float64, of the contiguous rows of a matrix of float32 or float64."""
+    cdef Rows rows
+    result = np.empty(matrix.shape[0])
+    rows.first = <const char *>cnp.PyArray_DATA(matrix)
+    rows.n, rows.length, rows.step = matrix.shape[0], matrix.shape[1], matrix.strides[0]
+    rows.are_float = cnp.PyArray_TYPE(matrix) == cnp.NPY_FLOAT32
+    rows.squares = doubles(result)
+    with nogil:
+        sf_share_out(squares_of_some, &rows, (rows.n + ROWS_OF_SQUARES - 1) // ROWS_OF_SQUARES,
+                     n_threads if rows.n * rows.length >= SERIAL_BELOW else 1)
+    return result
+
+
 def fused_linear_loss(Source features not None, Source weights not None, cnp.ndarray bias,
                       LossProblem problem not None, cnp.ndarray row_losses, grads, double scale,
                       margin, int n_threads):

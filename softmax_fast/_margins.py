@@ -59,14 +59,13 @@ class Applied:
         self.feature_scale = self.weight_scale = None
         self.label_logits, self.label_gradients = np.zeros(n_rows), np.zeros(n_rows)
 
-    def prepare(self, rows):
+    def prepare(self, rows, n_threads):
         """Before the work, for the rows that count: their numbers."""
         self.rows = rows
         if self.margin._normalises:
             self.feature_scale = np.zeros(len(self.labels))
-            self.weight_scale = np.empty(len(self.layer.weights.array))
-            for part in self._parts(range(len(self.weight_scale))):
-                self.weight_scale[part] = _quotient(1.0, norms(self._weights(part)))
+            self.weight_norms = self._norms_of_weights(n_threads)
+            self.weight_scale = _quotient(1.0, self.weight_norms)
         for part in self._parts(rows):
             pairs = self._pairs(part)
             self.label_logits[part] = self.margin._label(pairs).logits
@@ -79,7 +78,7 @@ class Applied:
             for part in self._parts(range(len(self.weight_scale))):
                 scale = self.weight_scale[part]
                 weights = self._weights(part)
-                units = _units(weights, norms(weights))
+                units = _units(weights, self.weight_norms[part])
                 grads.weights[part] = _across(grads.weights[part], units) * scale[:, None]
         for part in self._parts(self.rows):
             pairs = self._pairs(part)
@@ -107,6 +106,16 @@ class Applied:
         x = features._replace(array=features.array[rows]).widened(np.dtype(np.float64))
         return Pairs(x, self._weights(self.labels[rows]))
 
+    def _norms_of_weights(self, n_threads):
+        array = self.layer.weights.array
+        is_ready = array.dtype in (np.float32, np.float64) and array.flags.aligned
+        if is_ready and array.strides[1] == array.itemsize:
+            return _roots(_core.row_squares(array, n_threads), self._weights)
+        result = np.empty(len(array))
+        for part in self._parts(range(len(array))):
+            result[part] = norms(self._weights(part))
+        return result
+
     def _weights(self, classes):
         weights = self.layer.weights
         return weights._replace(array=weights.array[classes]).widened(np.dtype(np.float64))
@@ -114,14 +123,17 @@ class Applied:
 
 def norms(rows):
     """Euclidean norms of the rows of a float64 matrix, 0 for those below `_SMALLEST_NORM`."""
-    squares = _dots(rows, rows)
+    return _roots(_core.row_squares(rows, 1), rows.__getitem__)
+
+
+def _roots(squares, rows):
     result = np.sqrt(squares)
     least, most = _SAFE_SQUARES
     for row in np.flatnonzero((squares < least) | (squares > most)):
-        largest = np.abs(rows[row]).max(initial=0)
+        (vector,) = rows(slice(row, row + 1))
+        largest = np.abs(vector).max(initial=0)
         if 0 < largest < np.inf:
-            scaled = rows[row : row + 1] / largest
-            result[row] = largest * np.sqrt(_dots(scaled, scaled)[0])
+            result[row] = largest * np.sqrt(np.dot(vector / largest, vector / largest))
     return np.where(result < _SMALLEST_NORM, 0.0, result)
 
 

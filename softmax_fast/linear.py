@@ -311,7 +311,9 @@ class _Evaluation:
             return
         with np.errstate(all="ignore"):
             if self.margin:
-                self.margin.prepare(rows)
+                self.margin.prepare(
+                    rows, _threads.resolve(self.n_threads, self.layer.weights.array.size)
+                )
                 self.feature_scale = self.margin.feature_scale
                 self.weight_scale = self.margin.weight_scale
             if not self._is_fused():

@@ -338,7 +338,7 @@ int sf_run_layer(const sf_layer *layer, sf_result *result)
     sf_slab s = {.layer = layer, .chunk = (blocks + SF_CHUNKS - 1) / SF_CHUNKS * linear->block};
     work w = {.slab = &s};
     s.n_chunks = (call->n_classes + s.chunk - 1) / s.chunk;
-    s.few = !gradients && !layer->margin && counting_rows(call) <= SF_FEW_PRODUCTS;
+    s.few = !gradients && counting_rows(call) <= SF_FEW_PRODUCTS;
     const ptrdiff_t most = plan(layer, &s, &w);
     s.room = (most + linear->panel - 1) / linear->panel * linear->panel;
 

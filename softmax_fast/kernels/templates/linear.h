@@ -744,11 +744,13 @@ static void reduce_chunk_of_few(const sf_slab *s, ptrdiff_t chunk, void *scratch
     const sf_targets *targets = call->targets;
     const ptrdiff_t d = layer->n_features, end = SF_MIN((chunk + 1) * s->chunk, call->n_classes);
     const real *bias = (const real *)layer->bias;
+    const sf_margin *margin = layer->margin;
+    const double *scale = margin ? margin->weight_scale : NULL;
     const next_lines none = {NULL, NULL};
     const sf_input *in = &layer->weights;
     /* Of more rows, widening the weights once is faster. */
     const int is_bf16 = !SF_DOUBLE && in->kind == SF_BF16 && s->n_rows <= SF_FEW_WIDENED;
-    const int in_place = (is_native(in) || is_bf16) && in->class_stride == 1;
+    const int in_place = (is_native(in) || is_bf16) && in->class_stride == 1 && !scale;
     const ptrdiff_t item = is_bf16 ? (ptrdiff_t)sizeof(uint16_t) : (ptrdiff_t)REAL_BYTES;
     real *widened = (real *)scratch;
     real *logits = (real *)((char *)scratch + SF_ROUND_UP(FEW * d * REAL_BYTES)); /* [row][class] */
@@ -769,7 +771,7 @@ static void reduce_chunk_of_few(const sf_slab *s, ptrdiff_t chunk, void *scratch
             } else {
                 for (ptrdiff_t j = 0; j < FEW; j++) { /* of too few, the last again */
                     const ptrdiff_t class_ = begin + c + SF_MIN(j, some - 1);
-                    load_entries(in, class_ * in->row_stride, d, NULL, widened + j * d);
+                    load_entries(in, class_ * in->row_stride, d, scale ? scale + class_ : NULL, widened + j * d);
                 }
             }
             for (ptrdiff_t i = 0; i < s->n_rows; i++) {
@@ -784,12 +786,15 @@ static void reduce_chunk_of_few(const sf_slab *s, ptrdiff_t chunk, void *scratch
                 logits[i * CLASSES + c] += bias[begin + c];
         for (ptrdiff_t i = 0; i < s->n_rows; i++) {
             const ptrdiff_t row = s->rows[i];
-            const real *x = logits + i * CLASSES;
+            real *x = logits + i * CLASSES;
             const sf_temperature t = row_temperature(call, row);
-            summarize_block(x, n, &t, none, &m[i], &rest[i]);
             const ptrdiff_t y = label_among(s, i, begin, n);
-            if (y >= 0)
+            if (y >= 0) {
+                if (margin)
+                    x[y] = (real)margin->label_logits[row];
                 sums.label_logit[i] = x[y];
+            }
+            summarize_block(x, n, &t, none, &m[i], &rest[i]);
             if (sums.product) {
                 real a[CLASSES];
                 if (sf_has_labels(targets))
