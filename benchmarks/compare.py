@@ -69,7 +69,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--growth", action="store_true", help="time against size, and one thread against all")
     add("--json", type=Path, metavar="FILE", help="write every measurement")
-    add("--from-json", type=Path, metavar="FILE", help="report on an earlier run, measure nothing")
+    add("--from-json", type=Path, nargs="+", metavar="FILE",
+        help="report on earlier runs, of a case in several on the last, and measure nothing")  # fmt: skip
     add("--bars", type=Path, metavar="FILE.svg", help="draw the picture of the project's README")
     add("--markdown", action="store_true", help="print the tables in Markdown")
     add("--update-results", action="store_true",
@@ -187,7 +188,8 @@ def main(argv: list[str] | None = None) -> int:
     options = _arguments(argv)
     end_in_good_order()
     if options.from_json:
-        results = Results.from_json(options.from_json.read_text(encoding="utf-8"))
+        runs = [Results.from_json(path.read_text(encoding="utf-8")) for path in options.from_json]
+        results = Results.together(runs)
     else:
         results = measure(options, say)
     if options.json:

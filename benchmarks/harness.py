@@ -496,6 +496,23 @@ class Results:
     short_rows: list[dict] = field(default_factory=list)
     small_calls: list[dict] = field(default_factory=list)
 
+    @classmethod
+    def together(cls, runs: list["Results"]) -> "Results":
+        """Those of several runs alike: of a case in several all of the last, never some of each."""
+        result = replace(runs[0], settings={**runs[0].settings})
+        for run in runs[1:]:
+            for a, b in ((run.machine["cpu"], result.machine["cpu"]),
+                         (run.settings["threads"], result.settings["threads"]),
+                         (run.settings["isa"], result.settings["isa"])):  # fmt: skip
+                if a != b:
+                    raise SystemExit(f"runs of {b} and of {a} do not go together")
+            result.settings["rounds"] = min(r.settings["rounds"] for r in (run, result))
+            result.contestants = {**result.contestants, **run.contestants}
+            result.table = {**result.table, **run.table}
+            for name in ("growth", "short_rows", "small_calls"):
+                setattr(result, name, getattr(run, name) or getattr(result, name))
+        return result
+
     def names(self, kind: str) -> list[str]:
         return [name for name, about in self.contestants.items() if about["kind"] == kind]
 

@@ -152,12 +152,12 @@ class LossAlone(SoftmaxFast):
         return lambda: {"loss": softmax_loss(x, y)}
 
 
-class CommandLine(Peer):
+class CommandLine(SoftmaxFast):
     """``softmax-fast evaluate`` of files in the page cache, but for the start of Python."""
 
     name = "softmax_fast, command line"
     kind = "beside"
-    packages = ("softmax_fast",)
+    only = ("evaluate",)
 
     def __init__(self, threads):
         super().__init__(threads)
