@@ -703,9 +703,14 @@ def dask_logits(value, array_type):
         )
     if value.ndim == 0:
         raise ValueError("logits is 0-dimensional, expected an array of at least one dimension")
-    if any(math.isnan(size) for sizes in value.chunks for size in sizes):
+    known_chunks("logits", value)
+
+
+def known_chunks(name, array):
+    """Check that the blocks of a Dask array are of known shapes."""
+    if any(math.isnan(size) for sizes in array.chunks for size in sizes):
         raise ValueError(
-            f"logits have chunks {value.chunks} of unknown size: call logits.compute_chunk_sizes()"
+            f"{name} have chunks {array.chunks} of unknown size: call {name}.compute_chunk_sizes()"
         )
 
 
@@ -742,8 +747,7 @@ def one_temperature(value):
     array = None if isinstance(value, numbers.Real) else as_array("temperature", value)
     if array is not None and array.ndim:
         raise ValueError(
-            f"temperature has shape {array.shape}, expected one number: it is the same for all "
-            "rows of an evaluation"
+            f"temperature has shape {array.shape}, expected one number: it is the same for all rows"
         )
     return temperature(value, ())
 

@@ -203,7 +203,7 @@ def compare(
     >>> round(compare(base_logits, logits).kl, 6)
     0.086643
     """
-    blocks = _Blocks(logits, targets, sample_weight, axis, base_logits)
+    blocks = _Blocks(logits, targets, sample_weight, axis, [base_logits])
     comparer = _Comparer(
         temperature=temperature,
         quantiles=quantiles,
@@ -216,10 +216,10 @@ def compare(
 class _Blocks:
     """The blocks of logits, each with the labels and weights of its rows, in the rows' order.
 
-    With ``base_logits`` each has the block of these too.
+    With ``bases``, at most one array, each has the block of that too.
     """
 
-    def __init__(self, logits, targets, sample_weight, axis, base_logits=None):
+    def __init__(self, logits, targets, sample_weight, axis, bases=()):
         _arguments.dask_logits(logits, da.Array)
         self.axis = _arguments.axis(axis, logits.ndim)
         _arguments.whole_rows(logits.shape, logits.chunks, self.axis)
@@ -235,11 +235,15 @@ class _Blocks:
                 if name == "targets" and not array.size:
                     array = array.astype(np.int64)
                 values = da.from_array(array)
+            _arguments.known_chunks(name, values)
             _arguments.one_per_row(name, values.shape, self.rows)
             self.parts.append(values.rechunk(chunks).to_delayed().ravel())
-        if base_logits is not None:
+        for base_logits in bases:
             if not isinstance(base_logits, da.Array):
-                base_logits = da.from_array(_arguments.as_array("base_logits", base_logits))
+                array = _arguments.as_array("base_logits", base_logits)
+                _arguments.base_logits(array, logits.shape)
+                base_logits = da.from_array(array)
+            _arguments.known_chunks("base_logits", base_logits)
             if base_logits.shape != logits.shape:
                 raise _arguments.base_shape_error(base_logits.shape, logits.shape)
             self.parts.append(base_logits.rechunk(logits.chunks).to_delayed().ravel())

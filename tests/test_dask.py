@@ -185,6 +185,14 @@ def test_blocks_are_compared_as_the_whole_array_is(rows, weighted, data, schedul
     assert (found.first_nonfinite, found.n_nonfinite) == (1201, 1)
     with pytest.raises(ValueError, match=r"base_logits have shape \(5, 12\), but logits"):
         sfd.compare(base[:5], blocks[1])
+    for wrong in (None, base.astype(object), base.astype(complex)):
+        with pytest.raises((TypeError, ValueError), match="^base_logits"):
+            sfd.compare(wrong, blocks[1])
+    with pytest.raises(ValueError, match=r"call base_logits.compute_chunk_sizes\(\)"):
+        sfd.compare(blocks[0][blocks[0][:, 0] > 0], blocks[1])
+    for temperature in ([[1, 2], [1]], np.ones(len(base))):
+        with pytest.raises(ValueError, match="^temperature"):
+            sfd.compare(base, blocks[1], temperature=temperature)
     with pytest.raises(IndexError, match=r"block of logits at \(1400, 0\)"):
         sfd.compare(base, da.from_array(base, chunks=(700, C)), np.arange(N) // 120)
 
