@@ -1,5 +1,8 @@
 """What the rows of a comparison have added up to: counts, sums and samples that merge in any order."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 
 from . import _core
@@ -78,15 +81,78 @@ class Sample:
         if not len(values):
             return [np.nan] * len(probabilities)
         if weights is None:
-            found = np.quantile(values, probabilities)
-            if np.isnan(found).any():  # between infinite ones
-                upper = np.quantile(values, probabilities, method="higher")
-                found = np.where(np.isnan(found), upper, found)
-            return found.tolist()
+            values.sort()
+            place, last = np.asarray(probabilities) * (len(values) - 1), len(values) - 1
+            below = place.astype(np.int64)
+            part = place - below
+            lower, upper = values[below], values[np.minimum(below + 1, last)]
+            step = upper - lower
+            found = np.where(part < 0.5, lower + step * part, upper - step * (1 - part))
+            return np.where(np.isfinite(step), found, np.where(part > 0, upper, lower)).tolist()
         values, index = np.unique(values, return_inverse=True)
         up_to = np.cumsum(np.bincount(index, weights, len(values)))
         place = np.searchsorted(up_to, np.asarray(probabilities) * up_to[-1])
         return values[np.minimum(place, len(values) - 1)].tolist()
+
+
+class Joint:
+    """Sums of two numbers of each row about points near their means, for their correlation."""
+
+    def __init__(self):
+        self.points = None
+        # Of v x, v y, v x x, v y y and v x y, and of v
+        self.sums = np.zeros((2, 6))
+
+    def add(self, x, y, weights):
+        if not len(x):
+            return
+        if self.points is None:
+            self.points = [float(np.clip(a.mean(), a.min(), a.max())) for a in (x, y)]
+        x, y = (a - point for a, point in zip((x, y), self.points, strict=True))
+        of_x, of_y, of_product = moments = np.zeros((3, 2, 4))
+        for values, sums in zip((x, y, x * y), moments, strict=True):
+            _core.add_moments(values, weights, sums)
+        of_one = np.zeros((2, 4))
+        _core.add_moments(np.ones(len(x)), weights, of_one)
+        columns = (of_x[:, 0], of_y[:, 0], of_x[:, 3], of_y[:, 3], of_product[:, 0], of_one[:, 0])
+        accumulate(self.sums, *np.stack(columns, axis=1))
+
+    def _about(self, points):
+        """The sums about other points."""
+        if points == self.points or not np.isfinite([*self.sums.flat, *points]).all():
+            return self.sums
+        x, y, xx, yy, xy, v = (sum(map(Fraction, pair)) for pair in self.sums.T)
+        dx, dy = (Fraction(a) - Fraction(b) for a, b in zip(self.points, points, strict=True))
+        exact = (
+            x + dx * v,
+            y + dy * v,
+            xx + 2 * dx * x + dx * dx * v,
+            yy + 2 * dy * y + dy * dy * v,
+            xy + dx * y + dy * x + dx * dy * v,
+            v,
+        )
+        try:
+            hi = [float(total) for total in exact]
+        except OverflowError:
+            return np.full((2, 6), np.nan)
+        return np.array([hi, [float(a - Fraction(b)) for a, b in zip(exact, hi, strict=True)]])
+
+    def merge(self, other):
+        if other.points is not None:
+            self.points = self.points or other.points
+            accumulate(self.sums, *other._about(self.points))
+
+    def correlation(self):
+        """In exact arithmetic up to the root; NaN where one of the two is constant."""
+        if self.points is None or not np.isfinite(self.sums).all():
+            return math.nan
+        *sums, v = (sum(map(Fraction, pair)) for pair in self.sums.T)
+        x, y, xx, yy, xy = (total / v for total in sums)
+        one, other, both = xx - x * x, yy - y * y, xy - x * y
+        # Less than pairs of float64 can tell from 0
+        if one * 2**96 <= xx or other * 2**96 <= yy:
+            return math.nan
+        return math.copysign(math.sqrt(min(1.0, float(both * both / (one * other)))), both)
 
 
 class State:
@@ -105,6 +171,7 @@ class State:
         self.weights = np.zeros((2, 4))
         self.sums = {name: np.zeros((2, 4)) for name in names}
         self.infinite = dict.fromkeys(names, 0)
+        self.losses = Joint()
         self.largest = 0.0
         self.kl, self.dp = Sample(), Sample()
 
@@ -134,12 +201,17 @@ class State:
         weights = _some(weights, good, n_good)
         for name in OF_ROWS + (OF_LABELS if self.has_labels else ()):
             values = _some(columns[name], good, n_good)
+            if _core.add_finite_moments(values, weights, self.sums[name]):
+                continue
             finite = np.isfinite(values)
             n_finite = int(finite.sum())
             self.infinite[name] += n_good - n_finite
             _core.add_moments(
                 _some(values, finite, n_finite), _some(weights, finite, n_finite), self.sums[name]
             )
+        if self.has_labels:
+            losses = (_some(columns[name], good, n_good) for name in ("base_loss", "loss"))
+            self.losses.add(*losses, weights)
         self.largest = max(
             self.largest, _some(columns["max_abs_dp"], good, n_good).max(initial=0.0)
         )
@@ -147,6 +219,10 @@ class State:
         self.kl.add(_some(columns["kl"], good, n_good).copy(), kept)
         if self.has_labels:
             self.dp.add(_some(columns["dp"], good, n_good).copy(), kept)
+
+    def correlation(self):
+        """Of the two losses."""
+        return self.losses.correlation()
 
     def _place(self, which):
         return self.n_rows + int(which.argmax()) if which.any() else None
@@ -165,6 +241,7 @@ class State:
         for name, sums in other.sums.items():
             accumulate(self.sums[name], *sums)
             self.infinite[name] += other.infinite[name]
+        self.losses.merge(other.losses)
         self.largest = max(self.largest, other.largest)
         self.kl.merge(other.kl)
         self.dp.merge(other.dp)

@@ -11,7 +11,7 @@ cimport cython
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, isfinite
 from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.string cimport memset
 
@@ -517,6 +517,27 @@ def add_moments(const double[::1] values, const double[::1] weights, double[:, :
         with nogil:
             sf_add_moments(&values[0], NULL if weights is None else &weights[0], values.shape[0],
                            &sums[0, 0], &sums[1, 0])
+
+
+def add_finite_moments(const double[::1] values, const double[::1] weights, double[:, ::1] sums):
+    """`add_moments` where all that is added is finite; otherwise nothing, and False."""
+    cdef double hi[4]
+    cdef double lo[4]
+    cdef sf_sum total
+    cdef int j
+    for j in range(4):
+        hi[j] = lo[j] = 0.0
+    if values.shape[0]:
+        with nogil:
+            sf_add_moments(&values[0], NULL if weights is None else &weights[0], values.shape[0], hi, lo)
+    for j in range(4):
+        if not (isfinite(hi[j]) and isfinite(lo[j])):
+            return False
+    for j in range(4):
+        total.sum, total.lost = sums[0, j], sums[1, j]
+        sf_sum_add(&total, hi[j])
+        sums[0, j], sums[1, j] = total.sum, total.lost + lo[j]
+    return True
 
 
 # ---- the public functions ------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 import copy
 import dataclasses
+import decimal
 import math
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -158,7 +158,7 @@ class Comparison:
         result = {n: getattr(self, n) for n in names if n != "rows" and not n.startswith("_")}
         for name in ("kl_quantiles", "dp_quantiles"):
             if result[name] is not None:
-                result[name] = {f"{q:g}": value for q, value in result[name].items()}
+                result[name] = {_shortest(q): value for q, value in result[name].items()}
         return result
 
     def __str__(self):
@@ -204,8 +204,8 @@ class Comparison:
     def _perplexity_lines(self):
         one, base = self.perplexity, self.base_perplexity
         stderr, base_stderr = one * self.loss_stderr, base * self.base_loss_stderr
-        paired = (one - base) * (one * self.loss_stderr**2 - base * self.base_loss_stderr**2)
-        paired += one * base * self.loss_difference_stderr**2
+        paired = (one - base) * (stderr * self.loss_stderr - base_stderr * self.base_loss_stderr)
+        paired += one * base * (self.loss_difference_stderr * self.loss_difference_stderr)
         of_difference = math.nan if math.isnan(paired) else math.sqrt(max(paired, 0.0))
         ratio, ratio_stderr = self.perplexity_ratio, self.perplexity_ratio_stderr
         change, change_stderr = self.loss_difference, self.loss_difference_stderr
@@ -252,9 +252,18 @@ def _percent(x):
     return f"{100 * x:6.3f}"
 
 
+def _shortest(q):
+    text = f"{q:g}"
+    return text if float(text) == q else repr(q)
+
+
 def _quantile_name(q):
     name = {0: "Minimum", 0.5: "Median ", 1: "Maximum"}.get(q)
-    return f"{100 * q:4.1f}%  " if name is None else name
+    percent = decimal.Decimal(repr(q)) * 100
+    text = f"{percent:4.1f}"
+    if decimal.Decimal(text.strip()) != percent:
+        text = f"{percent.normalize():f}"
+    return f"{text}%  " if name is None else name
 
 
 class _Options(NamedTuple):
@@ -469,7 +478,7 @@ def compare(
     [0.25 0.  ] [False  True]
     """
     wanted = {} if _arguments.flag("rows", rows) else None
-    is_one = np.ndim(temperature) == 0
+    is_one = _arguments.as_array("temperature", temperature).ndim == 0
     comparer = _Comparer(
         temperature=temperature if is_one else None,
         quantiles=quantiles,
@@ -542,6 +551,7 @@ def _comparison(state, options, rows):
         if math.inf in (base_loss, loss):
             difference = loss - base_loss
         difference_stderr = stderr("loss_difference")
+        ratio = _exp(difference)
         rms = math.sqrt(mean("dp²"))
         result.update(
             base_loss=base_loss,
@@ -552,9 +562,9 @@ def _comparison(state, options, rows):
             loss_difference_stderr=difference_stderr,
             base_perplexity=_exp(base_loss),
             perplexity=_exp(loss),
-            perplexity_ratio=_exp(difference),
-            perplexity_ratio_stderr=_exp(difference) * difference_stderr,
-            correlation=_correlation(state, v),
+            perplexity_ratio=ratio,
+            perplexity_ratio_stderr=ratio * difference_stderr if difference_stderr else 0.0,
+            correlation=math.nan if state.n_bad else state.correlation(),
             dp=mean("dp"),
             dp_stderr=stderr("dp"),
             dp_rms=rms,
@@ -562,23 +572,3 @@ def _comparison(state, options, rows):
             dp_quantiles=quantiles(state.dp),
         )
     return Comparison(**result)
-
-
-def _correlation(state, v):
-    """Of the losses, by their variances and that of their difference, in exact arithmetic."""
-    names = ("base_loss", "loss", "loss_difference")
-    if state.n_bad or not state.n_good or any(state.infinite[name] for name in names):
-        return math.nan
-    variances = []
-    for name in names:
-        vx, _, _, vxx = state.sums[name].T
-        if not (np.isfinite(vx).all() and np.isfinite(vxx).all()):
-            return math.nan
-        mean, square = (sum(map(Fraction, pair)) / sum(map(Fraction, v)) for pair in (vx, vxx))
-        variance = square - mean * mean
-        variances.append(variance if variance * 2**96 >= square else Fraction(0))
-    one, other, difference = variances
-    if not one or not other:
-        return math.nan
-    scale = math.sqrt(one) * math.sqrt(other)
-    return max(-1.0, min(1.0, float(one + other - difference) / (2 * scale))) if scale else math.nan

@@ -249,6 +249,47 @@ def test_losses_of_masked_labels_are_infinite_and_their_difference_what_it_can_b
     assert math.isnan(found.loss_difference) and found.kl == 0
 
 
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_correlations_keep_their_digits_where_losses_are_nearly_constant(with_weights):
+    rng, n = generator(11), 300
+    v = positive(n) if with_weights else None
+    for spreads in ((1, 1), (1, 1e-10), (1e-14, 1e-14)):
+        base, x = (rng.normal(size=5) + s * rng.normal(size=(n, 5)) for s in spreads)
+        found = sf.compare(base, x, np.zeros(n, int), sample_weight=v, rows=True)
+        losses = np.stack([found.rows.base_loss, found.rows.loss]).astype(np.longdouble)
+        w = np.ones(n) if v is None else v
+        losses -= losses[:, :1]  # exact where they are close
+        losses -= (losses * w).sum(axis=1, keepdims=True) / w.sum()
+        xx, xy, yy = ((w * losses[i] * losses[j]).sum() for i, j in ((0, 0), (0, 1), (1, 1)))
+        expected = xy / np.sqrt(xx * yy)
+        assert found.correlation == pytest.approx(float(expected), rel=1e-9)
+        parts = [
+            _Comparer().update(
+                base[i::3], x[i::3], np.zeros(100, int), sample_weight=v if v is None else v[i::3]
+            )
+            for i in range(3)
+        ]
+        merged = (parts[0] + (parts[1] + parts[2])).result()
+        assert merged.correlation == pytest.approx(float(expected), rel=1e-9)
+    constant = sf.compare(np.full((n, 5), 0.1), x, np.zeros(n, int), sample_weight=v)
+    assert math.isnan(constant.correlation)
+    assert sf.compare(base, base, np.zeros(n, int), sample_weight=v).correlation == 1
+
+
+def test_numbers_beyond_float64_are_infinite_or_none():
+    base = np.array([[0, 1.0], [0, 2.0], [0, 0], [0, 3.0]])
+    for scale in (1e3, 1e154, 1e250):
+        for v in (None, np.full(4, 1e-100), np.full(4, 1e-200)):
+            for pair in ((base, base * scale), (base * scale, base), (base, base)):
+                found = sf.compare(*pair, np.zeros(4, int), sample_weight=v)
+                assert "Mean PPL(Q)/PPL(base)" in str(found)
+                assert not abs(found.correlation) > 1
+    with np.errstate(all="ignore"):
+        found = sf.compare(base, base * 1e200, np.zeros(4, int), sample_weight=np.full(4, 1e-100))
+    assert found.perplexity_ratio == INF
+    assert found.loss_stderr == pytest.approx(np.std([0, 1, 2, 3], ddof=1) / 2 * 1e200)
+
+
 def test_nothing_left_a_single_row_and_a_single_class():
     base, x = two_models((3, 5), np.float64, 1.0)
     for found in (
@@ -375,7 +416,19 @@ def test_what_is_wrong_is_named():
         sf.compare(x, x, rows=1)
     with pytest.raises(ValueError, match="temperature"):
         sf.compare(x, x, temperature=0)
+    for ragged in ([[1, 2], [1]], [1.0, 2.0, 3.0], np.ones((4, 3))):
+        with pytest.raises(ValueError, match="^temperature"):
+            sf.compare(x, x, temperature=ragged)
     assert sf.compare(x, x, quantiles=[0.5, 0.25, 0.5]).kl_quantiles == {0.25: 0, 0.5: 0}
+
+
+def test_quantiles_next_to_each_other_have_keys_and_names_of_their_own():
+    close = (0.5, np.nextafter(0.5, 1), 0.9999, 0.9999999, 1.0)
+    base, x = two_models((50, 5), np.float64, 1.0)
+    found = sf.compare(base, x, quantiles=close)
+    assert [float(q) for q in found.as_dict()["kl_quantiles"]] == list(close)
+    names = [line.split("KLD:")[0] for line in str(found).splitlines() if "KLD:" in line]
+    assert len(set(names)) == 6 and "99.99999%   " in names
 
 
 def test_the_table_has_the_order_and_words_of_llama_cpp():

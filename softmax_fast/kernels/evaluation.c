@@ -109,6 +109,7 @@ void sf_add_moments(const double *x, const double *weights, ptrdiff_t n, double 
     for (ptrdiff_t i = 0; i < n; i++) {
         const double v = weights[i], once = v * x[i], lost = rounding(v, x[i]);
         put_moments(hi, lo, x[i], v);
+        lo[0] += lost;
         put(hi + 3, lo + 3, once * x[i]);
         lo[3] += rounding(once, x[i]) + lost * x[i];
     }
