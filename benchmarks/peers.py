@@ -161,6 +161,7 @@ class CommandLine(SoftmaxFast):
 
     def __init__(self, threads):
         super().__init__(threads)
+        self.threads = threads
         from softmax_fast import cli
 
         self.cli = cli
