@@ -22,6 +22,7 @@ import targets
 from harness import (
     AXIS_PAIRS,
     BINARY_SHAPES,
+    COMPARED_SHAPES,
     DIVERGING,
     DIVERGING_SHAPES,
     EVALUATED_SHAPES,
@@ -45,7 +46,7 @@ QUICK_OPERATIONS = (
     "softmax_loss",
     "softmax_loss_and_grad",
 )
-OF_THEIR_OWN_SHAPES = ("binary", "linear", "evaluate", "fit", "kl")
+OF_THEIR_OWN_SHAPES = ("binary", "linear", "evaluate", "fit", "kl", "compare")
 ON_LOGITS = [name for name in OPERATIONS if not name.startswith(OF_THEIR_OWN_SHAPES)]
 
 
@@ -100,6 +101,8 @@ def plan(options: argparse.Namespace) -> list[Case]:
                     places = [(shape, -1) for shape in EVALUATED_SHAPES]
                 elif operation == "fit_temperature":
                     places = [(FITTED_SHAPE, -1)]
+                elif operation == "compare":
+                    places = [(shape, -1) for shape in COMPARED_SHAPES]
                 elif operation in DIVERGING:
                     places = [(shape, -1) for shape in DIVERGING_SHAPES]
                 else:
@@ -114,6 +117,7 @@ def plan(options: argparse.Namespace) -> list[Case]:
                 cases += [Case("evaluate", s, -1, dtype) for s in EVALUATED_SHAPES]
                 cases.append(Case("fit_temperature", FITTED_SHAPE, -1, dtype))
                 cases += [Case(o, s, -1, dtype) for o in DIVERGING for s in DIVERGING_SHAPES]
+                cases += [Case("compare", s, -1, dtype) for s in COMPARED_SHAPES]
     order = {inputs: k for k, inputs in enumerate(dict.fromkeys(case.inputs for case in cases))}
     return sorted(dict.fromkeys(cases), key=lambda case: order[case.inputs])
 
@@ -197,11 +201,12 @@ def main(argv: list[str] | None = None) -> int:
     if options.bars:
         options.bars.write_text(report.bars(results), encoding="utf-8")
     if options.update_results:
-        others = results.of(set(OPERATIONS) - {*harness.EVALUATING, *DIVERGING})
+        diverging = (*DIVERGING, "compare")
+        others = results.of(set(OPERATIONS) - {*harness.EVALUATING, *diverging})
         if others.table:
             harness.replace_between(RESULTS, "speed", report.markdown(others))
             harness.replace_between(README, "speed", report.summary(others))
-        for marker, operations in (("evaluation", harness.EVALUATING), ("divergence", DIVERGING)):
+        for marker, operations in (("evaluation", harness.EVALUATING), ("divergence", diverging)):
             some = results.of(operations)
             if some.table:
                 harness.replace_between(RESULTS, marker, report.markdown(some))

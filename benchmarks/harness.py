@@ -59,6 +59,9 @@ OPERATIONS = {
         "divergence and rows of classes",
         "read_both_and_write",
     ),
+    "compare": Operation(
+        "comparison of two arrays of logits, with labels", "comparison", "read_both"
+    ),
 }
 
 SHAPES = (
@@ -83,6 +86,7 @@ N_BINS = 15
 EVALUATING = ("evaluate", "fit_temperature")
 DIVERGING = ("kl_divergence", "kl_divergence_and_grad")
 DIVERGING_SHAPES = ((64, 1000), (65536, 10), (16384, 1000), (256, 128256))
+COMPARED_SHAPES = ((2_000_000, 10), (16384, 1000), (256, 128256))
 # Not along the last axis, each beside the same rows laid out along it.
 AXIS_PAIRS = (
     (((1000, 16384), 0), ((16384, 1000), -1)),
@@ -114,7 +118,7 @@ class Case:
     @property
     def inputs(self) -> tuple:
         """Cases with equal ``inputs`` work on the same arrays."""
-        first = self.operation.partition("_")[0]
+        first = "kl" if self.operation == "compare" else self.operation.partition("_")[0]
         family = first if first in ("binary", "linear", "fit", "kl") else "logits"
         return family, self.shape, self.axis, self.dtype
 
@@ -154,7 +158,8 @@ def make_arrays(case: Case) -> SimpleNamespace:
     -------
     SimpleNamespace
         ``x`` the logits and ``out`` of their shape; ``targets`` int64 of the shape of the rows, or
-        for the binary case float 0 or 1, for a divergence the base's logits; ``axis``. A linear case
+        for the binary case float 0 or 1, for a divergence the base's logits; ``labels`` of a
+        divergence and ``axis``. A linear case
         has ``features`` (N, D) and ``weights`` (C, D) in place of ``x``, and ``out`` (N, C); of
         bfloat16 are the weights alone.
     """
@@ -192,7 +197,10 @@ def make_arrays(case: Case) -> SimpleNamespace:
     else:
         rows = np.delete(case.shape, case.axis)
         targets = rng.integers(0, case.shape[case.axis], rows)
-    return SimpleNamespace(x=x, targets=targets, out=np.empty_like(x), axis=case.axis)
+    arrays = SimpleNamespace(x=x, targets=targets, out=np.empty_like(x), axis=case.axis)
+    if family == "kl":
+        arrays.labels = rng.integers(0, case.shape[1], case.shape[0])
+    return arrays
 
 
 def reference(case: Case, arrays: SimpleNamespace) -> np.ndarray:
@@ -348,6 +356,14 @@ def wrong(case: Case, arrays: SimpleNamespace, logs: np.ndarray, result) -> str 
         return _wrong_evaluation(arrays, logs, result)
     if operation.gives == "temperature":
         return compare("temperature", result, logs, 1e-3 * logs)
+    if operation.gives == "comparison":
+        at = np.arange(len(arrays.x)), arrays.labels
+        q, p = (np.exp(v[at] - log) for v, log in ((arrays.x, logs[0]), (arrays.targets, logs[1])))
+        same_top = np.mean(arrays.x.argmax(-1) == arrays.targets.argmax(-1))
+        wanted = {"kl": logs[2].mean(), "dp": np.mean(q - p), "same_top": same_top}
+        rooms = {"kl": 256 * eps, "dp": 256 * eps, "same_top": 1e-3}  # of equals not all the first
+        errors = (compare(n, result[n], wanted[n], rooms[n] * max(1, wanted[n])) for n in wanted)
+        return next(filter(None, errors), None)
     if operation.gives.startswith("divergence"):
         value, grad = result if operation.gives.endswith("classes") else (result, None)
         want = logs[2].mean()

@@ -13,6 +13,7 @@ import contextlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import tempfile
 import warnings
@@ -138,6 +139,9 @@ class SoftmaxFast(Peer):
     def kl_divergence_and_grad(self, a):
         value_and_grad = self.sf.kl_divergence_and_grad
         return lambda: value_and_grad(a.targets, a.x, grad_out=a.out)
+
+    def compare(self, a):
+        return lambda: self.sf.compare(a.targets, a.x, a.labels).as_dict()
 
 
 class LossAlone(SoftmaxFast):
@@ -396,6 +400,35 @@ class PyTorch(Peer):
     def kl_divergence(self, a):
         x, base = self.torch.from_numpy(a.x), self.torch.from_numpy(a.targets)
         return lambda: self._divergence(x, base)
+
+    def compare(self, a):
+        torch = self.torch
+        x, base, y = map(torch.from_numpy, (a.x, a.targets, a.labels))
+        y = y[:, None]
+        quantiles = torch.tensor((0, 0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99, 1.0))
+
+        def call():
+            log_q, log_p = torch.log_softmax(x, -1), torch.log_softmax(base, -1)
+            q, p = log_q.exp(), log_p.exp()
+            t = log_q - log_p
+            log_m = torch.logaddexp(log_q, log_p) - math.log(2)
+            kl = -(p * t).sum(-1)
+            losses = [-log.gather(-1, y).double() for log in (log_p, log_q)]
+            dp = (q - p).gather(-1, y)
+            found = {
+                "kl": kl.double().mean(),
+                "kl_reverse": (q * t).sum(-1).double().mean(),
+                "js": ((p * (log_p - log_m)).sum(-1) + (q * (log_q - log_m)).sum(-1)).mean() / 2,
+                "total_variation": (q - p).abs().sum(-1).double().mean() / 2,
+                "same_top": (x.argmax(-1) == base.argmax(-1)).double().mean(),
+                "loss_difference": (losses[1] - losses[0]).mean(),
+                "dp": dp.double().mean(),
+            }
+            for values in (kl, dp[:, 0]):
+                values.sort().values[(quantiles * (len(values) - 1)).long()]
+            return {name: float(value) for name, value in found.items()}
+
+        return call
 
     def kl_divergence_and_grad_fresh(self, a):
         torch = self.torch
