@@ -325,11 +325,15 @@ def _sums_of_slots(slots, cells):
 # Weights
 
 
-def near_1(weights):
+def near_1(weights, labels, ignore_index):
     """Weights times 2^-exponent, of which the greatest is about 1, and exponent; weights that are
-    not far from 1 as they are, and 0. None that is > 0 becomes 0.
+    not far from 1 as they are, and 0. Those of ignored rows may become 0, no other that is > 0.
     """
-    greatest = 0.0 if weights is None else float(weights.max(initial=0.0))
+    if weights is None:
+        return None, 0
+    if ignore_index is not None and (ignored := labels == ignore_index).any():
+        weights = np.where(ignored, 0.0, weights)
+    greatest = float(weights.max(initial=0.0))
     exponent = math.frexp(greatest)[1]
     if abs(exponent) <= _NEAR_1:
         return weights, 0

@@ -182,7 +182,8 @@ def checked_labels(targets, shape, axis, sample_weight, ignored):
         reduction="sum",
     )
     problem.weigh()
-    return problem.targets.codes, *near_1(problem.sample_weight)
+    codes = problem.targets.codes
+    return codes, *near_1(problem.sample_weight, codes, ignored)
 
 
 def sample_of(n_rows, n_classes):

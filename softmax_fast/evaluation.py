@@ -567,7 +567,7 @@ class Evaluator:
         weights = _arguments.sample_weight(sample_weight, rows)
         added = self._no_rows()
         added.n_classes = n_classes
-        weights, added.exponent = near_1(weights)
+        weights, added.exponent = near_1(weights, codes, options.ignore_index)
         for some, x in pieces(codes, options.temperature, options.ignore_index):
             y, v = codes[some], _layout.of_rows(weights, some)
             n_threads = _threads.resolve(self.n_threads, len(y) * n_classes)

@@ -320,7 +320,8 @@ def test_rows_that_are_ignored_or_of_weight_0_count_for_nothing():
     by_weight = sf.fit_temperature(x, y, sample_weight=~out)
     y[out] = -100
     ignored = sf.fit_temperature(x, y)
-    for fit in (by_weight, ignored):
+    heavy = sf.fit_temperature(x, y, sample_weight=np.where(out, 1e250, 1.0))
+    for fit in (by_weight, ignored, heavy):
         assert fit[:4] == pytest.approx(expected[:4], rel=1e-12)
     y[out] = 2**40
     assert sf.fit_temperature(x, y, ignore_index=2**40) == ignored

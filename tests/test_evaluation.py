@@ -535,6 +535,17 @@ def test_a_factor_of_all_weights_changes_only_their_sum(factor):
     same(one, other, rel=1e-12)
 
 
+# Were NaN: standard errors where a row that is left out had a weight of 1e200.
+@pytest.mark.parametrize("factor", [1.0, 1e-200])
+def test_weights_of_ignored_rows_say_nothing(factor):
+    x, y, w = logits((60, 8), np.float64), labels(60, 8), positive(60)
+    y[::5] = -100
+    other = np.where(y < 0, 1e200, factor * w)
+    one, other = (evaluate(x, y, sample_weight=v, classwise=True).as_dict() for v in (w, other))
+    assert other.pop("weight_sum") == pytest.approx(factor * one.pop("weight_sum"))
+    same(one, other, rel=1e-12)
+
+
 @pytest.mark.parametrize("weight", [1e308, 5e-324])
 def test_weights_at_the_ends_of_their_range_do_no_harm(weight):
     x, y = logits((50, 4), np.float64), labels(50, 4)
