@@ -63,17 +63,11 @@ cdef Options NO_OPTIONS = Options()
 cdef sf_adapt adaptive = sf_adapt_new(omp_get_num_procs())
 
 
-cdef void work_alone(sf_body *body, void *context, Py_ssize_t n_pieces) noexcept nogil:
-    cdef Py_ssize_t piece
-    for piece in range(n_pieces):
-        body(context, piece, 0)
-
-
-cdef void work_together(sf_body *body, void *context, Py_ssize_t n_pieces, int n_workers,
-                        sf_region *region) noexcept nogil:
+cdef void work_together(sf_body *body, void *context, Py_ssize_t first, Py_ssize_t n_pieces,
+                        int n_workers, sf_region *region) noexcept nogil:
     cdef Py_ssize_t piece
     cdef int worker
-    for piece in prange(n_pieces, num_threads=n_workers, schedule="dynamic"):
+    for piece in prange(first, n_pieces, num_threads=n_workers, schedule="dynamic"):
         worker = omp_get_thread_num()
         body(context, piece, worker)
         if worker == 0:
@@ -82,26 +76,43 @@ cdef void work_together(sf_body *body, void *context, Py_ssize_t n_pieces, int n
             sf_took_piece(&region.other, omp_get_wtime())
 
 
-cdef void parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces, int n_workers) noexcept nogil:
+cdef Py_ssize_t work_alone(sf_body *body, void *context, Py_ssize_t n_pieces,
+                           int most) noexcept nogil:
+    """How many pieces were done before it was worth while to share the others among ``most``."""
+    cdef double started = omp_get_wtime(), seconds = 0.0
+    cdef Py_ssize_t done = 0
+    while done < n_pieces:
+        body(context, done, 0)
+        done += 1
+        seconds = omp_get_wtime() - started
+        if sf_adapt_is_worth(&adaptive, seconds / done * (n_pieces - done), most):
+            break
+    sf_adapt_alone(&adaptive, seconds)
+    return done
+
+
+cdef void parallel_for(sf_body *body, void *context, Py_ssize_t n_pieces, int most) noexcept nogil:
     """Rows, blocks and pieces of every function are shared out here; see kernels/drive.c, and
     kernels/adapt.h for how many threads share them.
     """
     cdef sf_region region
-    cdef double started
+    cdef Py_ssize_t done = 0
+    cdef int n_workers = most
     if serial:
-        work_alone(body, context, n_pieces)
+        while done < n_pieces:
+            body(context, done, 0)
+            done += 1
     elif not adaptive.is_on:
         region = sf_region_begin(n_pieces, n_workers, 0.0)
-        work_together(body, context, n_pieces, n_workers, &region)
+        work_together(body, context, 0, n_pieces, n_workers, &region)
     else:
-        n_workers = sf_adapt_enter(&adaptive, n_workers)
-        started = omp_get_wtime()
+        n_workers = sf_adapt_enter(&adaptive, most)
         if n_workers == 1:
-            work_alone(body, context, n_pieces)
-            sf_adapt_alone(&adaptive, omp_get_wtime() - started)
-        else:
-            region = sf_region_begin(n_pieces, n_workers, started)
-            work_together(body, context, n_pieces, n_workers, &region)
+            done = work_alone(body, context, n_pieces, most)
+            n_workers = most
+        if done < n_pieces:
+            region = sf_region_begin(n_pieces - done, n_workers, omp_get_wtime())
+            work_together(body, context, done, n_pieces, n_workers, &region)
             sf_adapt_learn(&adaptive, &region, omp_get_wtime())
         sf_adapt_leave(&adaptive)
 
@@ -1083,6 +1094,9 @@ cdef class _Adaptive:
 
     def alone(self, double seconds):
         sf_adapt_alone(&self.adapt, seconds)
+
+    def is_worth(self, double seconds, int most):
+        return bool(sf_adapt_is_worth(&self.adapt, seconds, most))
 
     def region(self, long pieces, own, double wait=0.0, double started=0.0, int workers=2, others=()):
         """A region: the seconds of the caller's own pieces, and of its wait at the end; and of a

@@ -161,6 +161,7 @@ cdef extern from "adapt.h" nogil:
     int sf_adapt_enter(sf_adapt *state, int most) noexcept
     void sf_adapt_leave(sf_adapt *state) noexcept
     void sf_adapt_alone(sf_adapt *state, double seconds) noexcept
+    int sf_adapt_is_worth(const sf_adapt *state, double seconds, int most) noexcept
     sf_region sf_region_begin(Py_ssize_t pieces, int workers, double now) noexcept
     void sf_took_piece(sf_taker *taker, double now) noexcept
     void sf_adapt_learn(sf_adapt *state, const sf_region *region, double now) noexcept

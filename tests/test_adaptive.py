@@ -61,6 +61,21 @@ def test_after_a_loss_one_thread_works_alone_for_a_multiple_of_it(adaptive, lost
     assert spend_pause(adaptive, lost / 10) == pytest.approx(LEAST * lost, rel=0.02)
 
 
+# A layer's loss took twice its time in a loop with products, by the pause after a region of microseconds.
+def test_large_work_is_shared_in_spite_of_a_pause(adaptive):
+    assert not adaptive.is_worth(1.0, 2)  # without a pause nobody works alone
+    failed(adaptive, 5e-3)
+    adaptive.enter(2)
+    assert not adaptive.is_worth(0.039, 2)  # half of it is saved: 4 times the loss
+    assert adaptive.is_worth(0.041, 2)
+    assert adaptive.is_worth(0.027, 4)
+    adaptive.enter(2)
+    assert not adaptive.is_worth(1.0, 2)  # another caller has the other processor
+    adaptive.leave()
+    adaptive.alone(8 * 5e-3)
+    assert not adaptive.is_worth(1.0, 2)
+
+
 def test_a_stopped_process_costs_less_than_half_a_second_of_one_thread(adaptive):
     failed(adaptive, 10.0)
     assert spend_pause(adaptive, 1e-3) < 0.5

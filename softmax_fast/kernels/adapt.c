@@ -6,6 +6,7 @@
 enum {
     LEAST_FACTOR = 8,
     MOST_FACTOR = 64,
+    WORTH_FACTOR = 4,
     LONGEST_LOSS = 500000, /* 50 ms: more was a process that was stopped, not a worker that came late */
     MOST_GAIN = 1000000000
 };
@@ -42,6 +43,14 @@ void sf_adapt_alone(sf_adapt *state, double seconds)
         long spent = ticks(seconds, pause);
         SF_STORE(state->pause, pause - (spent > 0 ? spent : 1));
     }
+}
+
+int sf_adapt_is_worth(const sf_adapt *state, double seconds, int most)
+{
+    const long callers = SF_LOAD(state->callers);
+    const double saved = seconds - seconds / most;
+    return callers == 1 && SF_LOAD(state->pause) > 0
+        && saved * TICKS_PER_SECOND > WORTH_FACTOR * (double)SF_LOAD(state->lost);
 }
 
 /* Without the longest, in which the thread may have been stopped, or before its first. */

@@ -20,6 +20,10 @@
  * and fewer than one call in a hundred takes more than twice as long for one; where they do well, a
  * loss is soon forgotten.
  *
+ * A loss is a matter of milliseconds however large the region was, and small regions lose as much as large
+ * ones.  So who works alone during a pause, and has still so much to do that the other threads would save a
+ * multiple of the time last lost, shares what is left.
+ *
  * Callers at the same time share the processors: each counts on its part of them.
  *
  * One state serves all callers.  Its parts are read and written one by one: callers at the same time may
@@ -63,6 +67,9 @@ void sf_adapt_leave(sf_adapt *state);
 
 /* Work was done by one thread that could have been shared. */
 void sf_adapt_alone(sf_adapt *state, double seconds);
+
+/* Whether work that would take one thread so many seconds is worth most threads in spite of a pause. */
+int sf_adapt_is_worth(const sf_adapt *state, double seconds, int most);
 
 static inline sf_region sf_region_begin(ptrdiff_t pieces, int workers, double now)
 {
