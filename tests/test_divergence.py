@@ -7,6 +7,7 @@ import pytest
 from cases import generator, laid_out, logits, positive, row_temperatures, scattered
 
 import softmax_fast as sf
+from softmax_fast import _core
 
 INF, NAN = np.inf, np.nan
 LENGTHS = [*range(1, 10), 15, 16, 17, 33, 64, 65, 256, 257, 1000, 2047, 2048, 2049, 5000]
@@ -39,6 +40,21 @@ def test_divergences_and_gradients_agree_with_the_oracle(spread, isa, dtype):
                 oracle.check_grad(grad, exact, reduction, dtype, context)
                 alone = sf.kl_divergence(base, x, reduction=reduction, **options)
                 oracle.assert_same_bits(alone, value, context)
+
+
+# Was a segmentation fault with AVX-512: musl gives a thread 128 KiB of stack.
+@pytest.mark.skipif(not _core.has_openmp, reason="built without OpenMP")
+def test_a_small_stack_is_enough(dtype, run_python):
+    run_python(
+        f"""
+        import numpy as np, softmax_fast as sf
+        base, x = np.random.default_rng(0).normal(size=(2, 20000, 50)).astype("{dtype}")
+        for _ in range(9):
+            sf.kl_divergence_and_grad(base, x, n_threads=2)
+            sf.compare(base, x, n_threads=2)
+        """,
+        env={"OMP_STACKSIZE": "128k", "SOFTMAX_FAST_ADAPTIVE": "0"},
+    )
 
 
 def test_rows_by_themselves_have_the_bits_of_rows_among_others(isa, dtype):

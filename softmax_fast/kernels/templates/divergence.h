@@ -178,10 +178,9 @@ SF_INLINE sf_call base_of(const sf_call *call)
     return base;
 }
 
-/* What a tile leaves for a second look: the base, biased exponentials, and the rows' shifts, which lack
- * nothing, and ratios of sums. */
+/* What a tile leaves for a second look beside the base, which is in the place of targets: biased
+ * exponentials, and the rows' shifts, which lack nothing, and ratios of sums. */
 typedef struct {
-    sf_tile base;
     SF_ALIGNED(64) real e_x[SF_SHORT_ROW * LANES], e_a[SF_SHORT_ROW * LANES];
     SF_ALIGNED(64) real hi[2 * LANES], lo[2 * LANES], ratio[2 * LANES];
 } divergence_room;
@@ -199,15 +198,14 @@ SF_INLINE void divergence_tile_of(divergence_room *room, sf_tile *tile, const sf
 {
     const ptrdiff_t n = call->n_classes, lanes = width * LANES;
     const sf_call base_call = base_of(call);
-    sf_tile *base = &room->base;
+    real *base = tile->a;
     real *e_x = room->e_x, *e_a = room->e_a, *hi = room->hi, *lo = room->lo, *ratio = room->ratio;
-    place_tile(base, 0);
     SF_ALIGNED(64) real max[2 * LANES], base_max[2 * LANES];
     SF_ALIGNED(64) double sum[2 * LANES], base_sum[2 * LANES], logs[2 * LANES], base_logs[2 * LANES];
     SF_ALIGNED(64) double terms[2 * LANES], differences[2 * LANES];
     read_labels(call, first, count, batch, at);
     load_tile(tile, call, first, count, width, max);
-    load_tile(base, &base_call, first, count, width, base_max);
+    load_lanes(base, &base_call.x, &base_call, first, count, width, base_max);
     if (call->temperature_step)
         tile_temperatures(tile, call, first, count);
     for (int k = 0; k < width; k++) {
@@ -216,7 +214,7 @@ SF_INLINE void divergence_tile_of(divergence_room *room, sf_tile *tile, const sf
                          vmul(vload(tile->floor + to), vset1(RAISE_FLOOR))};
         wide_store(sum + to, exponentials_of_lanes(tile->x + to, n, lanes, vload(max + to), c, e_x + to));
         wide_store(base_sum + to,
-                   exponentials_of_lanes(base->x + to, n, lanes, vload(base_max + to), c, e_a + to));
+                   exponentials_of_lanes(base + to, n, lanes, vload(base_max + to), c, e_a + to));
     }
     for (ptrdiff_t i = 0; i < lanes; i++) { /* NaN where a row has no probabilities */
         sum[i] = sum[i] * EXP_UNBIAS - 1.0;
@@ -250,7 +248,7 @@ SF_INLINE void divergence_tile_of(divergence_room *room, sf_tile *tile, const sf
                 t[j] = d[j] = vset1(0);
             for (int j = 0; j < 4 && begin + j < n; j++) {
                 const ptrdiff_t c = (begin + j) * lanes + to;
-                t[j] = divergence_term(vload(base->x + c), vload(tile->x + c), vload(e_a + c),
+                t[j] = divergence_term(vload(base + c), vload(tile->x + c), vload(e_a + c),
                                        vload(e_x + c), s, &d[j]);
             }
             add_divergence(&h, &w, t, d);
@@ -292,7 +290,7 @@ static SF_NOINLINE void gradient_of_tile(const divergence_room *room, sf_tile *t
         const vshift s = shift_of_lanes(room, tile, to);
         for (ptrdiff_t c = to; c < n * lanes; c += lanes) {
             vec d;
-            (void)divergence_term(vload(room->base.x + c), vload(tile->x + c), vload(room->e_a + c),
+            (void)divergence_term(vload(tile->a + c), vload(tile->x + c), vload(room->e_a + c),
                                   vload(room->e_x + c), s, &d);
             vstore(tile->x + c, d);
         }

@@ -109,7 +109,7 @@ static SF_NOINLINE void measures_of_tile(const divergence_room *room, const sf_t
         const vshift s = shift_of_lanes(room, tile, to);
         measures m = no_measures();
         for (ptrdiff_t c = to; c < n * lanes; c += lanes)
-            add_measures(&m, vload(room->base.x + c), vload(tile->x + c), vload(room->e_a + c),
+            add_measures(&m, vload(tile->a + c), vload(tile->x + c), vload(room->e_a + c),
                          vload(room->e_x + c), s);
         wide_store(reverse + to, m.reverse);
         wide_store(shared + to, m.shared);

@@ -4,7 +4,7 @@
 enum { TILE_ENTRIES = SF_MAX(SF_SHORT_ROW, 2 * SF_WIDE_TILE_ROW) * LANES };
 struct sf_tile {
     real *x;                             /* entry c of lane i: [c * lanes + i] */
-    real *a;                             /* weighted targets, where these are probabilities */
+    real *a;                             /* weighted targets, where these are probabilities, or a base */
     SF_ALIGNED(64) real x_room[TILE_ENTRIES], a_room[TILE_ENTRIES];
     SF_ALIGNED(64) real hi[2 * LANES];
     SF_ALIGNED(64) real lo[2 * LANES];
