@@ -124,6 +124,7 @@ def measure(options, before: dict | None, keep) -> dict:
                 found["loops"].append(entry)
                 say(f"{name:12} " + "  ".join(_row(entry, [])))
                 keep(found)
+    say("no loop is left")
     return found
 
 

@@ -89,6 +89,9 @@ class Comparison:
     counts as of another top. Where a divergence or a loss of a row is infinite its mean is, and
     what else depends on it is NaN. All means over nothing are NaN.
 
+    Sums take weights and their squares as they are, not by their ratios as `evaluate` does: of
+    weights beyond 1e-140 or 1e150, say, there are no standard errors.
+
     References
     ----------
     .. [1] J. Lin, "Divergence measures based on the Shannon entropy", IEEE Transactions on

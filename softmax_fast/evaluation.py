@@ -859,9 +859,9 @@ def _evaluation(state, options):
     far = far if sum(far[0]) else ()
     loss = known(math.inf if infinite else _mean(v, s["v loss"], far))
     histogram, cells = state.histograms()
-    bins = _gaps(*histogram)
+    bins = _gaps(histogram[0])
     off = np.abs(bins.gap) / bins.weight
-    mass = _gaps(*_equal_mass(cells, options.n_bins)[1:])
+    mass = _gaps(_equal_mass(cells, options.n_bins)[1])
     floor = math.sqrt(2 / math.pi) * float(np.sqrt(histogram[0].sum(axis=0)[-1]).sum())
     classwise = None
     if options.classwise:
@@ -920,9 +920,9 @@ class _Gaps(NamedTuple):
     gap: np.ndarray  # Σ v (hit - confidence)
 
 
-def _gaps(sums, counts):
-    """Weight and gap of the bins that are not empty."""
-    hi, lo = sums[:, :, counts > 0]
+def _gaps(sums):
+    """Weight and gap of the bins that have weight; beside much greater ones that of a bin may vanish."""
+    hi, lo = sums[:, :, sums[0, 0] > 0]
     return _Gaps(hi[0] + lo[0], (hi[3] - hi[2]) + (lo[3] - lo[2]))
 
 

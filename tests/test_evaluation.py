@@ -575,6 +575,19 @@ def test_weights_of_all_sizes_merge():
                 np.testing.assert_allclose(a, b, rtol=1e-13)
 
 
+# Were NaN: the greatest error, and the root of their mean square.
+def test_a_bin_whose_weight_vanishes_beside_others_counts_for_nothing():
+    x, y = np.log([[0.99, 0.01], [0.6, 0.4]]), [0, 0]
+    parts = [
+        Evaluator().update(x[i : i + 1], y[:1], sample_weight=[v])
+        for i, v in enumerate((1e-300, 1e100))
+    ]
+    for found in ((parts[0] + parts[1]).result(), (parts[1] + parts[0]).result()):
+        assert found.n == 2
+        assert (found.ece, found.mce, found.rms_ce) == pytest.approx((0.4, 0.4, 0.4))
+        assert found.ece_equal_mass == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize("scale", [1e120, 1e155, 1e200, 1.7e307])
 @pytest.mark.parametrize("factor", [None, 1e-200, 1e-100, 1e150])
 def test_losses_of_any_size_have_a_mean_and_a_standard_error(scale, factor):
