@@ -673,11 +673,13 @@ cdef double square_of(const real *x, Py_ssize_t n) noexcept nogil:
 cdef void squares_of_some(void *context, Py_ssize_t piece, int worker) noexcept nogil:
     cdef const Rows *rows = <const Rows *>context
     cdef Py_ssize_t row
+    cdef sf_environment found = sf_enter()
     for row in range(piece * ROWS_OF_SQUARES, min(rows.n, (piece + 1) * ROWS_OF_SQUARES)):
         if rows.are_float:
             rows.squares[row] = square_of(<const float *>(rows.first + row * rows.step), rows.length)
         else:
             rows.squares[row] = square_of(<const double *>(rows.first + row * rows.step), rows.length)
+    sf_leave(found)
 
 
 def row_squares(cnp.ndarray matrix not None, int n_threads):

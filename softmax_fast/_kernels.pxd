@@ -145,6 +145,12 @@ cdef extern from "drive.h" nogil:
     int sf_stores_chosen() noexcept
     int sf_stores_measured(int i, sf_measured_stores *measured) noexcept
 
+cdef extern from "environment.h" nogil:
+    ctypedef unsigned long long sf_environment
+
+    sf_environment sf_enter() noexcept
+    void sf_leave(sf_environment found) noexcept
+
 cdef extern from "adapt.h" nogil:
     ctypedef struct sf_adapt:
         int is_on

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import oracle
 import pytest
-from cases import ROW_FUNCTIONS, kinds_block, problem
+from cases import ROW_FUNCTIONS, generator, kinds_block, problem
 
 import softmax_fast as sf
+from softmax_fast import _core
 
 pytestmark = pytest.mark.skipif(
     not (sys.platform.startswith("linux") and platform.machine() == "x86_64"),
@@ -100,6 +101,17 @@ def test_a_caller_that_flushes_subnormals_gets_the_same_of_a_layer(rows, isa, re
     loss = sf.linear_softmax_loss(features, weights, labels)
     restored.install()
     assert expected > 40 and loss == expected
+
+
+# Were rounded as each thread does: with two the bits of a loss with a margin changed from call to call.
+def test_squares_of_weights_do_not_depend_on_the_rounding_of_a_thread(dtype, restored):
+    weights = generator(300, 64).standard_normal((300, 64)).astype(dtype)
+    expected = _core.row_squares(weights, 1)
+    libm.fesetround(FE_UPWARD)
+    squares = _core.row_squares(weights, 1)
+    rounding = libm.fegetround()
+    restored.install()
+    assert (squares == expected).all() and rounding == FE_UPWARD
 
 
 def test_a_caller_that_traps_exceptions_is_not_trapped(isa, dtype, run_python):
