@@ -1,9 +1,11 @@
 """`compare`: every measure against an oracle, edges, means and errors, quantiles, merges, bits."""
 
+import itertools
 import json
 import math
 import pickle
 
+import mpmath
 import numpy as np
 import oracle
 import pytest
@@ -44,8 +46,12 @@ def exact_measures(base, x, temperature=1.0):
     )
     near = np.abs(t) < 0.05
     z = np.minimum(np.abs(d) / (p + q), 1 - np.longdouble(2.0**-62))
-    of_z = z * z * np.polynomial.polynomial.polyval(
-        z * z, [1 / np.longdouble(k * (2 * k - 1)) for k in range(1, 12)]
+    of_z = (
+        z
+        * z
+        * np.polynomial.polynomial.polyval(
+            z * z, [1 / np.longdouble(k * (2 * k - 1)) for k in range(1, 12)]
+        )
     )
     of_z = np.where(z < 0.1, of_z, (1 + z) * np.log1p(z) + (1 - z) * np.log1p(-z))
     return {
@@ -108,6 +114,22 @@ def test_an_offset_or_small_logits_hide_no_variation(isa):
                     np.float32, name,
                 )  # fmt: skip
             oracle.assert_same_bits(rows.kl, sf.kl_divergence(one, other, reduction="none"))
+
+
+def test_variations_of_nearly_sure_rows(isa):
+    """Of the greatest class t is below what its parts are known to."""
+    eps = np.finfo(np.float64).eps
+    for gap, offset in itertools.product((20.0, 40.0, 60.0, 80.0), (0.0, 1e3, 1e6)):
+        base = np.array([gap + 0.1, 0.7, 0.3])
+        x = base + [0.3, 0.25, -0.125] + offset
+        with mpmath.workdps(60):
+            p, q = ([mpmath.exp(mpmath.mpf(v) - float(a[0])) for v in a] for a in (base, x))
+            d = [b / sum(q) - a / sum(p) for a, b in zip(p, q, strict=True)]
+            exact = float(sum(map(abs, d)) / 2), float(max(map(abs, d))), float(d[0])
+        found = sf.compare(base[None], x[None], [0], rows=True).rows
+        got = found.total_variation[0], found.max_abs_dp[0], found.dp[0]
+        room = 1e-12 * 3 * exact[0] + (4 * eps) ** 2 * max(1.0, offset)
+        assert np.abs(np.subtract(got, exact)).max() <= room
 
 
 @pytest.mark.parametrize("offset", [0.0, 64.0, 5e6])
