@@ -74,6 +74,16 @@ SF_INLINE float vhmax(vec a)
     m = _mm_max_ss(m, _mm_movehdup_ps(m));
     return _mm_cvtss_f32(m);
 }
+SF_INLINE double vtotal(vec sum, vec lost)
+{
+    __m256d low = _mm256_sub_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(sum)),
+                                _mm256_cvtps_pd(_mm256_castps256_ps128(lost)));
+    __m256d high = _mm256_sub_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(sum, 1)),
+                                 _mm256_cvtps_pd(_mm256_extractf128_ps(lost, 1)));
+    low = _mm256_add_pd(low, high);
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(low), _mm256_extractf128_pd(low, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
 SF_INLINE vec vpow2(vec z)
 {
     static const SF_ALIGNED(32) uint32_t table[8] = {
@@ -218,6 +228,12 @@ SF_INLINE double vhmax(vec a)
 {
     __m128d m = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
     return _mm_cvtsd_f64(_mm_max_sd(m, _mm_unpackhi_pd(m, m)));
+}
+SF_INLINE double vtotal(vec sum, vec lost)
+{
+    sum = _mm256_sub_pd(sum, lost);
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(sum), _mm256_extractf128_pd(sum, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 SF_INLINE vec vpow2(vec z)
 {

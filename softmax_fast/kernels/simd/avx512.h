@@ -47,6 +47,17 @@ SF_INLINE float vhmax(vec a)
     a = _mm512_max_ps(a, _mm512_shuffle_ps(a, a, 0xb1));
     return _mm512_cvtss_f32(a);
 }
+SF_INLINE double vtotal(vec sum, vec lost)
+{
+    __m512d low = _mm512_sub_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(sum)),
+                                _mm512_cvtps_pd(_mm512_castps512_ps256(lost)));
+    __m512d high = _mm512_sub_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(sum, 1)),
+                                 _mm512_cvtps_pd(_mm512_extractf32x8_ps(lost, 1)));
+    low = _mm512_add_pd(low, high);
+    __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(low), _mm512_extractf64x4_pd(low, 1));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
 SF_INLINE vec vpow2(vec z)
 {
     static const SF_ALIGNED(64) uint32_t table[16] = {
@@ -189,6 +200,13 @@ SF_INLINE double vhmax(vec a)
     a = _mm512_max_pd(a, _mm512_shuffle_f64x2(a, a, 0xb1));
     a = _mm512_max_pd(a, _mm512_shuffle_pd(a, a, 0x55));
     return _mm512_cvtsd_f64(a);
+}
+SF_INLINE double vtotal(vec sum, vec lost)
+{
+    sum = _mm512_sub_pd(sum, lost);
+    __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(sum), _mm512_extractf64x4_pd(sum, 1));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 SF_INLINE vec vpow2(vec z)
 {

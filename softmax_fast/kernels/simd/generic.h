@@ -102,6 +102,13 @@ SF_INLINE real vhmax(vec a)
     FOR_LANES m = a.lane[i] > m ? a.lane[i] : m;
     return m;
 }
+/* The sum of sum - lost in double, halves of the lanes one on the other. */
+SF_INLINE double vtotal(vec sum, vec lost)
+{
+    double lanes[LANES];
+    FOR_LANES lanes[i] = (double)sum.lane[i] - (double)lost.lane[i];
+    return sf_lanes_total(lanes, LANES);
+}
 SF_INLINE vec vpow2(vec z)
 {
     lane_bits bits[LANES];

@@ -55,6 +55,11 @@ SF_INLINE vec vfma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
 /* FMAX keeps every NaN and FMAXNM drops every NaN; the vocabulary wants b. */
 SF_INLINE vec vmax(vec a, vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 SF_INLINE float vhmax(vec a) { return vmaxvq_f32(a); }
+SF_INLINE double vtotal(vec sum, vec lost)
+{
+    float64x2_t low = vsubq_f64(vcvt_f64_f32(vget_low_f32(sum)), vcvt_f64_f32(vget_low_f32(lost)));
+    return vaddvq_f64(vaddq_f64(low, vsubq_f64(vcvt_high_f64_f32(sum), vcvt_high_f64_f32(lost))));
+}
 SF_INLINE vec vpow2(vec z)
 {
     return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(z), 23));
@@ -181,6 +186,7 @@ SF_INLINE vec vdiv(vec a, vec b) { return vdivq_f64(a, b); }
 SF_INLINE vec vfma(vec a, vec b, vec c) { return vfmaq_f64(c, a, b); }
 SF_INLINE vec vmax(vec a, vec b) { return vbslq_f64(vcgtq_f64(a, b), a, b); }
 SF_INLINE double vhmax(vec a) { return vmaxvq_f64(a); }
+SF_INLINE double vtotal(vec sum, vec lost) { return vaddvq_f64(vsubq_f64(sum, lost)); }
 SF_INLINE vec vpow2(vec z)
 {
     return vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(z), 52));

@@ -381,11 +381,8 @@ static SF_NOINLINE double divergence_of_entries(const real *a, const real *x, co
                                    &d[k]);
     }
     add_divergence(&terms, &differences, t, d);
-    double lanes[LANES];
-    wide_store(lanes, differences);
-    *w = sf_lanes_total(lanes, LANES);
-    wide_store(lanes, terms);
-    return sf_lanes_total(lanes, LANES);
+    *w = wide_total(differences);
+    return wide_total(terms);
 }
 
 static void divergence_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)

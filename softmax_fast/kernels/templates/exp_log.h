@@ -85,8 +85,9 @@ static const float exp_coefficient[] = {0x1.c6a004p-5f, 0x1.ec0c32p-3f, 0x1.62e4
 static const float exp_coefficient[] = {0x1.c6ac6ap-5f, 0x1.ebfff4p-3f, 0x1.62e43p-1f};
 #endif
 
-/* exp of EXP_INTERLEAVE vectors in place, step by step, or of one; none is below the floor. */
-SF_INLINE void exp_steps_above_floor(vec *d, const int count, vrate c)
+/* exp of EXP_INTERLEAVE vectors in place, step by step, or of one; none is below the floor.  Unless log2 is
+ * NULL, the binary logarithms of what comes go there. */
+SF_INLINE void exp_and_log2(vec *d, vec *log2, const int count, vrate c)
 {
     enum { degree = sizeof exp_coefficient / sizeof *exp_coefficient };
     const vec magic = vset1((real)EXP_MAGIC);
@@ -94,7 +95,10 @@ SF_INLINE void exp_steps_above_floor(vec *d, const int count, vrate c)
     for (int k = 0; k < count; k++)
         z[k] = vfma(d[k], c.hi, magic);
     for (int k = 0; k < count; k++) {
-        f[k] = vfraction(d[k], c.hi, c.lo, vsub(z[k], magic));
+        const vec n = vsub(z[k], magic);
+        f[k] = vfraction(d[k], c.hi, c.lo, n);
+        if (log2)
+            log2[k] = vadd(n, f[k]);
         p[k] = vset1(exp_coefficient[0]);
     }
     int i = 1;
@@ -116,6 +120,8 @@ SF_INLINE void exp_steps_above_floor(vec *d, const int count, vrate c)
         d[k] = vfma(vmul(power, f[k]), p[k], power);
     }
 }
+
+SF_INLINE void exp_steps_above_floor(vec *d, const int count, vrate c) { exp_and_log2(d, NULL, count, c); }
 
 SF_INLINE void exp_steps(vec *d, const int count, vrate c)
 {
@@ -156,6 +162,8 @@ SF_INLINE void wide_store(double *p, wide w)
     for (int i = 0; i < LANES; i++)
         p[i] = (double)sum[i] - (double)lost[i];
 }
+
+SF_INLINE double wide_total(wide w) { return vtotal(w.sum, w.lost); }
 
 #if !SF_DOUBLE
 

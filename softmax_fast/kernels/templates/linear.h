@@ -24,7 +24,6 @@ typedef struct {
     SF_ALIGNED(64) real hi[PANEL];
     SF_ALIGNED(64) real lo[PANEL];
     SF_ALIGNED(64) real floor[PANEL];
-    SF_ALIGNED(64) real inverse[PANEL];
 } panel_tile;
 
 /* ---- products ----------------------------------------------------------------------------------------- */
@@ -398,7 +397,6 @@ static SF_NOINLINE void panel_temperatures(panel_tile *tile, const sf_slab *s, p
         tile->hi[i] = t.hi;
         tile->lo[i] = t.lo;
         tile->floor[i] = t.floor;
-        tile->inverse[i] = t.inverse;
     }
 }
 
@@ -470,6 +468,7 @@ static SF_NOINLINE void reduce_statistics(const sf_slab *s, panel_tile *tile, pt
                                           ptrdiff_t panel, ptrdiff_t begin, ptrdiff_t n)
 {
     const ptrdiff_t first = panel * PANEL, count = SF_MIN(PANEL, s->n_rows - first);
+    const wanted want = wanted_of(s->layer->call.columns);
     const sf_chunk_sums sums = sums_at(s, chunk, first);
     SF_ALIGNED(64) real m[PANEL], ties[PANEL], top[PANEL], before[PANEL];
     SF_ALIGNED(64) real label[PANEL], x_y[PANEL], above[PANEL];
@@ -487,14 +486,14 @@ static SF_NOINLINE void reduce_statistics(const sf_slab *s, panel_tile *tile, pt
     for (int k = 0; k < 2; k++) {
         const real *home = tile->x + k * LANES;
         const vec zero = vset1(0);
-        tile_rows r = {vload(m + k * LANES), vload(tile->inverse + k * LANES), vload(label + k * LANES),
-                       vload(x_y + k * LANES), vload(above + k * LANES), lanes_rate(tile, k),
-                       zero, zero, zero, wide_zero(), no_moments()};
+        tile_rows r = {vload(m + k * LANES), vload(label + k * LANES),
+                       vload(x_y + k * LANES), vload(above + k * LANES), lanes_rate(tile, k), zero, zero,
+                       zero, wide_zero(), no_moments()};
         ptrdiff_t c = 0;
         for (; c + 4 <= n; c += 4)
-            add_tile_entries(&r, home + c * PANEL, PANEL, 1, c, 4, n);
+            add_tile_entries(&r, home + c * PANEL, PANEL, 1, c, 4, n, want);
         if (c < n)
-            add_tile_entries(&r, home + c * PANEL, PANEL, 0, c, n - c, n);
+            add_tile_entries(&r, home + c * PANEL, PANEL, 0, c, n - c, n, want);
         flush_moments(&r.sums);
         vstore(ties + k * LANES, r.tied);
         vstore(top + k * LANES, r.top);
@@ -507,8 +506,8 @@ static SF_NOINLINE void reduce_statistics(const sf_slab *s, panel_tile *tile, pt
     panel_rests(tile, n, count, m, ties, row_max, sum);
     for (ptrdiff_t i = 0; i < count; i++) {
         const int finite = isfinite(m[i]);
-        first_moment[i] = finite ? first_moment[i] * EXP_UNBIAS : 0.0;
-        second_moment[i] = finite ? second_moment[i] * EXP_UNBIAS : 0.0;
+        first_moment[i] = finite ? first_moment[i] * FIRST_UNIT : 0.0;
+        second_moment[i] = finite ? second_moment[i] * SECOND_UNIT : 0.0;
         squares[i] = finite ? squares[i] + ((double)ties[i] - 1.0) : -1.0;
         row_top[i] = (double)begin + ((double)n - (double)top[i]);
         row_above[i] = before[i];

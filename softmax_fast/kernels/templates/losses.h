@@ -65,11 +65,8 @@ static SF_NOINLINE void weighted_sums(const real *a, const real *x, ptrdiff_t n,
         shares = wide_add(shares, vadd(vadd(a4[0], a4[1]), vadd(a4[2], a4[3])));
         products = wide_add(products, vadd(vadd(p4[0], p4[1]), vadd(p4[2], p4[3])));
     }
-    double lanes[LANES];
-    wide_store(lanes, shares);
-    *share = sf_lanes_total(lanes, LANES);
-    wide_store(lanes, products);
-    *product = sf_lanes_total(lanes, LANES);
+    *share = wide_total(shares);
+    *product = wide_total(products);
     if (*product != *product) {
         /* Compensation turns an infinite sum into NaN: tell the two apart. */
         *product = 0.0;
@@ -101,9 +98,7 @@ static SF_NOINLINE void smoothed_label_sums(const sf_call *call, const real *x, 
         }
         differences = wide_add(differences, vadd(vadd(d[0], d[1]), vadd(d[2], d[3])));
     }
-    double lanes[LANES];
-    wide_store(lanes, differences);
-    double sum = sf_lanes_total(lanes, LANES);
+    double sum = wide_total(differences);
     if (sum != sum) { /* as in weighted_sums */
         sum = 0.0;
         for (ptrdiff_t i = 0; i < n; i++)

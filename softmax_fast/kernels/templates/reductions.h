@@ -110,9 +110,7 @@ SF_INLINE double unbiased(double sum)
 
 SF_INLINE double total(wide w)
 {
-    double lanes[LANES];
-    wide_store(lanes, w);
-    return unbiased(sf_lanes_total(lanes, LANES));
+    return unbiased(wide_total(w));
 }
 
 /* The first entry of that value, or n. */

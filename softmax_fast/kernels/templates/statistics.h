@@ -3,12 +3,25 @@
  * of the maximum, and how many entries come before the label's.  The maximum and the sum of e are those
  * of the losses, to the last bit. */
 
+/* What of these the columns of a call ask for beside the sums of e, e s and e s s. */
+typedef struct { int squares, ranks, top; } wanted;
+
+SF_INLINE wanted wanted_of(const sf_columns *columns)
+{
+    const wanted all = {columns->brier != NULL, columns->rank && (columns->brier || columns->prediction),
+                        columns->prediction != NULL};
+    return all;
+}
+
 /* ---- contiguous entries ---------------------------------------------------------------------------- */
 
-/* Sums of biased e s and e s s, and of e e: a few groups of vectors plainly, then as running sums. */
+/* Sums of biased e t and e t t, t = log2(e) as exp leaves it, and of e e: a few groups of vectors plainly,
+ * then as running sums. */
 typedef struct { vec first, second, squares; int groups; wide firsts, seconds, squared; } moments;
 
 enum { PLAIN_GROUPS = 8 };
+#define FIRST_UNIT (EXP_UNBIAS * 0x1.62e42fefa39efp-1) /* log(2) */
+#define SECOND_UNIT (FIRST_UNIT * 0x1.62e42fefa39efp-1)
 
 SF_INLINE moments no_moments(void)
 {
@@ -25,14 +38,17 @@ SF_INLINE void flush_moments(moments *total)
     total->groups = 0;
 }
 
-/* What count <= 4 vectors of s, and of biased exponentials, add; those of -inf are 0. */
-SF_INLINE void add_moments(moments *total, const vec *s, const vec *e, const int count)
+/* What count <= 4 vectors of t, and of biased exponentials, add; those of -inf are 0. */
+SF_INLINE void add_moments(moments *total, const vec *t, const vec *e, const int count, const int squares)
 {
     const vec unbias = vset1((real)EXP_UNBIAS);
     for (int k = 0; k < count; k++) {
-        vec p = vmul(e[k], unbias), es = vmul(e[k], s[k]);
-        total->first = vadd(total->first, es);
-        total->second = vfma(es, s[k], total->second);
+        vec et = vmul(e[k], t[k]);
+        total->first = vadd(total->first, et);
+        total->second = vfma(et, t[k], total->second);
+    }
+    for (int k = 0; squares && k < count; k++) {
+        vec p = vmul(e[k], unbias);
         total->squares = vfma(p, p, total->squares);
     }
     if (++total->groups == PLAIN_GROUPS)
@@ -55,36 +71,33 @@ SF_INLINE ptrdiff_t count_equal(const real *x, ptrdiff_t n, real value)
 }
 
 /* The sum of add_exponentials, in its order, and the moments, to which entry apart adds nothing; and the
- * entries before the label.  d is not below the floor of exp, so that s is finite. */
-static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m,
-                                       const sf_temperature *t, ptrdiff_t apart, next_lines next,
-                                       moments *total, label_place *label)
+ * entries before the label.  d is not below the floor of exp, so that t is finite. */
+SF_INLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m, const sf_temperature *temperature,
+                              ptrdiff_t apart, next_lines next, wanted want, moments *total,
+                              label_place *label)
 {
     enum { GROUP = 4 * LANES };
-    const vec vm = vset1(m), inverse = vset1(t->inverse);
-    const vec limits[2] = {vset1(label->above), vset1(label->x_y)};
-    const vrate c = vector_rate(t);
+    const vec vm = vset1(m), limits[2] = {vset1(label->above), vset1(label->x_y)};
+    const vrate c = vector_rate(temperature);
     moments sums = *total;
-    vec s[4], e[4], before = vset1(0);
+    vec t[4], e[4], before = vset1(0);
     ptrdiff_t i = 0;
     for (; i + GROUP <= n; i += GROUP) {
-        const vec limit = limits[i + GROUP <= label->y];
         for (int b = 0; next.in && b < GROUP * (int)REAL_BYTES; b += 64)
             SF_PREFETCH(next.in + i * REAL_BYTES + b);
         for (int first = 0; first < 4; first += EXP_INTERLEAVE) {
-            for (int k = first; k < first + EXP_INTERLEAVE; k++) {
-                vec entries = vload(x + i + k * LANES);
-                before = vadd_one_where_ge(before, entries, limit);
-                e[k] = vmax(c.floor, vsub(entries, vm));
-                s[k] = vmul(e[k], inverse);
-            }
-            exp_steps_above_floor(e + first, EXP_INTERLEAVE, c);
+            for (int k = first; k < first + EXP_INTERLEAVE; k++)
+                e[k] = vmax(c.floor, vsub(vload(x + i + k * LANES), vm));
+            exp_and_log2(e + first, t + first, EXP_INTERLEAVE, c);
         }
         if (apart >= i && apart < i + 4 * LANES)
             for (int k = 0; k < 4; k++)
                 e[k] = without_lane(e[k], apart - i - k * LANES);
         w = wide_add(w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
-        add_moments(&sums, s, e, 4);
+        add_moments(&sums, t, e, 4, want.squares);
+        const vec limit = limits[i + GROUP <= label->y];
+        for (int k = 0; want.ranks && k < 4; k++)
+            before = vadd_one_where_ge(before, vload(x + i + k * LANES), limit);
     }
     const ptrdiff_t grouped = i;
     vec rest = vset1(0);
@@ -93,32 +106,22 @@ static SF_NOINLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real 
         e[0] = whole ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY);
         before = vadd_one_where_ge(before, e[0], limits[whole && i + LANES <= label->y]);
         e[0] = vmax(c.floor, vsub(e[0], vm));
-        s[0] = vmul(e[0], inverse);
-        exp_steps_above_floor(e, 1, c);
+        exp_and_log2(e, t, 1, c);
         e[0] = without_lane(e[0], apart - i);
         rest = vadd(rest, e[0]);
-        add_moments(&sums, s, e, 1);
+        add_moments(&sums, t, e, 1, want.squares);
     }
+    flush_moments(&sums);
     *total = sums;
+    if (!want.ranks)
+        return wide_add(w, rest);
     /* Of the entries up to the label those from here on have been compared with what is above it. */
     ptrdiff_t from = label->y < grouped ? label->y / GROUP * GROUP
                    : SF_MIN(label->y / LANES * LANES, n / LANES * LANES);
-    real counts[LANES];
-    vstore(counts, before);
-    for (int half = LANES / 2; half; half /= 2) /* exact */
-        for (int k = 0; k < half; k++)
-            counts[k] += counts[k + half];
-    label->before += (ptrdiff_t)counts[0];
+    label->before += (ptrdiff_t)vtotal(before, vset1(0)); /* exact */
     if (label->y > from)
         label->before += count_equal(x + from, SF_MIN(label->y, n) - from, label->x_y);
     return wide_add(w, rest);
-}
-
-SF_INLINE double wide_total(wide w)
-{
-    double lanes[LANES];
-    wide_store(lanes, w);
-    return sf_lanes_total(lanes, LANES);
 }
 
 /* How many entries are limit or more. */
@@ -176,7 +179,7 @@ SF_INLINE ptrdiff_t label_or_none(const sf_call *call, ptrdiff_t row)
 
 /* What the rows in the lanes of a vector have, and what their entries add up to. */
 typedef struct {
-    vec maximum, inverse, label, x_y, above;
+    vec maximum, label, x_y, above;
     vrate c;
     vec tied, top, before;
     wide w;
@@ -185,39 +188,41 @@ typedef struct {
 
 /* Four entries from the one of number first on, or the count < 4 that remain. */
 SF_INLINE void add_tile_entries(tile_rows *r, const real *home, ptrdiff_t lanes, const int whole,
-                                ptrdiff_t first, ptrdiff_t count, ptrdiff_t n)
+                                ptrdiff_t first, ptrdiff_t count, ptrdiff_t n, wanted want)
 {
     const vec zero = vset1(0);
-    vec d[4], e[4], s[4];
+    vec d[4], e[4], t[4];
     for (int j = 0; j < 4; j++) {
-        d[j] = e[j] = s[j] = zero;
+        d[j] = e[j] = t[j] = zero;
         if (!whole && j >= count)
             continue;
-        vec x = vload(home + j * lanes);
-        vec limit = vselect_ge(vset1((real)(first + j)), r->label, r->above, r->x_y);
-        r->before = vadd_one_where_ge(r->before, x, limit);
-        d[j] = vsub(x, r->maximum);
+        d[j] = vsub(vload(home + j * lanes), r->maximum);
         e[j] = vmax(r->c.floor, d[j]);
-        s[j] = vmul(e[j], r->inverse);
     }
     for (int j = 0; j < 4; j += whole ? EXP_INTERLEAVE : 1)
         if (whole || j < count)
-            exp_steps_above_floor(e + j, whole ? EXP_INTERLEAVE : 1, r->c);
+            exp_and_log2(e + j, t + j, whole ? EXP_INTERLEAVE : 1, r->c);
     for (int j = 0; j < 4; j++) {
         if (!whole && j >= count)
             continue;
         r->tied = vadd_one_where_ge(r->tied, d[j], zero);
-        r->top = vmax(r->top, vselect_ge(d[j], zero, vset1((real)(n - first - j)), zero));
         e[j] = vzero_where_zero(d[j], e[j]);
     }
+    for (int j = 0; want.top && j < (whole ? 4 : count); j++)
+        r->top = vmax(r->top, vselect_ge(d[j], zero, vset1((real)(n - first - j)), zero));
+    for (int j = 0; want.ranks && j < (whole ? 4 : count); j++) {
+        vec limit = vselect_ge(vset1((real)(first + j)), r->label, r->above, r->x_y);
+        r->before = vadd_one_where_ge(r->before, vload(home + j * lanes), limit);
+    }
     r->w = wide_add(r->w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
-    add_moments(&r->sums, s, e, whole ? 4 : 3); /* what is not there is 0 */
+    add_moments(&r->sums, t, e, whole ? 4 : 3, want.squares); /* what is not there is 0 */
 }
 
 SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
                                   const int width, sf_batch *batch, ptrdiff_t at)
 {
     const ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    const wanted want = wanted_of(call->columns);
     SF_ALIGNED(64) real m[2 * LANES], ties[2 * LANES], top[2 * LANES], before[2 * LANES];
     SF_ALIGNED(64) real label[2 * LANES], x_y[2 * LANES], above[2 * LANES];
     SF_ALIGNED(64) double sum[2 * LANES], first_moment[2 * LANES];
@@ -237,7 +242,7 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
     for (int k = 0; k < width; k++) {
         const real *home = tile->x + k * LANES;
         const vec zero = vset1(0);
-        tile_rows r = {vload(m + k * LANES), vload(tile->inverse + k * LANES), vload(label + k * LANES),
+        tile_rows r = {vload(m + k * LANES), vload(label + k * LANES),
                        vload(x_y + k * LANES), vload(above + k * LANES),
                        {vload(tile->hi + k * LANES), vload(tile->lo + k * LANES),
                         vload(tile->floor + k * LANES)},
@@ -246,10 +251,10 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
         for (; c + 4 <= n; c += 4) {
             for (int j = 0; next.in && j < 4; j++)
                 SF_PREFETCH(next.in + ((c + j) * lanes + k * LANES) * REAL_BYTES);
-            add_tile_entries(&r, home + c * lanes, lanes, 1, c, 4, n);
+            add_tile_entries(&r, home + c * lanes, lanes, 1, c, 4, n, want);
         }
         if (c < n)
-            add_tile_entries(&r, home + c * lanes, lanes, 0, c, n - c, n);
+            add_tile_entries(&r, home + c * lanes, lanes, 0, c, n - c, n, want);
         flush_moments(&r.sums);
         vstore(ties + k * LANES, r.tied);
         vstore(top + k * LANES, r.top);
@@ -263,8 +268,8 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
     for (ptrdiff_t i = 0; i < count; i++) {
         batch->max[at + i] = row_max[i];
         batch->rest[at + i] = row_rest[i];
-        batch->first_moment[at + i] = first_moment[i] * EXP_UNBIAS;
-        batch->second_moment[at + i] = second_moment[i] * EXP_UNBIAS;
+        batch->first_moment[at + i] = first_moment[i] * FIRST_UNIT;
+        batch->second_moment[at + i] = second_moment[i] * SECOND_UNIT;
         batch->squares[at + i] = squares[i] + ((double)ties[i] - 1.0);
         batch->top[at + i] = (double)n - (double)top[i];
         batch->label[at + i] = (double)label[i];
@@ -295,9 +300,11 @@ static void statistics_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
 {
     SF_ALIGNED(64) real x_buffer[BLOCK];
     const sf_call *call = r->call;
+    const wanted want = wanted_of(call->columns);
     const ptrdiff_t y = label_or_none(call, r->row);
-    const real x_y = y < 0 ? (real)INFINITY : fetch_one(&call->x, sf_input_offset(call, &call->x, r->row)
-                                                         + y * call->x.class_stride);
+    real x_y = (real)INFINITY;
+    if (y >= 0 && r->n_blocks > 1)
+        x_y = fetch_one(&call->x, sf_input_offset(call, &call->x, r->row) + y * call->x.class_stride);
     for (ptrdiff_t b = first; b < first + count; b++) {
         const ptrdiff_t n = block_length(call, b), begin = b * BLOCK;
         const real *x = block_at(call, r->row, b, x_buffer);
@@ -305,23 +312,24 @@ static void statistics_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
         ptrdiff_t k;
         const real m = maximum_and_place(x, n, &k);
         moments sums = no_moments();
+        if (y >= begin && y < begin + n)
+            r->batch->quotient[r->at] = x_y = x[y - begin];
         label_place label = {y < 0 ? -1 : y - begin, x_y, next_above(x_y), 0};
         r->blocks.max[b] = m;
         if (!isfinite(m)) {
             r->blocks.rest[b] = has_nan(x, n) ? NAN : m > 0 ? 0.0 : -1.0;
             k = 0;
-            if (!(m < x_y))
+            if (want.ranks && !(m < x_y))
                 label.before = count_before(x, begin, n, y, x_y);
         } else {
-            wide w = add_statistics(wide_zero(), x, n, m, r->temperature, k, next, &sums, &label);
+            wide w = add_statistics(wide_zero(), x, n, m, r->temperature, k, next, want, &sums, &label);
             r->blocks.rest[b] = total(w);
         }
-        flush_moments(&sums);
-        r->blocks.share[b] = wide_total(sums.firsts) * EXP_UNBIAS;
-        r->blocks.product[b] = wide_total(sums.seconds) * EXP_UNBIAS;
+        r->blocks.share[b] = wide_total(sums.firsts) * FIRST_UNIT;
+        r->blocks.product[b] = wide_total(sums.seconds) * SECOND_UNIT;
         r->blocks.scaled[b] = wide_total(sums.squared);
         r->blocks.top[b] = (double)(begin + k);
-        r->blocks.above[b] = y < 0 ? 0.0 : (double)label.before;
+        r->blocks.above[b] = (double)label.before;
     }
 }
 
@@ -340,6 +348,17 @@ static void merge_moments(const sf_long_row *r)
             m = r->blocks.max[b];
             winner = b;
         }
+    batch->label[at] = (double)y;
+    batch->top[at] = r->blocks.top[winner];
+    batch->quotient[at] = y < 0 ? 0.0 : sf_quotient(batch->quotient[at], m, temperature);
+    if (r->n_blocks == 1) {
+        merge_statistics(r);
+        batch->first_moment[at] = r->blocks.share[0];
+        batch->second_moment[at] = r->blocks.product[0];
+        batch->squares[at] = r->blocks.scaled[0];
+        batch->above[at] = r->blocks.above[0];
+        return;
+    }
     /* The blocks' sums of e, before their rests become factors. */
     sf_sum first = {0, 0}, second = {0, 0}, squares = {0, 0};
     for (ptrdiff_t b = 0; b < r->n_blocks; b++) {
@@ -363,15 +382,7 @@ static void merge_moments(const sf_long_row *r)
     batch->first_moment[at] = sf_sum_value(first);
     batch->second_moment[at] = sf_sum_value(second);
     batch->squares[at] = sf_sum_value(squares);
-    batch->top[at] = r->blocks.top[winner];
-    batch->label[at] = (double)y;
     batch->above[at] = above;
-    batch->quotient[at] = 0.0;
-    if (y >= 0) {
-        double x_y = (double)fetch_one(&call->x, sf_input_offset(call, &call->x, r->row)
-                                                     + y * call->x.class_stride);
-        batch->quotient[at] = sf_quotient(x_y, m, temperature);
-    }
 }
 
 static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t count, sf_batch *batch,
