@@ -15,7 +15,11 @@
  * Of a long row every block's distributions are compared with each other, and the masses of the blocks
  * as if each were an entry: the divergence is that of the masses plus the mass of p in each block times
  * the divergence there, none of them negative.  So blocks are read once.  The gradient, K (q - p) with
- * K as that of the losses, is p expm1(t) up to |t| = 1 and reads them again. */
+ * K as that of the losses, is p expm1(t) up to |t| = 1 and reads blocks again.
+ *
+ * Blocks of float do without exponentials of x where they can: D is the mean of x - a under p, and up to
+ * |u| = 3 h is another polynomial times u u (relative error 5.5e-9).  Then the mass of q is that of p
+ * times 1 + w, in units of exp((m + D)/T), m the base's maximum. */
 
 #if SF_DOUBLE
 #define DIVERGENCE_FLOOR (-1074.0)
@@ -385,6 +389,204 @@ static SF_NOINLINE double divergence_of_entries(const real *a, const real *x, co
     return wide_total(terms);
 }
 
+#if !SF_DOUBLE
+#define NEAR_RATIO 3
+static const float near_coefficient_h[] = { /* relative error 5.5e-9 */
+    0x1.6f411ep-33f, 0x1.4a9092p-29f, 0x1.b0eedcp-26f, 0x1.248dc6p-22f, 0x1.7192e6p-19f,
+    0x1.a054c6p-16f, 0x1.a01f64p-13f, 0x1.6c14fap-10f, 0x1.1110ecp-7f, 0x1.55556p-5f, 0x1.555556p-3f,
+    0x1p-1f};
+
+/* A block by exponentials of the base alone: e, biased, and d = x - a - from.  Both are whole groups of
+ * four vectors, of which the last is computed from the tails. */
+typedef struct {
+    const real *a, *x;
+    ptrdiff_t n;
+    real base_max, max, from, mean, ratio; /* u = (d - mean)/T, q = exp((x - max)/T) ratio */
+    vrate c;
+    vec inverse;
+    next_lines next;
+    SF_ALIGNED(64) real e[BLOCK], d[BLOCK], a_tail[4 * LANES], x_tail[4 * LANES];
+} lone_block;
+
+/* The sums of e, e d and e d d, and the maximum of x. */
+static SF_NOINLINE void base_and_differences(lone_block *to, double sums[3])
+{
+    const vec m = vset1(to->base_max), from = vset1(to->from), lowest = vset1(-LARGEST);
+    const vrate c = to->c;
+    const ptrdiff_t n = to->n;
+    const char *next = to->next.in;
+    wide sum = wide_zero(), first = sum, second = sum;
+    vec x_max = lowest;
+    for (ptrdiff_t i = 0; i < n; i += 4 * LANES) {
+        const real *a = to->a + i, *x = to->x + i;
+        if (i + 4 * LANES > n) {
+            a = to->a_tail;
+            x = to->x_tail;
+        }
+        for (int b = 0; next && b < 4 * LANES * (int)REAL_BYTES; b += 64)
+            SF_PREFETCH(next + i * REAL_BYTES + b);
+        vec e[4], d[4];
+        for (int k = 0; k < 4; k++) { /* 0 where both are -inf */
+            const vec va = vload(a + k * LANES), vx = vmax(lowest, vload(x + k * LANES));
+            const vec least = vmax(lowest, va), rounded = vsub(vx, least), part = vsub(rounded, vx);
+            const vec lost = vsub(vsub(vx, vsub(rounded, part)), vadd(least, part));
+            d[k] = vadd(vsub(rounded, from), lost);
+            x_max = vmax(vx, x_max);
+            vstore(to->d + i + k * LANES, d[k]);
+            e[k] = vsub(va, m);
+        }
+        for (int k = 0; k < 4; k += EXP_INTERLEAVE)
+            exp_steps(e + k, EXP_INTERLEAVE, c);
+        for (int k = 0; k < 4; k++) {
+            const vec product = vmul(e[k], d[k]);
+            vstore(to->e + i + k * LANES, e[k]);
+            first.sum = vadd(first.sum, product);
+            second.sum = vfma(product, d[k], second.sum);
+        }
+        sum = wide_add(sum, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
+    }
+    sums[0] = wide_total(sum);
+    sums[1] = wide_total(first);
+    sums[2] = wide_total(second);
+    to->max = vhmax(x_max);
+}
+
+/* Adds p h(u) and p u of n groups beyond NEAR_RATIO.  Returns 0 where these cannot tell, for ratios
+ * beyond RATIO_MOST. */
+static SF_NOINLINE int add_far_terms(const lone_block *block, const short *groups, ptrdiff_t n,
+                                     wide *terms, wide *products)
+{
+    enum { degree = sizeof h_coefficient / sizeof *h_coefficient };
+    const vec one = vset1(1), inverse = block->inverse, mean = vset1(block->mean);
+    const vec x_max = vset1(block->max), ratio = vset1(block->ratio), zero = vset1(0);
+    const vrate c = block->c;
+    const char *next = block->next.out;
+    vec beyond = zero;
+    for (ptrdiff_t g = 0; g < n; g++) {
+        const ptrdiff_t i = groups[g] * 4 * LANES;
+        const real *x = i + 4 * LANES > block->n ? block->x_tail : block->x + i;
+        for (int b = 0; next && b < 4 * LANES * (int)REAL_BYTES; b += 64)
+            SF_PREFETCH(next + i * REAL_BYTES + b);
+        vec h[4], u[4];
+        for (int k = 0; k < 4; k++) {
+            const vec p = without_floor(vload(block->e + i + k * LANES));
+            const vec q = vmul(without_floor(vexp(vsub(vload(x + k * LANES), x_max), c)), ratio);
+            const vec d = vsub(mean, vload(block->d + i + k * LANES));
+            const vec v = vmax(vmul(d, inverse), vset1((real)-RATIO_MOST));
+            const vec square = vmul(v, v), pv = vmul(p, v), far = vadd(vsub(q, p), pv);
+            vec near = vset1(h_coefficient[0]);
+            for (int j = 1; j < degree; j++)
+                near = vfma(near, v, vset1(h_coefficient[j]));
+            h[k] = vwhere_less(square, one, vmul(vmul(pv, v), near), far);
+            u[k] = vsub(zero, pv);
+            beyond = vmax(v, beyond);
+        }
+        add_divergence(terms, products, h, u);
+    }
+    return !(vhmax(beyond) > (real)RATIO_MOST);
+}
+
+/* The sums of p h(u) and of p u.  Returns what add_far_terms does. */
+static SF_NOINLINE int terms_of_differences(const lone_block *block, double *h_sum, double *u_sum)
+{
+    enum { degree = sizeof near_coefficient_h / sizeof *near_coefficient_h };
+    short far[BLOCK / (4 * LANES)];
+    ptrdiff_t n_far = 0;
+    const vec limit = vset1((real)(NEAR_RATIO * NEAR_RATIO));
+    const vec inverse = block->inverse, mean = vset1(block->mean);
+    const ptrdiff_t n = block->n;
+    const char *next = block->next.out;
+    wide terms = wide_zero(), products = terms;
+    for (ptrdiff_t i = 0; i < n; i += 4 * LANES) {
+        vec u[4], square[4], h[4];
+        for (int k = 0; k < 4; k++) {
+            u[k] = vmul(vsub(vload(block->d + i + k * LANES), mean), inverse);
+            square[k] = vmul(u[k], u[k]);
+        }
+        const vec most = vmax(vmax(vmax(square[0], square[1]), vmax(square[2], square[3])), limit);
+        if (vequal_mask(most, limit) != (1u << LANES) - 1) {
+            far[n_far++] = (short)(i / (4 * LANES));
+            continue;
+        }
+        for (int b = 0; next && b < 4 * LANES * (int)REAL_BYTES; b += 64)
+            SF_PREFETCH(next + i * REAL_BYTES + b);
+        for (int k = 0; k < 4; k++)
+            h[k] = vset1(near_coefficient_h[0]);
+        for (int j = 1; j < degree; j++)
+            for (int k = 0; k < 4; k++)
+                h[k] = vfma(h[k], u[k], vset1(near_coefficient_h[j]));
+        for (int k = 0; k < 4; k++) {
+            const vec p = vload(block->e + i + k * LANES);
+            h[k] = vmul(h[k], vmul(p, square[k]));
+            u[k] = vmul(p, u[k]);
+        }
+        add_divergence(&terms, &products, h, u);
+    }
+    if (n_far && !add_far_terms(block, far, n_far, &terms, &products))
+        return 0;
+    *h_sum = wide_total(terms);
+    *u_sum = wide_total(products);
+    return 1;
+}
+
+/* Returns 0 where this does not do: infinite divergences, NaN, logits too large. */
+static SF_NOINLINE int divergence_of_block(lone_block *block, const sf_temperature *t,
+                                           double temperature, sf_blocks to)
+{
+    const ptrdiff_t n = block->n, tail = n % (4 * LANES);
+    ptrdiff_t place;
+    const real m = maximum_and_place(block->a, n, &place);
+    if (!isfinite(m) || !isfinite(block->x[place]))
+        return 0;
+    for (ptrdiff_t i = 0; i < (tail ? 4 * LANES : 0); i++) {
+        block->a_tail[i] = i < tail ? block->a[n - tail + i] : (real)-INFINITY;
+        block->x_tail[i] = i < tail ? block->x[n - tail + i] : (real)-INFINITY;
+    }
+    block->base_max = m;
+    block->from = block->x[place] - m;
+    double sums[3], mean, variance;
+    for (int again = 0;; again = 1) { /* next to the mean where d has digits for it alone */
+        base_and_differences(block, sums);
+        mean = sums[1] / sums[0];
+        variance = sums[2] / sums[0] - mean * mean;
+        if (!(fabs(mean) <= LOST_MOST) || !shift_is_exact(block->from, temperature))
+            return 0;
+        if (again || !(mean * mean > 64 * variance))
+            break;
+        block->from = (real)(block->from + mean);
+    }
+    block->mean = (real)mean;
+    sf_sum shift = {(double)block->from, 0.0}, top = {(double)m, 0.0};
+    sf_sum_add(&shift, (double)block->mean);
+    sf_sum_add(&top, shift.sum);
+    sf_sum_add(&top, -(double)block->max);
+    const double above = sf_sum_value(top) + shift.lost;
+    if (!(fabs(above) <= EXP_BIAS / 2 * temperature))
+        return 0;
+    double unit, h, u;
+    exp_doubles(&above, &unit, 1, t->rate);
+    block->ratio = (real)(1.0 / unit);
+    if (!terms_of_differences(block, &h, &u))
+        return 0;
+    const double sum = sums[0] * EXP_UNBIAS;
+    h /= sums[0];
+    u /= sums[0];
+    const double w = h + u, excess = sf_log1p_excess(w), log = w > 0.25 ? log1p(w) : w - excess;
+    const double divergence = w > 0.25 ? log - u : h - excess; /* whichever cancels less */
+    if (!(divergence < INFINITY) || !(sum < INFINITY))
+        return 0;
+    sf_sum_add(&shift, temperature * log);
+    *to.share = m;
+    *to.product = sum - 1.0;
+    *to.max = (double)block->max;
+    *to.rest = sum * (1.0 + w) * unit - 1.0;
+    *to.scaled = SF_MAX(divergence, 0.0);
+    *to.top = shift.sum;
+    *to.above = shift.lost;
+    return 1;
+}
+#endif
+
 static void divergence_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
 {
     SF_ALIGNED(64) real x_buffer[BLOCK], a_buffer[BLOCK], e_x[BLOCK], e_a[BLOCK];
@@ -393,15 +595,32 @@ static void divergence_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
     const int alone = r->n_blocks == 1; /* followed by the next row */
     sf_temperature t = *r->temperature;
     t.floor *= RAISE_FLOOR;
+#if !SF_DOUBLE
+    lone_block block;
+    block.c = vector_rate(&t);
+    block.inverse = vset1(t.inverse);
+#endif
     for (ptrdiff_t b = first; b < first + count; b++) {
         const ptrdiff_t n = block_length(call, b);
         const real *x = block_at(call, r->row, b, x_buffer), *a = block_at(&base, r->row, b, a_buffer);
         const sf_blocks to = {r->blocks.max + b, r->blocks.rest + b, r->blocks.share + b,
                               r->blocks.product + b, r->blocks.scaled + b, r->blocks.top + b,
                               r->blocks.above + b};
-        next_lines next = next_of(call, a, a == a_buffer ? 0 : alone ? base.x.row_stride : BLOCK, e_a, 0);
+        const ptrdiff_t a_step = a == a_buffer ? 0 : alone ? base.x.row_stride : BLOCK;
+        const ptrdiff_t x_step = x == x_buffer ? 0 : alone ? call->x.row_stride : BLOCK;
+#if !SF_DOUBLE
+        block.a = a;
+        block.x = x;
+        block.n = n;
+        block.next = next_of(call, a, a_step, NULL, 0);
+        if (call->prefetch)
+            block.next.out = (char *)(x + x_step);
+        if (divergence_of_block(&block, &t, temperature, to))
+            continue;
+#endif
+        next_lines next = next_of(call, a, a_step, e_a, 0);
         exponentiate_block(a, n, &t, e_a, next, to.share, to.product);
-        next = next_of(call, x, x == x_buffer ? 0 : alone ? call->x.row_stride : BLOCK, e_x, 0);
+        next = next_of(call, x, x_step, e_x, 0);
         exponentiate_block(x, n, &t, e_x, next, to.max, to.rest);
         const double max = *to.max, base_max = *to.share;
         *to.top = max - base_max;
