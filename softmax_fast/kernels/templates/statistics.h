@@ -1,7 +1,6 @@
-/* Row statistics: with s = (x - m)/T and e = exp(s), the sums of e, e s, e s s and e e (the
- * last without one maximum), the first index
- * of the maximum, and how many entries come before the label's.  The maximum and the sum of e are those
- * of the losses, to the last bit. */
+/* Row statistics: with s = (x - m)/T and e = exp(s), the sums of e, e s, e s s and e e (the last without
+ * one maximum), the first index of the maximum, and how many entries come before the label's.  The maximum
+ * and the sum of e are those of the losses, to the last bit. */
 
 /* What of these the columns of a call ask for beside the sums of e, e s and e s s. */
 typedef struct { int squares, ranks, top; } wanted;
@@ -9,7 +8,7 @@ typedef struct { int squares, ranks, top; } wanted;
 SF_INLINE wanted wanted_of(const sf_columns *columns)
 {
     const wanted all = {columns->brier != NULL, columns->rank && (columns->brier || columns->prediction),
-                        columns->prediction != NULL};
+                        columns->prediction || columns->brier};
     return all;
 }
 
