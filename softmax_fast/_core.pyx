@@ -384,12 +384,12 @@ far_exponent = SF_FAR_EXPONENT
 most_summed_rows = SF_MOST_SUMMED
 
 
-def bins_of(const double[::1] confidence, const double[::1] edges):
-    """The bin of each confidence: (lo, hi] of the edges, and 0 in the first."""
+def bins_of(const double[::1] confidence, Py_ssize_t n_bins):
+    """The bin of each confidence: (lo, hi] of i / n_bins, and 0 in the first."""
     cdef Py_ssize_t i
     cdef int64_t[::1] result = np.empty(confidence.shape[0], np.int64)
     for i in range(confidence.shape[0]):
-        result[i] = sf_bin_of(confidence[i], &edges[0], edges.shape[0] - 1)
+        result[i] = sf_bin_of(confidence[i], n_bins)
     return np.asarray(result)
 
 
@@ -459,7 +459,6 @@ def add_columns_to_evaluation(state, columns, const double[::1] weights, const i
 
 cdef object add_call_to_evaluation(state, const sf_call *call, const double[::1] weights,
                                    const int64_t[::1] top_k):
-    cdef const double[::1] edges = state.edges
     cdef int64_t[::1] counts = state.counts, bin_counts, cell_counts
     cdef double[:, ::1] sums = state.sums
     cdef double[:, :, ::1] bin_sums, cell_sums
@@ -470,7 +469,7 @@ cdef object add_call_to_evaluation(state, const sf_call *call, const double[::1]
     to.n_top = top_k.shape[0]
     if to.n_top:
         to.top_k = &top_k[0]
-    to.edges, to.n_bins = &edges[0], edges.shape[0] - 1
+    to.n_bins = state.n_bins
     to.counts = &counts[0]
     if weights is None:
         slots = state.slots

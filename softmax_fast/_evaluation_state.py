@@ -255,7 +255,7 @@ def edges_of(n_bins):
 
 def bins_of(confidence, n_bins):
     """The bin of each confidence: (lo, hi] of `edges_of`, and 0 in the first."""
-    return _core.bins_of(np.ascontiguousarray(confidence), edges_of(n_bins))
+    return _core.bins_of(np.ascontiguousarray(confidence), n_bins)
 
 
 @functools.lru_cache(maxsize=1)

@@ -207,7 +207,7 @@ cdef extern from "evaluation.h" nogil:
         SF_MOST_SUMMED
 
     Py_ssize_t sf_cell_of(double confidence, int64_t *units) noexcept
-    Py_ssize_t sf_bin_of(double confidence, const double *edges, Py_ssize_t n_bins) noexcept
+    Py_ssize_t sf_bin_of(double confidence, Py_ssize_t n_bins) noexcept
 
     void sf_add_moments(const double *x, const double *weights, Py_ssize_t n, double *hi, double *lo) noexcept
 
@@ -215,7 +215,6 @@ cdef extern from "evaluation.h" nogil:
         const double *weights
         const int64_t *top_k
         Py_ssize_t n_top
-        const double *edges
         Py_ssize_t n_bins
         int64_t *counts
         double *sums[2]

@@ -8,7 +8,8 @@
 /* Sums are made of ranges of rows, which depend on the number of classes alone, and merged in their
  * order; what is counted in whole numbers may come in any order. */
 enum {
-    RANGE_ROWS = 256,       /* at most: their columns fit a level-1 cache */
+    RANGE_ROWS = 512,       /* at most */
+    CHUNK_ROWS = 256,       /* at most at a time: their columns fit a level-1 cache */
     RANGE_ELEMENTS = 65536, /* about so many where rows are long */
     FEWEST_RANGE_ROWS = 16,
     FEW_ROWS = 64           /* the driver alone decides how these are shared out */
@@ -122,9 +123,9 @@ enum { V, VV, V_BAD, VV_BAD, LOSS, BRIER = LOSS + 3, V_HIT = BRIER + 3, VV_HIT, 
 enum { GOOD, IGNORED, BAD, INFINITE, HITS, N_COUNTS };
 
 /* A row that counts and has probabilities. */
-static int is_good(const some_rows *rows, ptrdiff_t i)
+static int is_good(const work *w, const some_rows *rows, ptrdiff_t i)
 {
-    return rows->of.rank[i] >= 0 && rows->of.prediction[i] >= 0
+    return (uint64_t)rows->of.rank[i] < (uint64_t)w->call->n_classes
         && (!rows->weights || rows->weights[i] > 0.0);
 }
 
@@ -142,21 +143,20 @@ static int add_plain_rows(const work *w, const some_rows *rows, double *hi, doub
 {
     const sf_evaluation *e = w->evaluation;
     const ptrdiff_t n = rows->n;
-    int64_t special = 0;
-    double reciprocal[RANGE_ROWS];
+    uint64_t special = 0;
+    double reciprocal[CHUNK_ROWS];
     sf_sum loss[2], brier[2];
-    for (ptrdiff_t i = 0; i < n; i++) {
-        special |= rows->of.rank[i] | rows->of.prediction[i];
-        reciprocal[i] = 1.0 / ((double)(int32_t)rows->of.rank[i] + 1.0);
-    }
+    for (ptrdiff_t i = 0; i < n; i++)
+        special |= (uint64_t)rows->of.rank[i] | (uint64_t)(w->call->n_classes - 1 - rows->of.rank[i]);
     w->call->doubles->sums_of_array(rows->of.loss, n, loss, loss + 1);
-    if (special < 0 || !(loss[1].sum < SF_FAR_LOSS * SF_FAR_LOSS) || w->call->n_classes > INT32_MAX)
+    if (special >> 63 || !(loss[1].sum < SF_FAR_LOSS * SF_FAR_LOSS) || w->call->n_classes > INT32_MAX)
         return 0;
+    const int64_t hits = count_below(rows->of.rank, n, 1);
+    w->call->doubles->reciprocals_of(rows->of.rank, n, reciprocal);
     counts[GOOD] += n;
-    counts[HITS] += count_below(rows->of.rank, n, 1);
+    counts[HITS] += hits;
     for (ptrdiff_t j = 0; j < e->n_top; j++)
-        counts[N_COUNTS + j] += e->top_k[j] == 1 ? counts[HITS]
-                              : count_below(rows->of.rank, n, e->top_k[j]);
+        counts[N_COUNTS + j] += e->top_k[j] == 1 ? hits : count_below(rows->of.rank, n, e->top_k[j]);
     w->call->doubles->sums_of_array(rows->of.brier, n, brier, brier + 1);
     put_squares(loss, hi + LOSS, lo + LOSS);
     put_squares(brier, hi + BRIER, lo + BRIER);
@@ -180,7 +180,7 @@ static void add_each_row(const work *w, const some_rows *rows, double *hi, doubl
             counts[IGNORED]++;
             continue;
         }
-        if (rows->of.prediction[i] < 0) {
+        if (rank >= w->call->n_classes) {
             counts[BAD]++;
             put(hi + V_BAD, lo + V_BAD, v);
             put(hi + VV_BAD, lo + VV_BAD, v * v);
@@ -236,15 +236,16 @@ static void sum_evaluation(const work *w, const some_rows *rows, ptrdiff_t range
     for (ptrdiff_t j = 0; j < e->n_top; j++)
         hi[N_SUMS + j] = (double)counts[N_COUNTS + j];
     slot *slots = w->slots + worker * w->n_slots;
+    int32_t at[CHUNK_ROWS];
+    int64_t units[CHUNK_ROWS];
+    w->call->doubles->slots_of(rows->of.confidence, rows->n, e->n_bins, at, units);
     for (ptrdiff_t i = 0; i < rows->n; i++) {
-        const double c = rows->of.confidence[i];
-        int64_t units;
-        if (!is_good(rows, i))
+        if (!is_good(w, rows, i))
             continue;
-        slot *s = slots + sf_cell_of(c, &units) + sf_bin_of(c, e->edges, e->n_bins);
-        const uint64_t part = ((uint64_t)units + 0x8000) >> 16;
+        slot *s = slots + at[i];
+        const uint64_t part = ((uint64_t)units[i] + 0x8000) >> 16;
         s->rows += 1 + ((uint64_t)(rows->of.rank[i] == 0) << 32);
-        s->units += (uint64_t)units;
+        s->units += (uint64_t)units[i];
         s->squares += part * part >> 16;
     }
 }
@@ -270,10 +271,10 @@ static void put_in_bins(void *context, ptrdiff_t piece, int worker)
     sf_environment found = sf_enter();
     for (ptrdiff_t i = 0; i < rows.n; i++) {
         const double c = rows.of.confidence[i];
-        if (!is_good(&rows, i))
+        if (!is_good(w, &rows, i))
             continue;
         if (piece)
-            put_in_bin(&rows, i, sf_bin_of(c, e->edges, e->n_bins), e->n_bins, e->bin_sums, e->bin_counts);
+            put_in_bin(&rows, i, sf_bin_of(c, e->n_bins), e->n_bins, e->bin_sums, e->bin_counts);
         else
             put_in_bin(&rows, i, sf_cell_of(c, &units), SF_CELLS, e->cell_sums, e->cell_counts);
     }
@@ -294,7 +295,7 @@ static void sum_pass(const work *w, const some_rows *rows, ptrdiff_t range, ptrd
 {
     double *hi = w->sums + range * w->n_sums, *lo = w->lost + range * w->n_sums;
     int64_t *counts = w->counts + range * (w->n_counts + 2), *fault = counts + w->n_counts;
-    double columns[5][RANGE_ROWS], sizes[4] = {0.0, 0.0, 0.0, 0.0};
+    double columns[5][CHUNK_ROWS], sizes[4] = {0.0, 0.0, 0.0, 0.0};
     enum { OWN_LOSS, OWN_SLOPE, OWN_CURVATURE, OWN_UNCERTAINTY, OWN_WEIGHT };
     ptrdiff_t n = 0;
     (void)worker;
@@ -332,7 +333,7 @@ static void sum_pass(const work *w, const some_rows *rows, ptrdiff_t range, ptrd
 
 /* ---- ranges ------------------------------------------------------------------------------------------- */
 
-enum { N_DOUBLES = 8, N_INTEGERS = 2 };
+enum { N_DOUBLES = 8, N_INTEGERS = 1 };
 
 /* The columns of some rows from row first on: those of the call, and of the others those that are used,
  * in room for n rows. */
@@ -350,7 +351,7 @@ static sf_columns columns_from(const work *w, ptrdiff_t first, char *room, ptrdi
     OWN(confidence, w->evaluation ? numbers + 3 * n : NULL);
     OWN(entropy, w->evaluation ? numbers + 4 * n : NULL);
     OWN(brier, w->evaluation ? numbers + 5 * n : NULL);
-    OWN(prediction, w->evaluation ? places + n : NULL);
+    OWN(prediction, NULL);
     OWN(uncertainty, w->evaluation ? NULL : numbers + 6 * n);
     OWN(logsumexp, NULL);
 #undef OWN
@@ -367,18 +368,20 @@ static void sum_columns(const work *w, const sf_columns *of, ptrdiff_t range, pt
 static void sum_range(void *context, ptrdiff_t range, int worker)
 {
     const work *w = (const work *)context;
-    const ptrdiff_t first = range * w->range_rows;
-    const ptrdiff_t count = SF_MIN(w->range_rows, w->call->n_rows - first);
+    const ptrdiff_t begin = range * w->range_rows, end = SF_MIN(begin + w->range_rows, w->call->n_rows);
     char *scratch = w->scratch + (size_t)worker * w->scratch_bytes;
-    sf_columns of = columns_from(w, first, scratch + w->walk_bytes, w->range_rows);
     sf_call own = *w->call;
     sf_result unused = sf_no_result();
     sf_environment found = sf_enter();
-    own.columns = &of;
-    own.first_row = -first;
-    if (own.x.data)
-        sf_run_rows(&own, SF_ROW_STATISTICS, w->reach, first, count, &unused, scratch);
-    sum_columns(w, &of, range, first, count, worker);
+    for (ptrdiff_t first = begin; first < end; first += CHUNK_ROWS) {
+        const ptrdiff_t count = SF_MIN(CHUNK_ROWS, end - first);
+        sf_columns of = columns_from(w, first, scratch + w->walk_bytes, CHUNK_ROWS);
+        own.columns = &of;
+        own.first_row = -first;
+        if (own.x.data)
+            sf_run_rows(&own, SF_ROW_STATISTICS, w->reach, first, count, &unused, scratch);
+        sum_columns(w, &of, range, first, count, worker);
+    }
     sf_leave(found);
 }
 
@@ -393,7 +396,7 @@ static int sum_ranges(work *w)
     w->reach = sf_reach(call, SF_ROW_STATISTICS);
     w->n_workers = few ? 1 : sf_threads_for(call->n_rows * call->n_classes, w->n_ranges, call->n_threads);
     w->walk_bytes = few ? 0 : sf_walk_bytes(call, w->reach);
-    const ptrdiff_t columns = few ? call->n_rows : w->range_rows;
+    const ptrdiff_t columns = few ? call->n_rows : CHUNK_ROWS;
     w->scratch_bytes = w->walk_bytes
         + (size_t)SF_ROUND_UP(columns * (N_DOUBLES + N_INTEGERS) * (ptrdiff_t)sizeof(double));
     const ptrdiff_t n_numbers = w->n_ranges * (2 * w->n_sums + w->n_counts + 2);

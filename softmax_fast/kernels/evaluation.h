@@ -33,13 +33,13 @@ static inline ptrdiff_t sf_cell_of(double confidence, int64_t *units)
     return (ptrdiff_t)(cell < SF_CELLS - 1 ? cell : SF_CELLS - 1);
 }
 
-/* The bin of a confidence: (lo, hi] of the edges, and 0 in the first. */
-static inline ptrdiff_t sf_bin_of(double confidence, const double *edges, ptrdiff_t n_bins)
+/* The bin of a confidence: (lo, hi] of i / n_bins, correctly rounded, and 0 in the first. */
+static inline ptrdiff_t sf_bin_of(double confidence, ptrdiff_t n_bins)
 {
-    ptrdiff_t at = (ptrdiff_t)(confidence * (double)n_bins);
-    at = at < n_bins - 1 ? at : n_bins - 1;
-    at -= (at > 0) & (confidence <= edges[at]);
-    return at + (confidence > edges[at + 1]);
+    /* The product is no less than i where confidence is above i / n_bins. */
+    int32_t at = (int32_t)(confidence * (double)n_bins);
+    at = at < (int32_t)n_bins - 1 ? at : (int32_t)n_bins - 1;
+    return at - ((at > 0) & (confidence <= (double)at / (double)n_bins));
 }
 
 /* A loss from here on goes, times 2^-SF_FAR_EXPONENT, to sums of its own: neither its square nor that of
@@ -52,7 +52,6 @@ typedef struct {
     const double *weights;       /* one a row, or NULL */
     const int64_t *top_k;
     ptrdiff_t n_top;
-    const double *edges;
     ptrdiff_t n_bins;
     int64_t *counts;
     double *sums[2];             /* and what they lost */

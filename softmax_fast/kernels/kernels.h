@@ -216,6 +216,11 @@ struct sf_kernels {
     void (*exp_array)(const void *x, void *out, ptrdiff_t n);
     void (*log1p_array)(const void *x, void *out, ptrdiff_t n);
     void (*sums_of_array)(const double *x, ptrdiff_t n, sf_sum *sum, sf_sum *squares);
+
+    /* Of evaluations (double only): cell + bin of each confidence, of NaN those of 0, and its units, and
+     * 1/(rank + 1). */
+    void (*slots_of)(const double *confidence, ptrdiff_t n, ptrdiff_t n_bins, int32_t *slot, int64_t *units);
+    void (*reciprocals_of)(const int64_t *rank, ptrdiff_t n, double *out);
 };
 
 size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size);

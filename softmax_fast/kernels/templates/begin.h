@@ -1,5 +1,6 @@
 /* What comes before the vocabulary in every unit.  Wants SF_DOUBLE. */
 #include "../environment.h"
+#include "../evaluation.h"
 #include "../kernels.h"
 #include "../linear.h"
 #include "../scalars.h"

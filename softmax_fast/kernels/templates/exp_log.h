@@ -306,12 +306,17 @@ SF_INLINE sf_sum pair_total(pair p)
     return result;
 }
 
-/* a a, and what its rounding lost (Veltkamp, Dekker). */
+/* a a, and what its rounding lost. */
 SF_INLINE vec exact_square(vec a, vec *lost)
 {
+    const vec square = vmul(a, a);
+#if defined(SF_SPLIT_RATE) /* without a fused multiply-add: Veltkamp, Dekker */
     vec c = vmul(a, vset1(134217729.0)), high = vsub(c, vsub(c, a)), low = vsub(a, high);
-    vec square = vmul(a, a), cross = vmul(high, low);
+    vec cross = vmul(high, low);
     *lost = vadd(vadd(vsub(vmul(high, high), square), vadd(cross, cross)), vmul(low, low));
+#else
+    *lost = vfma(a, a, vsub(vset1(-0.0), square));
+#endif
     return square;
 }
 

@@ -230,11 +230,20 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
     load_tile(tile, call, first, count, width, m);
     if (call->temperature_step)
         tile_temperatures(tile, call, first, count);
-    for (ptrdiff_t i = 0; i < lanes; i++) {
-        ptrdiff_t y = i < count ? label_or_none(call, first + i) : -1;
-        label[i] = (real)y;
-        x_y[i] = y < 0 ? (real)INFINITY : tile->x[y * lanes + i];
+    int32_t y[2 * LANES];
+    for (ptrdiff_t i = 0; i < lanes; i++)
+        y[i] = -1;
+    if (call->targets) {
+        read_labels(call, first, count, batch, at);
+        for (ptrdiff_t i = 0; i < count; i++)
+            y[i] = (int32_t)batch->y[at + i];
     }
+    for (ptrdiff_t i = 0; i < lanes; i++) {
+        label[i] = (real)y[i];
+        x_y[i] = tile->x[(y[i] < 0 ? 0 : y[i]) * lanes + i];
+    }
+    for (ptrdiff_t i = 0; i < lanes; i++)
+        x_y[i] = y[i] < 0 ? (real)INFINITY : x_y[i];
     for (ptrdiff_t i = 0; i < lanes; i++)
         above[i] = next_above(x_y[i]);
     next_lines next = tile_next(call, first, count, tile, 0);
@@ -390,7 +399,7 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
     const sf_columns *to = call->columns;
     const double *s_y = batch->quotient + at;
     SF_ASSUME(count > 0);
-    double sum[SF_BATCH], mean[SF_BATCH], inverse[SF_BATCH];
+    double sum[SF_BATCH], mean[SF_BATCH], inverse[SF_BATCH], t[SF_BATCH];
     const double *row_max = batch->max + at, *rest = batch->rest + at, *log_sum = batch->log_sum + at;
     const double *top = batch->top + at, *label = batch->label + at, *squares = batch->squares + at;
     const double *first_moment = batch->first_moment + at, *second_moment = batch->second_moment + at;
@@ -402,8 +411,11 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
         inverse[i] = 1.0 / sum[i];
         mean[i] = first_moment[i] * inverse[i];
     }
-    if (to->confidence)
-        memcpy(to->confidence + put, inverse, (size_t)count * sizeof(double));
+    if (to->confidence) {
+        double *restrict confidence = to->confidence + put;
+        for (ptrdiff_t i = 0; i < count; i++)
+            confidence[i] = inverse[i];
+    }
     if (to->uncertainty) {
         double *restrict uncertainty = to->uncertainty + put;
         for (ptrdiff_t i = 0; i < count; i++)
@@ -414,10 +426,12 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
         for (ptrdiff_t i = 0; i < count; i++)
             entropy[i] = log_sum[i] - mean[i];
     }
+    for (ptrdiff_t i = 0; i < count; i++)
+        t[i] = temperature[i * step];
     if (to->logsumexp) {
         double *restrict logsumexp = to->logsumexp + put;
         for (ptrdiff_t i = 0; i < count; i++)
-            logsumexp[i] = isfinite(row_max[i]) ? row_max[i] / temperature[i * step] + log_sum[i]
+            logsumexp[i] = isfinite(row_max[i]) ? row_max[i] / t[i] + log_sum[i]
                          : rest[i] == rest[i] ? row_max[i] : rest[i];
     }
     if (to->prediction) {
@@ -434,7 +448,7 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
         exp_doubles(s_y, e_y, count, sf_make_rate(1.0));
         for (ptrdiff_t i = 0; i < count; i++) {
             /* (1 - p_y)^2 and the squares of the others' p: nothing cancels where p_y is next to 1. */
-            const int hit = top[i] == label[i];
+            const int hit = before[i] == 0.0;
             const double one_less = 1.0 - e_y[i] * e_y[i], doubt = rest[i] * inverse[i];
             const double other_doubt = 1.0 - e_y[i] * inverse[i];
             const double others = squares[i] + (hit ? 0.0 : one_less), missing = hit ? doubt : other_doubt;
@@ -445,14 +459,17 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
         double *restrict loss = to->loss + put;
         double *restrict slope = to->slope + put, *restrict curvature = to->curvature + put;
         int64_t *restrict rank = to->rank + put;
+        double odd = 0.0;
         for (ptrdiff_t i = 0; i < count; i++) {
-            const double t = temperature[i * step];
             loss[i] = log_sum[i] - s_y[i];
-            slope[i] = t * (mean[i] - s_y[i]);
-            curvature[i] = t * t * (second_moment[i] * inverse[i] - mean[i] * mean[i]);
-            rank[i] = sum[i] == sum[i] ? (int64_t)before[i] : call->n_classes;
-            special |= (label[i] < 0.0) | (t > (SF_DOUBLE ? 0x1p400 : 0x1p40));
+            slope[i] = t[i] * (mean[i] - s_y[i]);
+            curvature[i] = t[i] * t[i] * (second_moment[i] * inverse[i] - mean[i] * mean[i]);
         }
+        for (ptrdiff_t i = 0; i < count; i++)
+            rank[i] = (int64_t)(sum[i] == sum[i] ? before[i] : (double)call->n_classes);
+        for (ptrdiff_t i = 0; i < count; i++)
+            odd = label[i] < 0.0 || t[i] > (SF_DOUBLE ? 0x1p400 : 0x1p40) ? 1.0 : odd;
+        special = odd > 0.0;
     }
     for (ptrdiff_t i = 0; special && i < count; i++) {
         if (temperature[i * step] > (SF_DOUBLE ? 0x1p400 : 0x1p40) && isfinite(row_max[i])
