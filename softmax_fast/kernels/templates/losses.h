@@ -308,7 +308,10 @@ static SF_NOINLINE void take_quotients(const sf_call *call, ptrdiff_t first, ptr
     else if (*temperature != 1.0)
         for (ptrdiff_t i = 0; i < count; i++)
             quotient[i] /= *temperature;
+    int infinite = 0;
     for (ptrdiff_t i = 0; SF_DOUBLE && i < count; i++)
+        infinite |= quotient[i] < -1.7976931348623157e308;
+    for (ptrdiff_t i = 0; infinite && i < count; i++)
         if (isinf(quotient[i]))
             quotient[i] = sf_quotient(x[i], m[i], sf_temperature_of(call, first + i));
 }
@@ -454,9 +457,9 @@ SF_INLINE void weigh_and_reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff
     SF_ALIGNED(64) double sum[2 * LANES];
     double x[2 * LANES], product[2 * LANES];
     const int hard = sf_is_hard_label(call->targets), has_labels = sf_has_labels(call->targets);
-    load_tile(tile, call, first, count, width, m);
     if (call->temperature_step)
         tile_temperatures(tile, call, first, count);
+    load_tile(tile, call, first, count, width, m);
     read_labels(call, first, count, batch, at);
     if (has_labels)
         label_entries(tile->x, width * LANES, batch->y + at, count, x);

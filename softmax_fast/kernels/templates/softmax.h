@@ -7,9 +7,9 @@ SF_INLINE void softmax_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t row
                                const int width, sf_batch *batch, ptrdiff_t at)
 {
     SF_ALIGNED(64) real m[2 * LANES];
-    load_tile(tile, call, row, count, width, m);
     if (call->temperature_step)
         tile_temperatures(tile, call, row, count);
+    load_tile(tile, call, row, count, width, m);
     exponentiate_tile(tile, call->n_classes, width, m, 1, 0, tile_next(call, row, count, tile, 1),
                       batch->rest + at, NULL);
 }

@@ -5,7 +5,9 @@ enum { TILE_ENTRIES = SF_MAX(SF_SHORT_ROW, 2 * SF_WIDE_TILE_ROW) * LANES };
 struct sf_tile {
     real *x;                             /* entry c of lane i: [c * lanes + i] */
     real *a;                             /* weighted targets, where these are probabilities, or a base */
-    SF_ALIGNED(64) real x_room[TILE_ENTRIES], a_room[TILE_ENTRIES];
+    SF_ALIGNED(64) real x_room[TILE_ENTRIES];
+    SF_ALIGNED(64) char between[1024];   /* entries of both rooms share no set of the L1 cache */
+    SF_ALIGNED(64) real a_room[TILE_ENTRIES];
     SF_ALIGNED(64) real hi[2 * LANES];
     SF_ALIGNED(64) real lo[2 * LANES];
     SF_ALIGNED(64) real floor[2 * LANES];
@@ -30,20 +32,18 @@ static SF_NOINLINE void tile_temperatures(sf_tile *tile, const sf_call *call, pt
         return;
     }
     const ptrdiff_t lanes = count > LANES ? 2 * LANES : LANES;
-    double t[2 * LANES];
-    SF_ALIGNED(64) real hi[2 * LANES], lo[2 * LANES], floor[2 * LANES], inverse[2 * LANES];
-    memcpy(t, call->temperature + row, (size_t)count * sizeof *t);
-    for (ptrdiff_t i = count; i < lanes; i++)
-        t[i] = t[count - 1];
-    for (ptrdiff_t i = 0; i < lanes; i++) {
-        sf_rate rate = sf_make_rate(t[i]);
-        split_rate(rate, &hi[i], &lo[i], &floor[i]);
-        inverse[i] = (real)rate.inverse;
-    }
-    memcpy(tile->hi, hi, sizeof hi);
-    memcpy(tile->lo, lo, sizeof lo);
-    memcpy(tile->floor, floor, sizeof floor);
-    memcpy(tile->inverse, inverse, sizeof inverse);
+    const double *t = call->temperature + row;
+    double filled[2 * LANES];
+    for (ptrdiff_t i = 0; count < lanes && i < lanes; i++)
+        filled[i] = t[SF_MIN(i, count - 1)];
+    if (count < lanes)
+        t = filled;
+    for (ptrdiff_t begin = 0; begin < lanes; begin += LANES)
+        for (ptrdiff_t i = begin; i < begin + LANES; i++) {
+            sf_rate rate = sf_make_rate(t[i]);
+            split_rate(rate, &tile->hi[i], &tile->lo[i], &tile->floor[i]);
+            tile->inverse[i] = (real)rate.inverse;
+        }
 }
 
 /* Its entries follow used others in their rooms. */
@@ -333,9 +333,9 @@ SF_INLINE void reduce_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, pt
     SF_ALIGNED(64) real m[2 * LANES];
     SF_ALIGNED(64) real ties[2 * LANES];
     SF_ALIGNED(64) double sum[2 * LANES];
-    load_tile(tile, call, row, count, width, m);
     if (call->temperature_step)
         tile_temperatures(tile, call, row, count);
+    load_tile(tile, call, row, count, width, m);
     exponentiate_tile(tile, call->n_classes, width, m, 0, 1, tile_next(call, row, count, tile, writes),
                       sum, ties);
     tile_stats(call, row, count, width, m, sum, ties, batch->max + at, batch->rest + at);
