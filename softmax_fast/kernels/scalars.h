@@ -15,8 +15,9 @@
 
 enum {
     SF_BLOCK_BYTES = 8192,       /* x and exp(x) of one block share the L1 data cache */
-    SF_SHORT_ROW = 256,          /* up to here several rows are computed side by side, */
-    SF_LAYER_CLASSES = 192,      /* and as many logits of a layer */
+    SF_SHORT_ROW = 256,          /* up to here several rows are computed side by side: the rooms of their
+                                  * tiles have to fit a stack of 128 KiB, as threads with musl have */
+    SF_LAYER_CLASSES = 192,      /* as many logits of a layer are */
     SF_WIDE_TILE_ROW = 64,       /* up to here two vectors of rows are: a tile fills half of L1 */
     SF_PANEL_BYTES = 4194304,    /* most that a transposed panel of rows may take */
     SF_SMALL_PANEL_BYTES = 524288, SF_PANEL_LINES = 8,

@@ -201,7 +201,6 @@ SF_INLINE void divergence_tile_of(divergence_room *room, sf_tile *tile, const sf
                                   ptrdiff_t at)
 {
     const ptrdiff_t n = call->n_classes, lanes = width * LANES;
-    const sf_call base_call = base_of(call);
     real *base = tile->a;
     real *e_x = room->e_x, *e_a = room->e_a, *hi = room->hi, *lo = room->lo, *ratio = room->ratio;
     SF_ALIGNED(64) real max[2 * LANES], base_max[2 * LANES];
@@ -209,7 +208,7 @@ SF_INLINE void divergence_tile_of(divergence_room *room, sf_tile *tile, const sf
     SF_ALIGNED(64) double terms[2 * LANES], differences[2 * LANES];
     read_labels(call, first, count, batch, at);
     load_tile(tile, call, first, count, width, max);
-    load_lanes(base, &base_call.x, &base_call, first, count, width, base_max);
+    load_lanes(base, &call->targets->probabilities, call, first, count, width, e_x, base_max);
     if (call->temperature_step)
         tile_temperatures(tile, call, first, count);
     for (int k = 0; k < width; k++) {

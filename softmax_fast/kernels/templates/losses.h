@@ -378,6 +378,14 @@ SF_INLINE void label_entries(const real *entries, ptrdiff_t lanes, const ptrdiff
         x[i] = entries[SF_MAX(y[i], 0) * lanes + i];
 }
 
+static SF_NOINLINE void load_tile_targets(sf_tile *tile, const sf_call *call, ptrdiff_t first,
+                                          ptrdiff_t count, int width)
+{
+    SF_ALIGNED(64) real spare[SF_SHORT_ROW * LANES];
+    SF_ALIGNED(64) real ignored[2 * LANES];
+    load_lanes(tile->a, &call->targets->probabilities, call, first, count, width, spare, ignored);
+}
+
 /* The sums of soft targets, and of labels the sum of the uniform part; the weighted probabilities stay
  * in a. */
 SF_INLINE void weigh_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
@@ -385,9 +393,8 @@ SF_INLINE void weigh_tile(sf_tile *tile, const sf_call *call, ptrdiff_t first, p
 {
     const int has_labels = sf_has_labels(call->targets);
     const ptrdiff_t n = call->n_classes, lanes = width * LANES;
-    SF_ALIGNED(64) real ignored[2 * LANES];
     if (!has_labels)
-        load_lanes(tile->a, &call->targets->probabilities, call, first, count, width, ignored);
+        load_tile_targets(tile, call, first, count, width);
     for (int k = 0; k < width; k++) {
         const vec maximum = vload(m + k * LANES);
         wide shares = wide_zero(), products = wide_zero();

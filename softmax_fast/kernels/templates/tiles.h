@@ -59,19 +59,19 @@ SF_INLINE int tile_width(ptrdiff_t n, ptrdiff_t remaining)
     return remaining >= 2 * LANES && n <= SF_WIDE_TILE_ROW ? 2 : 1;
 }
 
-/* Rows [row, row + count) into the lanes of a tile of that width; m: their maxima. */
+/* Rows [row, row + count) into the lanes of a tile of that width; m: their maxima; spare: room for a vector
+ * of rows. */
 static SF_NOINLINE void load_lanes(real *to, const sf_input *in, const sf_call *call, ptrdiff_t row,
-                                   ptrdiff_t count, int width, real *m)
+                                   ptrdiff_t count, int width, real *spare, real *m)
 {
     ptrdiff_t n = call->n_classes, offset = sf_input_offset(call, in, row), lanes = width * LANES;
     int native = is_native(in) && count == lanes;
     int widened = !native && count == lanes && in->class_stride == 1 && in->row_stride == n;
-    SF_ALIGNED(64) real widened_rows[SF_SHORT_ROW * LANES];
     const real *x = (const real *)in->data + offset;
     if ((native || widened) && in->class_stride == 1 && n >= COLUMNS) {
         for (int k = 0; k < width; k++, x += LANES * in->row_stride) {
             if (widened)
-                x = gather(in, offset + k * LANES * n, LANES * n, widened_rows);
+                x = gather(in, offset + k * LANES * n, LANES * n, spare);
             vec maximum = vset1((real)-INFINITY);
             for (ptrdiff_t c = 0; c < n; c += COLUMNS) {
                 ptrdiff_t begin = SF_MIN(c, n - COLUMNS); /* the last columns may overlap the one before */
@@ -109,7 +109,7 @@ static SF_NOINLINE void load_lanes(real *to, const sf_input *in, const sf_call *
 SF_INLINE void load_tile(sf_tile *tile, const sf_call *call, ptrdiff_t row, ptrdiff_t count, int width,
                          real *m)
 {
-    load_lanes(tile->x, &call->x, call, row, count, width, m);
+    load_lanes(tile->x, &call->x, call, row, count, width, tile->a, m);
 }
 
 /* What becomes of a tile's entries before they are written; the numbers are one for each lane. */

@@ -37,6 +37,10 @@ static void finish_rows(const sf_call *call, const sf_operation *operation, ptrd
         operation->finish(call, first + i, 1, batch, i, sink.results + (first + i - sink.first));
 }
 
+/* The most that short rows take; what is called with it takes some 10 KiB more. */
+_Static_assert(sizeof(sf_tile) + sizeof(sf_batch) + sizeof(divergence_room) <= 90 * 1024,
+               "tiles of short rows overflow narrow stacks");
+
 static SF_NOINLINE void walk_short_rows(const sf_call *call, const sf_operation *operation,
                                         ptrdiff_t first, ptrdiff_t count, sf_sink sink)
 {
