@@ -259,9 +259,13 @@ def kl_divergence(base, logits, axis=-1, temperature=1.0, sample_weight=None, sc
         slack = np.where(np.isnan(slack), 0, slack)
         grad = np.where(near & (p > 0), p * np.expm1(t), q - p)
         grad_slack = np.where(near, (4 + of_p) * p * np.abs(t), of_q * q + of_p * p)
-        # where p is next to 1 its difference is that of all others; shifts have twice the digits
+        # where p is next to 1 its difference is that of all others; shifts have twice the digits, but for
+        # their part that is the divergence
         shift = np.abs(q_rows.maximum - p_rows.maximum)[..., None] / temperature
-        grad_slack += p * (np.nansum(grad_slack, axis=-1, keepdims=True) + 16 * eps * (1 + shift))
+        others = np.nansum(grad_slack, axis=-1, keepdims=True) + 16 * eps * (1 + shift)
+        if dtype == np.float32:
+            others -= 2 * np.expm1(-np.nansum(terms, axis=-1, keepdims=True))
+        grad_slack += p * others
         # the log-sums here, whose difference t is
         own = 4 * np.finfo(wide).eps * (p_rows.log_sum + q_rows.log_sum)[..., None]
         grad_slack += p * own / eps
