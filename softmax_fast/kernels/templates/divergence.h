@@ -94,17 +94,23 @@ SF_INLINE vec without_floor(vec e)
     return vwhere_less(e, vset1((real)DIVERGENCE_VANISHES), vset1(0), e);
 }
 
-/* p h(t) and p expm1(t) = q - p, times the base's sum: p and q are biased exponentials. */
-SF_INLINE vec divergence_term(vec a, vec x, vec p, vec q, vshift s, vec *difference)
+/* h(t)/(t t) of v = -t, up to |t| = 1. */
+SF_INLINE vec near_h(vec v)
 {
     enum { degree = sizeof h_coefficient / sizeof *h_coefficient };
-    p = without_floor(p); /* t may be large */
-    q = without_floor(q);
-    const vec v = minus_ratio(a, x, s), square = vmul(v, v), pv = vmul(p, v);
     vec h = vset1(h_coefficient[0]);
     for (int i = 1; i < degree; i++)
         h = vfma(h, v, vset1(h_coefficient[i]));
-    h = vmul(vmul(pv, v), h);
+    return h;
+}
+
+/* p h(t) and p expm1(t) = q - p, times the base's sum: p and q are biased exponentials. */
+SF_INLINE vec divergence_term(vec a, vec x, vec p, vec q, vshift s, vec *difference)
+{
+    p = without_floor(p); /* t may be large */
+    q = without_floor(q);
+    const vec v = minus_ratio(a, x, s), square = vmul(v, v), pv = vmul(p, v);
+    const vec h = vmul(vmul(pv, v), near_h(v));
     const vec far = vsub(vmul(q, s.ratio), p), one = vset1(1);
     *difference = vwhere_less(square, one, vsub(h, pv), far);
     return vwhere_less(square, one, h, vadd(far, pv));
@@ -455,7 +461,6 @@ static SF_NOINLINE void base_and_differences(lone_block *to, double sums[3])
 static SF_NOINLINE int add_far_terms(const lone_block *block, const short *groups, ptrdiff_t n,
                                      wide *terms, wide *products)
 {
-    enum { degree = sizeof h_coefficient / sizeof *h_coefficient };
     const vec one = vset1(1), inverse = block->inverse, mean = vset1(block->mean);
     const vec x_max = vset1(block->max), ratio = vset1(block->ratio), zero = vset1(0);
     const vrate c = block->c;
@@ -473,10 +478,7 @@ static SF_NOINLINE int add_far_terms(const lone_block *block, const short *group
             const vec d = vsub(mean, vload(block->d + i + k * LANES));
             const vec v = vmax(vmul(d, inverse), vset1((real)-RATIO_MOST));
             const vec square = vmul(v, v), pv = vmul(p, v), far = vadd(vsub(q, p), pv);
-            vec near = vset1(h_coefficient[0]);
-            for (int j = 1; j < degree; j++)
-                near = vfma(near, v, vset1(h_coefficient[j]));
-            h[k] = vwhere_less(square, one, vmul(vmul(pv, v), near), far);
+            h[k] = vwhere_less(square, one, vmul(vmul(pv, v), near_h(v)), far);
             u[k] = vsub(zero, pv);
             beyond = vmax(v, beyond);
         }

@@ -77,17 +77,13 @@ SF_INLINE void add_measures(measures *to, vec a, vec x, vec p, vec q, vshift s)
 #if SF_DOUBLE
 void change_doubles(const double *t, const double *p, double *q, ptrdiff_t n)
 {
-    enum { degree = sizeof h_coefficient / sizeof *h_coefficient };
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         const int whole = i + LANES <= n;
         const vec log_ratio = whole ? vload(t + i) : vload_first(t + i, n - i, 0);
         const vec of_base = whole ? vload(p + i) : vload_first(p + i, n - i, 0);
         const vec of_row = whole ? vload(q + i) : vload_first(q + i, n - i, 0);
         const vec v = vsub(vset1(0), log_ratio), square = vmul(v, v), far = vsub(of_row, of_base);
-        vec h = vset1(h_coefficient[0]);
-        for (int k = 1; k < degree; k++)
-            h = vfma(h, v, vset1(h_coefficient[k]));
-        const vec near = vmul(of_base, vsub(vmul(square, h), v));
+        const vec near = vmul(of_base, vsub(vmul(square, near_h(v)), v));
         const vec change = vwhere_less(square, vset1(1), near, far);
         if (whole)
             vstore(q + i, change);
