@@ -66,7 +66,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--targets",
         action="store_true",
-        help="measure what the targets need and print pass or miss",
+        help="measure what the targets need, of --operations or all, and print pass or miss",
     )
     add("--growth", action="store_true", help="time against size, and one thread against all")
     add("--json", type=Path, metavar="FILE", help="write every measurement")
@@ -75,7 +75,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--bars", type=Path, metavar="FILE.svg", help="draw the picture of the project's README")
     add("--markdown", action="store_true", help="print the tables in Markdown")
     add("--update-results", action="store_true",
-        help="put the tables into RESULTS.md, and a few rows into the project's README")  # fmt: skip
+        help="put the tables into RESULTS.md, and a few rows into the project's README; with "
+        "--targets that of the targets alone")  # fmt: skip
     options = parser.parse_args(argv)
     if options.threads < 1:
         parser.error("--threads must be at least 1")
@@ -86,7 +87,7 @@ def plan(options: argparse.Namespace) -> list[Case]:
     """The cases to measure; those on the same arrays follow each other."""
     cases = []
     if options.targets:
-        cases = targets.cases()
+        cases = targets.cases(options.operations)
     elif not options.growth or options.operations or options.shapes:
         on_logits = options.operations or (QUICK_OPERATIONS if options.quick else ON_LOGITS)
         for dtype in options.dtype:
@@ -177,10 +178,11 @@ def measure(options: argparse.Namespace, say) -> Results:
                     inputs, logs = case.inputs, harness.reference(case, harness.make_arrays(case))
                 results.table[case] = contest.run(case, logs, rounds, seconds)
                 say(report.progress(results, case))
-    if options.growth or options.targets:
+    every_target = options.targets and not options.operations
+    if options.growth or every_target:
         say("growth with size and threads …")
         results.growth = growth.measure(options.dtype[0], options.threads, options.quick)
-    if options.targets:
+    if every_target:
         say("short rows …")
         results.short_rows = short_rows.measure(options.threads)
         say("calls on ten numbers …")
@@ -200,7 +202,9 @@ def main(argv: list[str] | None = None) -> int:
         options.json.write_text(results.to_json(), encoding="utf-8")
     if options.bars:
         options.bars.write_text(report.bars(results), encoding="utf-8")
-    if options.update_results:
+    if options.update_results and options.targets:
+        harness.replace_between(RESULTS, "targets", targets.markdown(results))
+    elif options.update_results:
         diverging = (*DIVERGING, "compare")
         others = results.of(set(OPERATIONS) - {*harness.EVALUATING, *diverging})
         if others.table:

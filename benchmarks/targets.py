@@ -17,7 +17,9 @@ from harness import (
     SHAPES,
     Case,
     Results,
+    describe,
     format_ratio,
+    markdown_table,
     text_table,
 )
 from workers import Contestant
@@ -278,43 +280,90 @@ TARGETS = (
 )
 
 
-def cases() -> list[Case]:
-    """All cases the targets need."""
+def cases(operations=None) -> list[Case]:
+    """All cases the targets need, or those of some operations."""
     needed = [case for target in TARGETS for case in target.cases]
     needed += [Case("softmax", *last) for _, last in AXIS_PAIRS]
-    return list(dict.fromkeys(needed))
+    return [
+        case for case in dict.fromkeys(needed) if operations is None or case.operation in operations
+    ]
 
 
-def text(results: Results) -> str:
-    """A table of every target: passed, missed, or not measured."""
-    rows = []
+@dataclass(frozen=True)
+class Verdict:
+    """Whether one target was met in one place."""
 
-    def add(what, where, target_bound, at_most, value, met):
-        verdict = "–" if isnan(value) else "pass" if met else "MISS"
-        sign = "≤" if at_most else "≥"
-        rows.append([what, where, f"{sign} {target_bound:g}", format_ratio(value), verdict])
+    what: str
+    where: str
+    bound: float
+    at_most: bool
+    value: float  # NaN where it was not measured
+    met: bool
 
+    @property
+    def aim(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.bound:g}"
+
+    @property
+    def word(self) -> str:
+        return "–" if isnan(self.value) else "pass" if self.met else "MISS"
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Of every target in every case."""
+    found = []
     for target in TARGETS:
         for case in target.cases:
             value = target.measure(results, case)
             where = f"{case.operation} {case.layout}"
             where += "" if case.dtype == "float32" else f" {case.dtype}"
-            add(target.what, where, target.bound, target.at_most, value, target.met(value))
+            met = target.met(value)
+            found.append(Verdict(target.what, where, target.bound, target.at_most, value, met))
+
+    def at_most(what, where, bound, value):
+        found.append(Verdict(what, where, bound, True, value, value <= bound))
+
     for operation in ("softmax", "softmax_loss"):
         value = growth.flatness(results.growth, operation)
-        what = "time per element, 10⁶ to 10⁹: slowest over fastest"
-        add(what, operation, 1.5, True, value, value <= 1.5)
+        at_most("time per element, 10⁶ to 10⁹: slowest over fastest", operation, 1.5, value)
     value = growth.least_gain(results.growth)
+    what = "all threads over one, at any size: least gain"
     # A loss of 5 % is within what the clock can tell apart on a shared machine.
-    add("all threads over one, at any size: least gain", "any", 1, False, value, value >= 0.95)
+    found.append(Verdict(what, "any", 1, False, value, value >= 0.95))
     for what, where, aim, value in short_rows.worst(results.short_rows):
-        add(what, where, aim, True, value, value <= aim)
+        at_most(what, where, aim, value)
     for function in small_calls.FUNCTIONS:
         value = small_calls.slowest(results.small_calls, function) * 1e6
         what = "ten numbers, whatever is given: slowest call in µs"
-        add(what, function, small_calls.GOAL * 1e6, True, value, value <= small_calls.GOAL * 1e6)
-    counts = {verdict: sum(row[-1] == verdict for row in rows) for verdict in ("pass", "MISS", "–")}
-    return (
-        text_table(["target", "case", "aim", "measured", ""], rows)
-        + f"\n{counts['pass']} passed, {counts['MISS']} missed, {counts['–']} not measured"
+        at_most(what, function, small_calls.GOAL * 1e6, value)
+    return found
+
+
+def _counts(found: list[Verdict]) -> str:
+    counts = {word: sum(v.word == word for v in found) for word in ("pass", "MISS", "–")}
+    return f"{counts['pass']} passed, {counts['MISS']} missed, {counts['–']} not measured"
+
+
+def text(results: Results) -> str:
+    """A table of every target: passed, missed, or not measured."""
+    found = verdicts(results)
+    rows = [[v.what, v.where, v.aim, format_ratio(v.value), v.word] for v in found]
+    return text_table(["target", "case", "aim", "measured", ""], rows) + "\n" + _counts(found)
+
+
+def markdown(results: Results) -> str:
+    """Of every target: in how many cases it holds on this machine, and the one farthest from it."""
+    found = verdicts(results)
+    groups: dict[tuple, list[Verdict]] = {}
+    for verdict in found:
+        if verdict.word != "–":
+            groups.setdefault((verdict.what, verdict.aim), []).append(verdict)
+    rows = []
+    for (what, aim), group in groups.items():
+        of_values = max if group[0].at_most else min
+        worst = of_values(group, key=lambda verdict: verdict.value)
+        holds = f"{sum(verdict.met for verdict in group)} of {len(group)}"
+        rows.append([what, aim, holds, format_ratio(worst.value), worst.where])
+    return f"{_counts(found)}. {describe(results)}\n\n" + markdown_table(
+        ["target", "aim", "holds in", "farthest from it", "there"], rows
     )
