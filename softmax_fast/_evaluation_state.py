@@ -36,7 +36,6 @@ SUMS = (
     "vv hit",
     "v reciprocal rank",
     "v entropy",
-    "v confidence",
     "v slope",
     "v curvature",
     "v far loss",

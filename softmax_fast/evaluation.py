@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _arguments, _core, _layout, _threads
 from ._arguments import Options
-from ._evaluation_state import COUNTS, SUMS, State, cell_ends, edges_of, near_1, sum_by
+from ._evaluation_state import COUNTS, OF_BINS, SUMS, State, cell_ends, edges_of, near_1, sum_by
 from ._row_statistics import Columns, row_columns
 from .functional import softmax
 
@@ -890,7 +890,7 @@ def _evaluation(state, options):
         brier=known(share(s["v brier"])),
         brier_stderr=known(_mean_stderr(v, vv, s["v brier"], s["vv brier"], s["vv brier²"], n)),
         entropy=known(share(s["v entropy"])),
-        confidence=known(share(s["v confidence"])),
+        confidence=known(share(map(math.fsum, histogram[0][:, OF_BINS.index("v confidence")]))),
         ece=known(_ratio(float(np.abs(bins.gap).sum()), weight)),
         mce=known(float(off.max(initial=0.0)) if n else math.nan),
         rms_ce=known(float(np.sqrt((off * off * (bins.weight / weight)).sum())) if n else math.nan),

@@ -8,8 +8,8 @@
 /* Sums are made of ranges of rows, which depend on the number of classes alone, and merged in their
  * order; what is counted in whole numbers may come in any order. */
 enum {
-    RANGE_ROWS = 512,       /* at most */
-    CHUNK_ROWS = 256,       /* at most at a time: their columns fit a level-1 cache */
+    RANGE_ROWS = 1024,      /* at most */
+    CHUNK_ROWS = SF_MOST_ADDED, /* at most at a time: their columns fit a level-1 cache */
     RANGE_ELEMENTS = 65536, /* about so many where rows are long */
     FEWEST_RANGE_ROWS = 16,
     FEW_ROWS = 64           /* the driver alone decides how these are shared out */
@@ -26,7 +26,8 @@ typedef struct {
 } some_rows;
 
 typedef struct work work;
-typedef void sum_rows(const work *w, const some_rows *rows, ptrdiff_t range, ptrdiff_t first, int worker);
+typedef void sum_rows(const work *w, const some_rows *rows, ptrdiff_t range, ptrdiff_t first, int worker,
+                      sf_column_sums *columns);
 
 struct work {
     const sf_call *call;
@@ -64,13 +65,6 @@ static void put_column(const work *w, const double *x, ptrdiff_t n, double *hi, 
     sf_sum total;
     w->call->doubles->sums_of_array(x, n, &total, NULL);
     put_sum(hi, lo, total);
-}
-
-/* The sum of x to hi[0] and hi[1], that of x x to hi[2]. */
-static void put_squares(const sf_sum *sums, double *hi, double *lo)
-{
-    for (int j = 0; j < 3; j++)
-        put_sum(hi + j, lo + j, sums[j == 2]);
 }
 
 /* What p = a b has lost; 0 beyond the range. */
@@ -119,7 +113,7 @@ void sf_add_moments(const double *x, const double *weights, ptrdiff_t n, double 
 /* ---- evaluations ------------------------------------------------------------------------------------- */
 
 enum { V, VV, V_BAD, VV_BAD, LOSS, BRIER = LOSS + 3, V_HIT = BRIER + 3, VV_HIT, RECIPROCAL_RANK,
-       ENTROPY, CONFIDENCE, SLOPE, CURVATURE, FAR_LOSS, N_SUMS = FAR_LOSS + 3 };
+       ENTROPY, SLOPE, CURVATURE, FAR_LOSS, N_SUMS = FAR_LOSS + 3 };
 enum { GOOD, IGNORED, BAD, INFINITE, HITS, N_COUNTS };
 
 /* A row that counts and has probabilities. */
@@ -127,45 +121,6 @@ static int is_good(const work *w, const some_rows *rows, ptrdiff_t i)
 {
     return (uint64_t)rows->of.rank[i] < (uint64_t)w->call->n_classes
         && (!rows->weights || rows->weights[i] > 0.0);
-}
-
-/* Of numbers that are not negative. */
-static ptrdiff_t count_below(const int64_t *x, ptrdiff_t n, int64_t limit)
-{
-    uint64_t count = 0;
-    for (ptrdiff_t i = 0; i < n; i++)
-        count += (uint64_t)(x[i] - limit) >> 63;
-    return (ptrdiff_t)count;
-}
-
-/* Rows of weight 1 that all count and have no far loss; of others nothing, and 0. */
-static int add_plain_rows(const work *w, const some_rows *rows, double *hi, double *lo, int64_t *counts)
-{
-    const sf_evaluation *e = w->evaluation;
-    const ptrdiff_t n = rows->n;
-    uint64_t special = 0;
-    double reciprocal[CHUNK_ROWS];
-    sf_sum loss[2], brier[2];
-    for (ptrdiff_t i = 0; i < n; i++)
-        special |= (uint64_t)rows->of.rank[i] | (uint64_t)(w->call->n_classes - 1 - rows->of.rank[i]);
-    w->call->doubles->sums_of_array(rows->of.loss, n, loss, loss + 1);
-    if (special >> 63 || !(loss[1].sum < SF_FAR_LOSS * SF_FAR_LOSS) || w->call->n_classes > INT32_MAX)
-        return 0;
-    const int64_t hits = count_below(rows->of.rank, n, 1);
-    w->call->doubles->reciprocals_of(rows->of.rank, n, reciprocal);
-    counts[GOOD] += n;
-    counts[HITS] += hits;
-    for (ptrdiff_t j = 0; j < e->n_top; j++)
-        counts[N_COUNTS + j] += e->top_k[j] == 1 ? hits : count_below(rows->of.rank, n, e->top_k[j]);
-    w->call->doubles->sums_of_array(rows->of.brier, n, brier, brier + 1);
-    put_squares(loss, hi + LOSS, lo + LOSS);
-    put_squares(brier, hi + BRIER, lo + BRIER);
-    put_column(w, reciprocal, n, hi + RECIPROCAL_RANK, lo + RECIPROCAL_RANK);
-    put_column(w, rows->of.entropy, n, hi + ENTROPY, lo + ENTROPY);
-    put_column(w, rows->of.confidence, n, hi + CONFIDENCE, lo + CONFIDENCE);
-    put_column(w, rows->of.slope, n, hi + SLOPE, lo + SLOPE);
-    put_column(w, rows->of.curvature, n, hi + CURVATURE, lo + CURVATURE);
-    return 1;
 }
 
 static void add_each_row(const work *w, const some_rows *rows, double *hi, double *lo, int64_t *counts,
@@ -204,7 +159,6 @@ static void add_each_row(const work *w, const some_rows *rows, double *hi, doubl
         put_moments(hi + BRIER, lo + BRIER, rows->of.brier[i], v);
         put(hi + RECIPROCAL_RANK, lo + RECIPROCAL_RANK, v / ((double)rank + 1.0));
         put(hi + ENTROPY, lo + ENTROPY, v * rows->of.entropy[i]);
-        put(hi + CONFIDENCE, lo + CONFIDENCE, v * rows->of.confidence[i]);
         counts[HITS] += rank == 0;
         for (ptrdiff_t j = 0; j < e->n_top; j++)
             counts[N_COUNTS + j] += rank < e->top_k[j];
@@ -222,32 +176,66 @@ static void add_each_row(const work *w, const some_rows *rows, double *hi, doubl
     }
 }
 
-static void sum_evaluation(const work *w, const some_rows *rows, ptrdiff_t range, ptrdiff_t first, int worker)
+static void sum_evaluation(const work *w, const some_rows *rows, ptrdiff_t range, ptrdiff_t first, int worker,
+                           sf_column_sums *columns)
 {
     const sf_evaluation *e = w->evaluation;
     double *hi = w->sums + range * w->n_sums, *lo = w->lost + range * w->n_sums;
     int64_t *counts = w->counts + range * (w->n_counts + 2);
-    if (rows->weights || !add_plain_rows(w, rows, hi, lo, counts))
+    const int plain = !rows->weights
+        && w->call->doubles->add_columns(&rows->of, rows->n, w->call->n_classes, e->top_k, e->n_top,
+                                         counts + N_COUNTS, columns);
+    if (!plain)
         add_each_row(w, rows, hi, lo, counts, counts + w->n_counts, first);
     if (rows->weights)
         return;
-    hi[V] = hi[VV] = (double)counts[GOOD];
-    hi[V_HIT] = hi[VV_HIT] = (double)counts[HITS];
-    for (ptrdiff_t j = 0; j < e->n_top; j++)
-        hi[N_SUMS + j] = (double)counts[N_COUNTS + j];
     slot *slots = w->slots + worker * w->n_slots;
     int32_t at[CHUNK_ROWS];
-    int64_t units[CHUNK_ROWS];
+    int64_t units[CHUNK_ROWS], hits = 0;
     w->call->doubles->slots_of(rows->of.confidence, rows->n, e->n_bins, at, units);
     for (ptrdiff_t i = 0; i < rows->n; i++) {
-        if (!is_good(w, rows, i))
+        if (!plain && !is_good(w, rows, i))
             continue;
         slot *s = slots + at[i];
-        const uint64_t part = ((uint64_t)units[i] + 0x8000) >> 16;
-        s->rows += 1 + ((uint64_t)(rows->of.rank[i] == 0) << 32);
+        const uint64_t part = ((uint64_t)units[i] + 0x8000) >> 16, hit = rows->of.rank[i] == 0;
+        hits += (int64_t)hit;
+        s->rows += 1 + (hit << 32);
         s->units += (uint64_t)units[i];
         s->squares += part * part >> 16;
     }
+    if (plain) {
+        counts[GOOD] += rows->n;
+        counts[HITS] += hits;
+    }
+}
+
+/* What rows without weights have added to columns, and their counts, to the sums of a range. */
+static void end_evaluation(const work *w, ptrdiff_t range, const sf_column_sums *columns)
+{
+    double *hi = w->sums + range * w->n_sums, *lo = w->lost + range * w->n_sums;
+    const int64_t *counts = w->counts + range * (w->n_counts + 2);
+    if (w->weights)
+        return;
+    for (int i = 0; i < SF_SUM_LANES; i++) {
+#define FOLD(name, at) put_sum(hi + (at), lo + (at), (sf_sum){columns->name.sum[i], columns->name.lost[i]})
+        FOLD(loss, LOSS);
+        FOLD(loss_squares, LOSS + 2);
+        FOLD(brier, BRIER);
+        FOLD(brier_squares, BRIER + 2);
+        FOLD(slope, SLOPE);
+        FOLD(curvature, CURVATURE);
+        FOLD(entropy, ENTROPY);
+        FOLD(reciprocal_rank, RECIPROCAL_RANK);
+#undef FOLD
+    }
+    hi[LOSS + 1] = hi[LOSS];
+    lo[LOSS + 1] = lo[LOSS];
+    hi[BRIER + 1] = hi[BRIER];
+    lo[BRIER + 1] = lo[BRIER];
+    hi[V] = hi[VV] = (double)counts[GOOD];
+    hi[V_HIT] = hi[VV_HIT] = (double)counts[HITS];
+    for (ptrdiff_t j = 0; j < w->evaluation->n_top; j++)
+        hi[N_SUMS + j] = (double)counts[N_COUNTS + j];
 }
 
 /* Rows with weights, to bins or cells. */
@@ -291,7 +279,8 @@ static int is_infinite_of_label(const sf_call *call, ptrdiff_t row)
     return sf_entry(&call->x, sf_input_offset(call, &call->x, row) + y * call->x.class_stride) == -INFINITY;
 }
 
-static void sum_pass(const work *w, const some_rows *rows, ptrdiff_t range, ptrdiff_t first, int worker)
+static void sum_pass(const work *w, const some_rows *rows, ptrdiff_t range, ptrdiff_t first, int worker,
+                     sf_column_sums *unused)
 {
     double *hi = w->sums + range * w->n_sums, *lo = w->lost + range * w->n_sums;
     int64_t *counts = w->counts + range * (w->n_counts + 2), *fault = counts + w->n_counts;
@@ -299,6 +288,7 @@ static void sum_pass(const work *w, const some_rows *rows, ptrdiff_t range, ptrd
     enum { OWN_LOSS, OWN_SLOPE, OWN_CURVATURE, OWN_UNCERTAINTY, OWN_WEIGHT };
     ptrdiff_t n = 0;
     (void)worker;
+    (void)unused;
     for (ptrdiff_t i = 0; i < rows->n; i++) {
         const double v = rows->weights ? rows->weights[i] : 1.0, loss = rows->of.loss[i];
         if (rows->of.rank[i] < 0 || !(v > 0.0))
@@ -359,10 +349,10 @@ static sf_columns columns_from(const work *w, ptrdiff_t first, char *room, ptrdi
 }
 
 static void sum_columns(const work *w, const sf_columns *of, ptrdiff_t range, ptrdiff_t first,
-                        ptrdiff_t count, int worker)
+                        ptrdiff_t count, int worker, sf_column_sums *columns)
 {
     const some_rows rows = {count, *of, w->weights ? w->weights + first : NULL};
-    w->sum(w, &rows, range, first, worker);
+    w->sum(w, &rows, range, first, worker, columns);
 }
 
 static void sum_range(void *context, ptrdiff_t range, int worker)
@@ -372,6 +362,7 @@ static void sum_range(void *context, ptrdiff_t range, int worker)
     char *scratch = w->scratch + (size_t)worker * w->scratch_bytes;
     sf_call own = *w->call;
     sf_result unused = sf_no_result();
+    sf_column_sums columns = {{{0.0}, {0.0}}};
     sf_environment found = sf_enter();
     for (ptrdiff_t first = begin; first < end; first += CHUNK_ROWS) {
         const ptrdiff_t count = SF_MIN(CHUNK_ROWS, end - first);
@@ -380,8 +371,10 @@ static void sum_range(void *context, ptrdiff_t range, int worker)
         own.first_row = -first;
         if (own.x.data)
             sf_run_rows(&own, SF_ROW_STATISTICS, w->reach, first, count, &unused, scratch);
-        sum_columns(w, &of, range, first, count, worker);
+        sum_columns(w, &of, range, first, count, worker, &columns);
     }
+    if (w->evaluation)
+        end_evaluation(w, range, &columns);
     sf_leave(found);
 }
 
@@ -423,8 +416,11 @@ static int sum_ranges(work *w)
     sf_environment found = sf_enter();
     for (ptrdiff_t range = 0; range < w->n_ranges; range++) {
         const ptrdiff_t first = range * w->range_rows;
+        sf_column_sums sums = {{{0.0}, {0.0}}};
         of = columns_from(w, first, w->scratch + first * (ptrdiff_t)sizeof(double), columns);
-        sum_columns(w, &of, range, first, SF_MIN(w->range_rows, call->n_rows - first), 0);
+        sum_columns(w, &of, range, first, SF_MIN(w->range_rows, call->n_rows - first), 0, &sums);
+        if (w->evaluation)
+            end_evaluation(w, range, &sums);
     }
     sf_leave(found);
     return SF_OK;

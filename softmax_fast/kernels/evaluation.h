@@ -18,19 +18,21 @@ enum {
 
 /* The cell of a confidence in [0, 1], and how many units of the last place it, or 1 - confidence, is
  * above the lower end of the cell. */
-static inline ptrdiff_t sf_cell_of(double confidence, int64_t *units)
+static inline int32_t sf_cell_of(double confidence, int64_t *units)
 {
-    const double doubt = 1.0 - confidence; /* exact above 1/2 */
-    const int64_t low = confidence <= 0.5, mask = -low; /* not a branch: either is as likely */
-    int64_t bits, of_doubt, cell;
+    const double doubt = 1.0 - confidence, above = 0.5 - confidence; /* the former exact above 1/2 */
+    int64_t bits, of_doubt, of_above;
     memcpy(&bits, &confidence, sizeof bits);
     memcpy(&of_doubt, &doubt, sizeof of_doubt);
-    bits = ((bits & mask) | (of_doubt & ~mask)) - low;
-    *units = (bits & (((int64_t)1 << SF_CELL_SHIFT) - 1)) + low;
-    cell = (((bits >> SF_CELL_SHIFT) ^ ~mask) - ~mask)
-         + (low ? -(int64_t)SF_CELLS_LOWEST : (int64_t)SF_CELLS - 2 + SF_CELLS_NEAREST);
-    cell = cell > 0 ? cell : 0;
-    return (ptrdiff_t)(cell < SF_CELLS - 1 ? cell : SF_CELLS - 1);
+    memcpy(&of_above, &above, sizeof of_above);
+    const int64_t mask = (int64_t)((uint64_t)of_above >> 63) - 1; /* no branch: either is as likely */
+    bits = ((bits & mask) | (of_doubt & ~mask)) + mask;
+    *units = (bits & (((int64_t)1 << SF_CELL_SHIFT) - 1)) - mask;
+    const int32_t of_bits = (int32_t)((uint64_t)bits >> 32) >> (SF_CELL_SHIFT - 32), up = (int32_t)mask;
+    const int32_t cell = ((of_bits - SF_CELLS_LOWEST) & up)
+                       | ((SF_CELLS - 2 + SF_CELLS_NEAREST - of_bits) & ~up);
+    const int32_t at_least = cell > 0 ? cell : 0;
+    return at_least < SF_CELLS - 1 ? at_least : SF_CELLS - 1;
 }
 
 /* The bin of a confidence: (lo, hi] of i / n_bins, correctly rounded, and 0 in the first. */

@@ -203,6 +203,12 @@ typedef void sf_walk(const sf_call *call, const sf_operation *operation, ptrdiff
                      ptrdiff_t count, sf_sink sink, void *scratch, sf_parallel_for *loop,
                      int n_threads);
 
+/* Sums of the columns of an evaluation, of some rows at a time. */
+enum { SF_MOST_ADDED = 256 };
+typedef struct {
+    sf_lanes loss, loss_squares, brier, brier_squares, slope, curvature, entropy, reciprocal_rank;
+} sf_column_sums;
+
 struct sf_kernels {
     const char *isa;
     ptrdiff_t item_size;
@@ -217,10 +223,12 @@ struct sf_kernels {
     void (*log1p_array)(const void *x, void *out, ptrdiff_t n);
     void (*sums_of_array)(const double *x, ptrdiff_t n, sf_sum *sum, sf_sum *squares);
 
-    /* Of evaluations (double only): cell + bin of each confidence, of NaN those of 0, and its units, and
-     * 1/(rank + 1). */
+    /* Of evaluations (double only): cell + bin of each confidence, of NaN those of 0, and its units; and
+     * what n <= SF_MOST_ADDED rows add up to, if all count and have probabilities and no far loss, else
+     * nothing and 0.  Then counts has for each k how many ranks are below. */
     void (*slots_of)(const double *confidence, ptrdiff_t n, ptrdiff_t n_bins, int32_t *slot, int64_t *units);
-    void (*reciprocals_of)(const int64_t *rank, ptrdiff_t n, double *out);
+    int (*add_columns)(const sf_columns *rows, ptrdiff_t n, ptrdiff_t n_classes, const int64_t *k,
+                       ptrdiff_t n_k, int64_t *counts, sf_column_sums *sums);
 };
 
 size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size);

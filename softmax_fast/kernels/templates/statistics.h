@@ -484,3 +484,101 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
         }
     }
 }
+
+#if SF_DOUBLE
+
+/* ---- sums of columns -------------------------------------------------------------------------------- */
+
+/* A vector of the column; beyond its end 0. */
+SF_INLINE vec column_at(const double *x, ptrdiff_t i, ptrdiff_t n)
+{
+    return i + LANES <= n ? vload(x + i) : i < n ? vload_first(x + i, n - i, 0.0) : vset1(0.0);
+}
+
+SF_INLINE pair lanes_from(const sf_lanes *lanes, int k)
+{
+    pair p = {vload(lanes->sum + k), vload(lanes->lost + k)};
+    return p;
+}
+
+SF_INLINE void put_lanes(sf_lanes *lanes, int k, pair p)
+{
+    vstore(lanes->sum + k, p.sum);
+    vstore(lanes->lost + k, p.lost);
+}
+
+/* The sum of x, and unless squares is NULL of x x, as if nothing were rounded. */
+SF_INLINE void add_exactly(const double *x, ptrdiff_t n, sf_lanes *sums, sf_lanes *squares)
+{
+    for (int k = 0; k < SF_SUM_LANES; k += LANES) {
+        pair sum = lanes_from(sums, k), square = lanes_from(squares ? squares : sums, k);
+        for (ptrdiff_t i = k; i < n; i += SF_SUM_LANES) {
+            vec a = column_at(x, i, n), lost;
+            pair_add(&sum, a);
+            if (squares) {
+                pair_add(&square, exact_square(a, &lost));
+                square.lost = vadd(square.lost, lost);
+            }
+        }
+        put_lanes(sums, k, sum);
+        if (squares)
+            put_lanes(squares, k, square);
+    }
+}
+
+/* The sum of x >= 0, four by four. */
+SF_INLINE void add_in_fours(const double *x, ptrdiff_t n, sf_lanes *sums)
+{
+    for (int k = 0; k < SF_SUM_LANES; k += LANES) {
+        pair sum = lanes_from(sums, k);
+        for (ptrdiff_t i = k; i < n; i += 4 * SF_SUM_LANES) {
+            vec a[4];
+            for (int j = 0; j < 4; j++)
+                a[j] = column_at(x, i + j * SF_SUM_LANES, n);
+            pair_add(&sum, vadd(vadd(a[0], a[1]), vadd(a[2], a[3])));
+        }
+        put_lanes(sums, k, sum);
+    }
+}
+
+static int add_columns(const sf_columns *rows, ptrdiff_t n, ptrdiff_t n_classes, const int64_t *k,
+                       ptrdiff_t n_k, int64_t *counts, sf_column_sums *sums)
+{
+    double reciprocal[SF_MOST_ADDED];
+    const int64_t *rank = rows->rank;
+    uint64_t special = 0;
+    for (ptrdiff_t i = 0; i < n; i++)
+        special |= (uint64_t)rank[i] | (uint64_t)(n_classes - 1 - rank[i]);
+    for (ptrdiff_t i = 0; i < n; i++)
+        special |= (uint64_t)!(rows->loss[i] < SF_FAR_LOSS) << 63;
+    if (special >> 63 || n_classes > INT32_MAX)
+        return 0;
+    for (ptrdiff_t j = 0; j < n_k; j++) {
+        uint64_t below = 0;
+        for (ptrdiff_t i = 0; i < n; i++)
+            below += (uint64_t)(rank[i] - k[j]) >> 63;
+        counts[j] += (int64_t)below;
+    }
+    for (ptrdiff_t i = 0; i < n; i++)
+        reciprocal[i] = 1.0 / ((double)(int32_t)rank[i] + 1.0);
+    add_exactly(rows->loss, n, &sums->loss, &sums->loss_squares);
+    add_exactly(rows->brier, n, &sums->brier, &sums->brier_squares);
+    add_exactly(rows->slope, n, &sums->slope, NULL);
+    add_in_fours(rows->curvature, n, &sums->curvature);
+    add_in_fours(rows->entropy, n, &sums->entropy);
+    add_in_fours(reciprocal, n, &sums->reciprocal_rank);
+    return 1;
+}
+
+static void slots_of(const double *confidence, ptrdiff_t n, ptrdiff_t n_bins, int32_t *slot, int64_t *units)
+{
+    double c[SF_MOST_ADDED];
+    for (ptrdiff_t i = 0; i < n; i++)
+        c[i] = confidence[i] > 0.0 ? confidence[i] : 0.0;
+    for (ptrdiff_t i = 0; i < n; i++)
+        slot[i] = (int32_t)sf_bin_of(c[i], n_bins);
+    for (ptrdiff_t i = 0; i < n; i++)
+        slot[i] += sf_cell_of(c[i], &units[i]);
+}
+
+#endif

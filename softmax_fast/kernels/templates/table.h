@@ -15,24 +15,6 @@ static void sums_hook(const double *x, ptrdiff_t n, sf_sum *sum, sf_sum *squares
     sums_of_doubles(x, n, sum, squares);
 }
 
-#if SF_DOUBLE
-
-static void slots_hook(const double *confidence, ptrdiff_t n, ptrdiff_t n_bins, int32_t *slot, int64_t *units)
-{
-    for (ptrdiff_t i = 0; i < n; i++)
-        slot[i] = (int32_t)sf_bin_of(confidence[i] > 0.0 ? confidence[i] : 0.0, n_bins);
-    for (ptrdiff_t i = 0; i < n; i++)
-        slot[i] += (int32_t)sf_cell_of(confidence[i] > 0.0 ? confidence[i] : 0.0, &units[i]);
-}
-
-static void reciprocals_hook(const int64_t *rank, ptrdiff_t n, double *out)
-{
-    for (ptrdiff_t i = 0; i < n; i++)
-        out[i] = 1.0 / ((double)(int32_t)rank[i] + 1.0);
-}
-
-#endif
-
 const sf_kernels SF_KERNELS = {
     .isa = SF_STRINGIFY(SF_ISA),
     .item_size = REAL_BYTES,
@@ -124,7 +106,7 @@ const sf_kernels SF_KERNELS = {
     .log1p_array = log1p_hook,
     .sums_of_array = sums_hook,
 #if SF_DOUBLE
-    .slots_of = slots_hook,
-    .reciprocals_of = reciprocals_hook,
+    .slots_of = slots_of,
+    .add_columns = add_columns,
 #endif
 };
