@@ -25,6 +25,7 @@ from setuptools.errors import CompileError, LinkError
 
 PACKAGE = "softmax_fast"
 KERNELS = f"{PACKAGE}/kernels"
+MEMORY = f"{PACKAGE}/memory"
 
 # No flag of the fast-math family and no -march: the kernels need exact IEEE arithmetic, and carry
 # their instruction sets in target regions of the source. -g0 because many Pythons were built with -g
@@ -145,10 +146,14 @@ def extension(name, sources=(), **directives):
     result = Extension(
         f"{PACKAGE}.{name}",
         sources=[f"{PACKAGE}/{name}.pyx", *sources],
-        include_dirs=[KERNELS, numpy.get_include()],
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        include_dirs=[KERNELS, MEMORY, numpy.get_include()],
+        define_macros=[
+            ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
+            ("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION"),
+        ],
         depends=sorted(
             glob(f"{KERNELS}/**/*.h", recursive=True)
+            + glob(f"{MEMORY}/*.h")
             + glob(f"{PACKAGE}/include/*.h")
             + glob(f"{PACKAGE}/*.px[di]")
         ),
@@ -157,10 +162,11 @@ def extension(name, sources=(), **directives):
     return result
 
 
+SOURCES = sorted(glob(f"{KERNELS}/**/*.c", recursive=True) + glob(f"{MEMORY}/*.c"))
 MODULES = [
     extension("_layout"),
     extension("_arguments"),
-    extension("_core", sorted(glob(f"{KERNELS}/**/*.c", recursive=True)), **NO_CHECKS),
+    extension("_core", SOURCES, **NO_CHECKS),
 ]
 
 setup(ext_modules=MODULES, cmdclass={"build_ext": BuildExt})

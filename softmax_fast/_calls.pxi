@@ -2,15 +2,6 @@
 
 # ---- results -----------------------------------------------------------------------------------------
 
-cdef cnp.ndarray empty(tuple shape, int number):
-    """A new array of a NumPy type's number."""
-    cdef cnp.npy_intp sizes[MOST_DIMENSIONS]
-    cdef int i, n = <int>len(shape)
-    for i in range(n):
-        sizes[i] = shape[i]
-    return cnp.PyArray_EMPTY(n, sizes, number, 0)
-
-
 cdef cnp.ndarray row_buffer(cnp.ndarray checked, tuple shape, int number):
     """Where one result a row goes, contiguous: the caller's array where it can be."""
     if checked is not None and cnp.PyArray_ISCARRAY(checked):
@@ -54,8 +45,8 @@ cdef object normalised(int operation, x, axis, temperature, out, n_threads):
             temperature, arguments.rows_shape(arguments.shape_of(array), dim))
     most = threads_for(n_threads, cnp.PyArray_SIZE(array))
     if out is None:
-        out = checked = cnp.PyArray_EMPTY(
-            cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), source.result_type(), 0)
+        out = checked = new_array(
+            cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), source.result_type())
     else:
         checked = arguments.output("out", out, arguments.shape_of(array), source.result())
         arguments.apart("out", checked, "x", array, array)

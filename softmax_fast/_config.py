@@ -24,8 +24,9 @@ def show_config(mode="stdout"):
         module, supported by this CPU, in use), the OpenMP runtime or None, the number of threads,
         whether calls choose theirs by what they find (and for how many seconds of work one thread
         works alone at present), the compiler, the Python and NumPy versions, the cache sizes in
-        bytes, and how large results of softmax and log_softmax are written: "plain", "streaming",
-        or what was measured so far for calls of each kind.
+        bytes, how large results of softmax and log_softmax are written ("plain", "streaming", or
+        what was measured so far for calls of each kind), and how many bytes of freed large results
+        may be and are kept for new ones.
 
     Raises
     ------
@@ -38,6 +39,7 @@ def show_config(mode="stdout"):
     ``SOFTMAX_FAST_ADAPTIVE=0`` makes every call use all the threads it may. Results of at least
     4 MiB are written through the caches or past them, whichever the first such calls of a process
     find to be faster; ``SOFTMAX_FAST_STREAM=0`` or ``1``, read at import, forces one.
+    ``SOFTMAX_FAST_KEEP_RESULTS``, read at import, is how many bytes may be kept, 0 for none.
 
     Examples
     --------
@@ -96,6 +98,7 @@ def _config():
         "machine": f"{platform.system()} {platform.machine()}",
         "cache sizes": dict(_core.cache_sizes()),
         "stores of large results": _core.stores(),
+        "kept for large results": _core.kept_results(),
     }
 
 

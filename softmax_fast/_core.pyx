@@ -10,10 +10,11 @@ blocks, and run the kernels on each.
 cimport cython
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport PyObject
 from cython.parallel cimport prange
 from libc.math cimport INFINITY, isfinite
 from libc.stdint cimport int32_t, int64_t, uint16_t
-from libc.string cimport memset
+from libc.string cimport memset, strcpy
 
 from softmax_fast cimport _arguments as arguments
 from softmax_fast cimport _layout as layout
@@ -50,6 +51,7 @@ cdef enum:
     SERIAL_BELOW = 32768
     TINY = 2048
     MOST_DIMENSIONS = 64
+    KEPT_AT_MOST = 268435456  # bytes of freed results, unless SOFTMAX_FAST_KEEP_RESULTS says otherwise
 
 serial_below = SERIAL_BELOW
 
@@ -552,6 +554,7 @@ def add_finite_moments(const double[::1] values, const double[::1] weights, doub
 
 # ---- the public functions ------------------------------------------------------------------------------
 
+include "_results.pxi"
 include "_calls.pxi"
 
 
