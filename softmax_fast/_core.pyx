@@ -637,65 +637,61 @@ cdef inline double *doubles(cnp.ndarray array) noexcept:
     return NULL if array is None else <double *>cnp.PyArray_DATA(array)
 
 
-def add_to_rows(real[:, ::1] matrix, const int64_t[::1] rows, const double[:, ::1] what):
-    """Add each row of what to the row of matrix with that number, one after another."""
-    cdef Py_ssize_t i, j
-    with nogil:
-        for i in range(rows.shape[0]):
-            for j in range(matrix.shape[1]):
-                matrix[rows[i], j] = <real>(<double>matrix[rows[i], j] + what[i, j])
-
-
-cdef struct Rows:
-    const char *first
-    Py_ssize_t n, step, length
-    bint are_float
-    double *squares
-
-
-cdef enum:
-    ROWS_OF_SQUARES = 256 # a thread has at once
-
-
-cdef double square_of(const real *x, Py_ssize_t n) noexcept nogil:
-    cdef double sums[8]
-    cdef Py_ssize_t i = 0
-    cdef int j
-    memset(sums, 0, sizeof(sums))
-    while i + 8 <= n:
-        for j in range(8):
-            sums[j] += <double>x[i + j] * <double>x[i + j]
-        i += 8
-    while i < n:
-        sums[i & 7] += <double>x[i] * <double>x[i]
-        i += 1
-    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))
-
-
-cdef void squares_of_some(void *context, Py_ssize_t piece, int worker) noexcept nogil:
-    cdef const Rows *rows = <const Rows *>context
-    cdef Py_ssize_t row
-    cdef sf_environment found = sf_enter()
-    for row in range(piece * ROWS_OF_SQUARES, min(rows.n, (piece + 1) * ROWS_OF_SQUARES)):
-        if rows.are_float:
-            rows.squares[row] = square_of(<const float *>(rows.first + row * rows.step), rows.length)
-        else:
-            rows.squares[row] = square_of(<const double *>(rows.first + row * rows.step), rows.length)
-    sf_leave(found)
-
-
-def row_squares(cnp.ndarray matrix not None, int n_threads):
-    """Sums of squares, in float64, of the contiguous rows of a matrix of float32 or float64."""
-    cdef Rows rows
-    result = np.empty(matrix.shape[0])
-    rows.first = <const char *>cnp.PyArray_DATA(matrix)
-    rows.n, rows.length, rows.step = matrix.shape[0], matrix.shape[1], matrix.strides[0]
-    rows.are_float = cnp.PyArray_TYPE(matrix) == cnp.NPY_FLOAT32
-    rows.squares = doubles(result)
-    with nogil:
-        sf_share_out(squares_of_some, &rows, (rows.n + ROWS_OF_SQUARES - 1) // ROWS_OF_SQUARES,
-                     n_threads if rows.n * rows.length >= SERIAL_BELOW else 1)
+cdef inline sf_vectors vectors_of(vectors) noexcept:
+    """A `_margins.Vectors`."""
+    cdef cnp.ndarray matrix = vectors.matrix
+    cdef sf_vectors result
+    result.first = <const char *>cnp.PyArray_DATA(matrix)
+    result.step = cnp.PyArray_STRIDE(matrix, 0)
+    result.are_float = cnp.PyArray_TYPE(matrix) == cnp.NPY_FLOAT32
+    result.rows = numbers(vectors.rows)
+    result.norms = doubles(vectors.norms)
     return result
+
+
+cdef inline int64_t *numbers(cnp.ndarray array) noexcept:
+    return NULL if array is None else <int64_t *>cnp.PyArray_DATA(array)
+
+
+def squares(vectors, int n_threads):
+    """Sums of squares, in float64, of `_margins.Vectors`."""
+    cdef sf_vectors x = vectors_of(vectors)
+    cdef cnp.ndarray result = np.empty(len(vectors))
+    cdef Py_ssize_t n = result.shape[0], length = vectors.matrix.shape[1]
+    cdef double *home = doubles(result)
+    with nogil:
+        sf_squares(&x, n, length, home, n_threads)
+    return result
+
+
+def angles(first, second, int n_threads):
+    """Cosines and sines of the angles between `_margins.Vectors`, which hold their norms."""
+    cdef sf_vectors x = vectors_of(first), w = vectors_of(second)
+    cdef cnp.ndarray result = np.empty((2, len(first)))
+    cdef Py_ssize_t n = result.shape[1], length = first.matrix.shape[1]
+    cdef double *home = doubles(result)
+    with nogil:
+        sf_angles(&x, &w, n, length, home, home + n, n_threads)
+    return result
+
+
+def add_vector_gradients(cnp.ndarray matrix not None, cnp.ndarray rows, own, other,
+                         cnp.ndarray scale, cnp.ndarray own_part, cnp.ndarray other_part,
+                         bint are_repeated, int n_threads):
+    """What kernels/margins.h says of rows of a matrix; all but own may be None."""
+    cdef sf_vector_gradients gradients
+    gradients.first = <char *>cnp.PyArray_DATA(matrix)
+    gradients.step = cnp.PyArray_STRIDE(matrix, 0)
+    gradients.are_float = cnp.PyArray_TYPE(matrix) == cnp.NPY_FLOAT32
+    gradients.are_repeated = are_repeated
+    gradients.rows = numbers(rows)
+    gradients.own = vectors_of(own)
+    gradients.other = vectors_of(own if other is None else other)
+    gradients.scale, gradients.own_part = doubles(scale), doubles(own_part)
+    gradients.other_part = doubles(other_part)
+    gradients.n, gradients.length = len(own), matrix.shape[1]
+    with nogil:
+        sf_add_vector_gradients(&gradients, n_threads)
 
 
 def fused_linear_loss(Source features not None, Source weights not None, cnp.ndarray bias,
@@ -741,7 +737,6 @@ def fused_linear_loss(Source features not None, Source weights not None, cnp.nda
     if status == SF_NO_MEMORY:
         raise MemoryError("no room for the scratch of the kernels")
     return True
-
 
 
 # ---- C-level API ----------------------------------------------------------------------------------------

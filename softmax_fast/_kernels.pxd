@@ -196,6 +196,30 @@ cdef extern from "linear.h" nogil:
     int sf_takes_layer(const sf_layer *layer) noexcept
     int sf_run_layer(const sf_layer *layer, sf_result *result) noexcept
 
+cdef extern from "margins.h" nogil:
+    ctypedef struct sf_vectors:
+        const char *first
+        Py_ssize_t step
+        bint are_float
+        const int64_t *rows
+        const double *norms
+
+    ctypedef struct sf_vector_gradients:
+        char *first
+        Py_ssize_t step
+        bint are_float, are_repeated
+        const int64_t *rows
+        sf_vectors own, other
+        const double *scale
+        const double *own_part
+        const double *other_part
+        Py_ssize_t n, length
+
+    void sf_squares(const sf_vectors *x, Py_ssize_t n, Py_ssize_t length, double *squares, int n_threads) noexcept
+    void sf_angles(const sf_vectors *x, const sf_vectors *w, Py_ssize_t n, Py_ssize_t length, double *cosine,
+                   double *sine, int n_threads) noexcept
+    void sf_add_vector_gradients(const sf_vector_gradients *gradients, int n_threads) noexcept
+
 cdef extern from "evaluation.h" nogil:
     enum:
         SF_CELL_SHIFT

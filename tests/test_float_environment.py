@@ -12,6 +12,7 @@ from cases import ROW_FUNCTIONS, generator, kinds_block, problem
 
 import softmax_fast as sf
 from softmax_fast import _core
+from softmax_fast._margins import Vectors
 
 pytestmark = pytest.mark.skipif(
     not (sys.platform.startswith("linux") and platform.machine() == "x86_64"),
@@ -104,14 +105,23 @@ def test_a_caller_that_flushes_subnormals_gets_the_same_of_a_layer(rows, isa, re
 
 
 # Were rounded as each thread does: with two the bits of a loss with a margin changed from call to call.
-def test_squares_of_weights_do_not_depend_on_the_rounding_of_a_thread(dtype, restored):
-    weights = generator(300, 64).standard_normal((300, 64)).astype(dtype)
-    expected = _core.row_squares(weights, 1)
+def test_vectors_of_a_margin_do_not_depend_on_the_rounding_of_a_thread(dtype, restored):
+    rng = generator(300, 64)
+    x, w = (Vectors(rng.standard_normal((300, 64)).astype(dtype), None, 1) for _ in range(2))
+
+    def numbers():
+        grad = np.ones((300, 64), dtype)
+        _core.add_vector_gradients(grad, None, x, w, x.norms, x.norms, w.norms, False, 1)
+        return _core.squares(x, 1), _core.angles(x, w, 1), grad
+
+    expected = numbers()
     libm.fesetround(FE_UPWARD)
-    squares = _core.row_squares(weights, 1)
+    got = numbers()
     rounding = libm.fegetround()
     restored.install()
-    assert (squares == expected).all() and rounding == FE_UPWARD
+    assert rounding == FE_UPWARD
+    for a, b in zip(got, expected, strict=True):
+        oracle.assert_same_bits(a, b)
 
 
 def test_a_caller_that_traps_exceptions_is_not_trapped(isa, dtype, run_python):
