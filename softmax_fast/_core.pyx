@@ -12,7 +12,7 @@ cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport PyObject
 from cython.parallel cimport prange
-from libc.math cimport INFINITY, isfinite
+from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.string cimport memset, strcpy
 
@@ -300,53 +300,6 @@ cdef int give_columns(sf_call *call, sf_columns *columns, sf_targets *targets, O
     return 0
 
 
-def row_measures(Block block not None, labels, Options options not None, double[:, :, ::1] numbers,
-                 int64_t[:, :, ::1] places, double[:, ::1] found, int n_threads):
-    """Columns of the rows of a block, first of the base, which is in the place of targets, and how far
-    the rows are from it: the rows of ``found`` are those of `sf_measures`, with labels, which are int64,
-    seven.
-    """
-    cdef sf_call calls[3]
-    cdef sf_part parts[3]
-    cdef sf_columns columns[2]
-    cdef sf_targets base = block.targets, of_labels = sf_no_targets()
-    cdef sf_measures measures
-    cdef sf_result unused = sf_no_result()
-    cdef int i, status
-    cdef const int64_t[::1] codes
-    if labels is not None:
-        codes = labels
-        of_labels.labels64 = &codes[block.first_row]
-    for i in range(3):
-        begin(&calls[i], block, n_threads)
-        parts[i].call = &calls[i]
-        parts[i].operation = SF_ROW_STATISTICS if i < 2 else SF_MEASURES
-    sf_begin(&calls[0], base.probabilities, block.n_rows, block.inner, block.n_classes,
-             calls[1].n_threads)
-    calls[0].temperature, calls[0].temperature_step = calls[1].temperature, calls[1].temperature_step
-    for i in range(2):
-        give_columns(&calls[i], &columns[i], &of_labels, options, numbers[i], places[i])
-    if base.probabilities.kind == SF_F64:
-        sf_use_doubles(&calls[2])
-    give_options(&base, NO_OPTIONS)
-    calls[2].targets = &base
-    measures.kl = &found[0, 0]
-    measures.reverse = &found[1, 0]
-    measures.js = &found[2, 0]
-    measures.total_variation = &found[3, 0]
-    measures.largest = &found[4, 0]
-    measures.labels = NULL
-    if labels is not None:
-        measures.labels = &of_labels
-        measures.log_ratio = &found[5, 0]
-        measures.change = &found[6, 0]
-    calls[2].measures = &measures
-    with nogil:
-        status = sf_run_parts(parts, 3, &unused)
-    if status == SF_NO_MEMORY:
-        raise MemoryError("no room for the scratch of the kernels")
-
-
 def exponentials(Block block not None, double[::1] shift, double[::1] scale, int n_threads):
     cdef sf_call call
     cdef sf_result unused = sf_no_result()
@@ -521,35 +474,82 @@ def add_to_pass(Block block not None, Options options not None, const double[::1
     return to.n, to.first
 
 
-def add_moments(const double[::1] values, const double[::1] weights, double[:, ::1] sums):
-    """Add Σ v x, Σ v² x, Σ v² x² and Σ v x² of finite x to pairs (2, 4), v being 1 without weights; the
-    products as if they were not rounded.
+def add_to_comparison(state, Block block not None, labels, Options options not None,
+                      const double[::1] weights, list samples, double[:, ::1] losses,
+                      double[:, ::1] rows, int n_threads):
+    """Add rows, with the base in the place of targets, to a `_comparison_state.State`: divergences, NaN
+    in rows without, to samples, and with labels, int64 of the whole array, changes there and both losses.
+    ``rows`` is None or for what there is of each row beside, in the order of `sf_comparison`.
+
+    Returns the first row without probabilities and the first that is not finite, or -1.
     """
-    if values.shape[0]:
-        with nogil:
-            sf_add_moments(&values[0], NULL if weights is None else &weights[0], values.shape[0],
-                           &sums[0, 0], &sums[1, 0])
+    cdef sf_call calls[3]
+    cdef sf_targets base = block.targets, of_labels = sf_no_targets()
+    cdef sf_comparison to
+    cdef double[:, :, :, ::1] sums = state.sums
+    cdef double[:, ::1] joint = state.losses.sums
+    cdef double[::1] points = state.losses.points, kl = samples[0], change
+    cdef int64_t[::1] counts = state.counts
+    cdef const int64_t[::1] codes
+    cdef int i, status
+    for i in range(3):
+        begin(&calls[i], block, n_threads)
+    sf_begin(&calls[0], base.probabilities, block.n_rows, block.inner, block.n_classes,
+             calls[1].n_threads)
+    calls[0].temperature, calls[0].temperature_step = calls[1].temperature, calls[1].temperature_step
+    if base.probabilities.kind == SF_F64:
+        sf_use_doubles(&calls[2])
+    give_options(&base, NO_OPTIONS)
+    calls[2].targets = &base
+    memset(&to, 0, sizeof(to))
+    if labels is not None:
+        codes = labels
+        of_labels.labels64 = &codes[block.first_row]
+        give_options(&of_labels, options)
+        calls[0].targets = calls[1].targets = &of_labels
+        change = samples[1]
+        to.change, to.base_loss, to.loss = &change[0], &losses[0, 0], &losses[1, 0]
+    if weights is not None:
+        to.weights = &weights[0]
+    to.kl = &kl[0]
+    to.points, to.counts = &points[0], &counts[0]
+    to.largest = state.largest
+    for i in range(2):
+        to.sums[i], to.joint[i], to.first[i] = &sums[i, 0, 0, 0], &joint[i, 0], -1
+    if rows is not None:
+        for i in range(SF_ROW_NUMBERS):
+            to.rows[i] = &rows[i, 0]
+    with nogil:
+        status = sf_add_to_comparison(calls, &to)
+    if status == SF_NO_MEMORY:
+        raise MemoryError("no room for the sums of the rows")
+    state.largest = to.largest
+    return to.first[0], to.first[1]
 
 
-def add_finite_moments(const double[::1] values, const double[::1] weights, double[:, ::1] sums):
-    """`add_moments` where all that is added is finite; otherwise nothing, and False."""
+def order_statistics(const double[::1] values, const double[::1] weights, double[::1] places):
+    """Of the values, none of them NaN and at least one, those of ascending places from 0 on in ascending
+    order; with weights the least up to which there is a share of the weights.
+    """
+    cdef double[::1] masses = np.empty(places.shape[0]), result = np.empty(places.shape[0])
     cdef double hi[4]
     cdef double lo[4]
-    cdef sf_sum total
-    cdef int j
-    for j in range(4):
-        hi[j] = lo[j] = 0.0
-    if values.shape[0]:
-        with nogil:
-            sf_add_moments(&values[0], NULL if weights is None else &weights[0], values.shape[0], hi, lo)
-    for j in range(4):
-        if not (isfinite(hi[j]) and isfinite(lo[j])):
-            return False
-    for j in range(4):
-        total.sum, total.lost = sums[0, j], sums[1, j]
-        sf_sum_add(&total, hi[j])
-        sums[0, j], sums[1, j] = total.sum, total.lost + lo[j]
-    return True
+    cdef sf_sample sample
+    cdef Py_ssize_t i
+    cdef int status
+    memset(hi, 0, sizeof(hi))
+    memset(lo, 0, sizeof(lo))
+    sample.values, sample.n = &values[0], values.shape[0]
+    sample.weights = NULL if weights is None else &weights[0]
+    with nogil:
+        if weights is not None:
+            sf_add_moments(&weights[0], NULL, sample.n, hi, lo)
+        for i in range(places.shape[0]):
+            masses[i] = places[i] + 1.0 if weights is None else places[i] * (hi[0] + lo[0])
+        status = sf_at_masses(&sample, &masses[0], masses.shape[0], &result[0])
+    if status == SF_NO_MEMORY:
+        raise MemoryError("no room for the quantiles")
+    return np.asarray(result)
 
 
 # ---- the public functions ------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ cdef extern from "drive.h" nogil:
         SF_BINARY_CROSS_ENTROPY_WITH_LOGITS
         SF_KL_DIVERGENCE
         SF_KL_DIVERGENCE_GRAD
-        SF_MEASURES
 
     enum: SF_F32, SF_F64, SF_F16, SF_BF16
 
@@ -60,16 +59,6 @@ cdef extern from "drive.h" nogil:
         double *curvature
         int64_t *rank
 
-    ctypedef struct sf_measures:
-        double *kl
-        double *reverse
-        double *js
-        double *total_variation
-        double *largest
-        const sf_targets *labels
-        double *log_ratio
-        double *change
-
     ctypedef struct sf_call:
         sf_input x
         sf_output out
@@ -82,7 +71,6 @@ cdef extern from "drive.h" nogil:
         double *row_max
         double *row_rest
         const sf_columns *columns
-        const sf_measures *measures
         int n_threads
 
     ctypedef struct sf_sum:
@@ -110,11 +98,6 @@ cdef extern from "drive.h" nogil:
 
     int sf_run(const sf_call *call, int operation, sf_result *result) noexcept
 
-    ctypedef struct sf_part:
-        const sf_call *call
-        int operation
-
-    int sf_run_parts(const sf_part *parts, int n_parts, sf_result *result) noexcept
     Py_ssize_t sf_rows_of_a_sum(Py_ssize_t n_classes) noexcept
     void sf_target_weights(const sf_targets *targets, Py_ssize_t n_rows, Py_ssize_t n_classes,
                            sf_result *result) noexcept
@@ -257,3 +240,30 @@ cdef extern from "evaluation.h" nogil:
 
     int sf_add_to_evaluation(const sf_call *call, sf_evaluation *to) noexcept
     int sf_add_to_pass(const sf_call *call, sf_pass *to) noexcept
+
+cdef extern from "comparison.h" nogil:
+    enum:
+        SF_ROW_NUMBERS
+
+    ctypedef struct sf_comparison:
+        const double *weights
+        double *sums[2]
+        double *joint[2]
+        double *points
+        int64_t *counts
+        double largest
+        double *kl
+        double *change
+        double *base_loss
+        double *loss
+        double *rows[7]
+        Py_ssize_t first[2]
+
+    int sf_add_to_comparison(const sf_call *calls, sf_comparison *to) noexcept
+
+    ctypedef struct sf_sample:
+        const double *values
+        const double *weights
+        Py_ssize_t n
+
+    int sf_at_masses(const sf_sample *sample, const double *masses, Py_ssize_t n_masses, double *out) noexcept

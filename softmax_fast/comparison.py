@@ -8,15 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _arguments, _core, _layout, _threads
+from . import _arguments, _threads
 from ._comparison_state import OF_LABELS, State
-from ._row_statistics import some_rows
-from .evaluation import _exp, _labels, _mean_stderr, _ratio
+from ._evaluation_state import near_1
+from .evaluation import _exp, _labels, _mean, _mean_stderr
 
 QUANTILES = (0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1)
-
-# Rows whose columns fit a level-2 cache together.
-_MOST_ROWS = 8192
 
 
 class RowComparison(NamedTuple):
@@ -88,9 +85,6 @@ class Comparison:
     Where a row has no probabilities the means, quantiles and ``max_abs_dp`` are NaN, and the row
     counts as of another top. Where a divergence or a loss of a row is infinite its mean is, and
     what else depends on it is NaN. All means over nothing are NaN.
-
-    Sums take weights and their squares as they are, not by their ratios as `evaluate` does: of
-    weights beyond 1e-140 or 1e150, say, there are no standard errors.
 
     References
     ----------
@@ -322,6 +316,7 @@ class _Comparer:
         _arguments.same_columns(labels is not None, self._state.has_labels)
         added = State()
         added.n_classes, added.has_labels = n_classes, labels is not None
+        weights, added.exponent = near_1(weights, labels, None if labels is None else ignored)
         if rows is not None:
             dtype = np.promote_types(base.result_dtype, x.result_dtype)
             for name in RowComparison._fields:
@@ -331,12 +326,7 @@ class _Comparer:
         if x.array.size:
             n_threads = _threads.resolve(self.n_threads, x.array.size)
             with np.errstate(all="ignore"):
-                for part, columns in _columns(
-                    x, base, axis, labels, temperature, ignored, n_threads
-                ):
-                    added.add(columns, _layout.of_rows(weights, part))
-                    for name in rows or ():
-                        rows[name][part] = columns[name]
+                added.add(x, base, axis, labels, weights, temperature, ignored, rows, n_threads)
         self._state.merge(added)
         return self, of_rows
 
@@ -356,39 +346,6 @@ class _Comparer:
     def result(self, rows=None):
         with np.errstate(all="ignore"):
             return _comparison(copy.deepcopy(self._state), self._options, rows)
-
-
-def _columns(x, base, axis, labels, temperature, ignore_index, n_threads):
-    """Yield slices of rows, and their numbers by name: those of `RowComparison`, and with labels
-    ``rank``, ``loss_difference`` and ``dp²``. Arrays are written again for the next rows.
-    """
-    options = _arguments.Options(ignore_index=ignore_index)
-    room = None
-    for block in some_rows(x, axis, base, temperature, _MOST_ROWS):
-        n = block.rows.stop - block.rows.start
-        if room is None or room[2].shape[1] < n:
-            room = (
-                np.empty((2, 4 if labels is None else 8, n)),
-                np.empty((2, 1 if labels is None else 2, n), np.int64),
-                np.empty((5 if labels is None else 7, n)),
-            )
-        _core.row_measures(block, labels, options, *room, n_threads)
-        numbers, places, found = (array[..., :n] for array in room)
-        result = dict(zip(RowComparison._fields[:5], found[:5], strict=True))
-        prediction = places[:, 0]
-        result["same_top"] = ((prediction[0] == prediction[1]) & (prediction[0] >= 0)) * 1.0
-        if labels is not None:
-            base_loss, loss = numbers[:, 4]
-            log_ratio, dp = found[5:]
-            result.update(
-                rank=places[0, 1],
-                base_loss=base_loss,
-                loss=loss,
-                loss_difference=-log_ratio,
-                dp=dp,
-            )
-            result["dp²"] = dp * dp
-        yield block.rows, result
 
 
 def compare(
@@ -500,41 +457,36 @@ def compare(
 
 def _comparison(state, options, rows):
     """The `Comparison` of a state, which it keeps."""
-    n = state.n_good + state.n_bad
-    v, vv = (tuple(map(float, pair)) for pair in state.weights.T[:2])
+    n_bad = state.count("bad")
+    n = state.count("good") + n_bad
+    (v, vv, _), *_ = state.of("one")
     weight = sum(v)
 
-    def sums(name):
-        return [tuple(map(float, pair)) for pair in state.sums[name].T]
-
     def mean(name):
-        if state.n_bad and name != "same_top":
+        if n_bad and name != "same_top":
             return math.nan
-        if state.infinite[name]:
-            return math.inf
-        return _ratio(sum(sums(name)[0]), weight)
+        (vx, _, _), far, n_infinite = state.of(name)
+        return math.inf if n_infinite else _mean(v, vx, far)
 
     def stderr(name):
-        if (state.n_bad and name != "same_top") or state.infinite[name]:
+        (vx, vvx, vvxx), far, n_infinite = state.of(name)
+        if (n_bad and name != "same_top") or n_infinite:
             return math.nan
-        vx, vvx, vvxx, _ = sums(name)
-        return _mean_stderr(v, vv, vx, vvx, vvxx, n)
+        return _mean_stderr(v, vv, vx, vvx, vvxx, n, far)
 
     def quantiles(sample):
         found = sample.quantiles(options.quantiles)
-        return {
-            q: math.nan if state.n_bad else x for q, x in zip(options.quantiles, found, strict=True)
-        }
+        return {q: math.nan if n_bad else x for q, x in zip(options.quantiles, found, strict=True)}
 
-    largest = state.largest if n and not state.n_bad else math.nan
+    largest = state.largest if n and not n_bad else math.nan
     result = dict.fromkeys(field.name for field in dataclasses.fields(Comparison))
     result.update(
         n=n,
-        n_ignored=state.n_ignored,
-        n_nonfinite=state.n_nonfinite,
+        n_ignored=state.count("ignored"),
+        n_nonfinite=state.count("nonfinite"),
         first_nonfinite=state.first_nonfinite,
         n_classes=state.n_classes,
-        weight_sum=weight,
+        weight_sum=float(np.ldexp(weight, state.exponent)),
         temperature=options.temperature,
         kl=mean("kl"),
         kl_stderr=stderr("kl"),
@@ -567,7 +519,7 @@ def _comparison(state, options, rows):
             perplexity=_exp(loss),
             perplexity_ratio=ratio,
             perplexity_ratio_stderr=ratio * difference_stderr if difference_stderr else 0.0,
-            correlation=math.nan if state.n_bad else state.correlation(),
+            correlation=math.nan if n_bad else state.losses.correlation(),
             dp=mean("dp"),
             dp_stderr=stderr("dp"),
             dp_rms=rms,

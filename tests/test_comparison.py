@@ -12,7 +12,7 @@ import pytest
 from cases import generator, laid_out, logits, positive, row_temperatures
 
 import softmax_fast as sf
-from softmax_fast import _comparison_state
+from softmax_fast import _comparison_state, _core
 from softmax_fast.comparison import _Comparer
 
 INF, NAN = np.inf, np.nan
@@ -298,18 +298,108 @@ def test_correlations_keep_their_digits_where_losses_are_nearly_constant(with_we
     assert sf.compare(base, base, np.zeros(n, int), sample_weight=v).correlation == 1
 
 
-def test_numbers_beyond_float64_are_infinite_or_none():
+def exact_mean(values, v):
+    """The mean and its standard error of finite numbers, whatever their size."""
+    with mpmath.workdps(60):
+        x, v = ([mpmath.mpf(float(a)) for a in numbers] for numbers in (values, v))
+        mean = mpmath.fsum(a * b for a, b in zip(v, x, strict=True)) / mpmath.fsum(v)
+        square = mpmath.fsum((a * (b - mean)) ** 2 for a, b in zip(v, x, strict=True))
+        error = mpmath.sqrt(square * len(x) / (len(x) - 1)) / mpmath.fsum(v)
+        return float(mean), float(error)
+
+
+def exact_correlation(x, y, v):
+    with mpmath.workdps(60):
+        x, y, v = ([mpmath.mpf(float(a)) for a in numbers] for numbers in (x, y, v))
+        total = mpmath.fsum(v)
+        means = [mpmath.fsum(a * b for a, b in zip(v, z, strict=True)) / total for z in (x, y)]
+        x, y = ([a - mean for a in z] for z, mean in zip((x, y), means, strict=True))
+        xx, xy, yy = (
+            mpmath.fsum(a * b * c for a, b, c in zip(v, one, other, strict=True))
+            for one, other in ((x, x), (x, y), (y, y))
+        )
+        return float(xy / mpmath.sqrt(xx * yy))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e140, 1e250])
+@pytest.mark.parametrize("weight", [None, 1.0, 1e-100, 1e-200, 1e200])
+def test_large_losses_have_errors_and_those_beyond_float64_are_infinite_or_none(scale, weight):
     base = np.array([[0, 1.0], [0, 2.0], [0, 0], [0, 3.0]])
-    for scale in (1e3, 1e154, 1e250):
-        for v in (None, np.full(4, 1e-100), np.full(4, 1e-200)):
-            for pair in ((base, base * scale), (base * scale, base), (base, base)):
-                found = sf.compare(*pair, np.zeros(4, int), sample_weight=v)
-                assert "Mean PPL(Q)/PPL(base)" in str(found)
-                assert not abs(found.correlation) > 1
-    with np.errstate(all="ignore"):
-        found = sf.compare(base, base * 1e200, np.zeros(4, int), sample_weight=np.full(4, 1e-100))
-    assert found.perplexity_ratio == INF
-    assert found.loss_stderr == pytest.approx(np.std([0, 1, 2, 3], ddof=1) / 2 * 1e200)
+    v = np.array([1, 0.5, 0.25, 2])
+    weights = None if weight is None else v * weight
+    v = np.ones(4) if weight is None else v
+    for pair in ((base, base * scale), (base * scale, base)):
+        found = sf.compare(*pair, np.zeros(4, int), sample_weight=weights, rows=True)
+        rows, expected = found.rows, {}
+        for name in ("kl", "base_loss", "loss"):
+            expected[name] = exact_mean(getattr(rows, name), v)
+        expected["loss_difference"] = exact_mean(rows.loss - rows.base_loss, v)
+        for name, (mean, error) in expected.items():
+            near = {"rel": 1e-12, "abs": 1e-12}
+            assert getattr(found, name) == pytest.approx(mean, **near), name
+            assert getattr(found, f"{name}_stderr") == pytest.approx(error, **near), name
+        ratio = mpmath.exp(found.loss_difference)
+        assert found.perplexity_ratio == pytest.approx(float(ratio), rel=1e-12)
+        # The product of two numbers of the size of the losses is one of float64.
+        if scale <= 1e140:
+            correlation = exact_correlation(rows.base_loss, rows.loss, v)
+            assert found.correlation == pytest.approx(correlation, rel=1e-12)
+        else:
+            assert math.isnan(found.correlation)
+        assert "Mean PPL(Q)/PPL(base)" in str(found)
+
+
+def test_nothing_but_the_ratios_of_weights_tells():
+    base, x = two_models((300, 11), np.float64, 0.5)
+    y, v = base.argmax(axis=-1), positive(300)
+    v[3] = 0
+    base[5, y[5]] = -1e200
+    one = sf.compare(base, x, y, sample_weight=v)
+    for exponent in (-1000, -600, -65, 65, 600, 1000):
+        scaled = np.ldexp(v, exponent)
+        found = sf.compare(base, x, y, sample_weight=scaled)
+        a, b = (c.as_dict() for c in (one, found))
+        assert b.pop("weight_sum") == math.ldexp(a.pop("weight_sum"), exponent)
+        assert json.dumps(a) == json.dumps(b)
+    base[5] = base[6]
+    parts = [
+        _Comparer().update(base[some], x[some], y[some], sample_weight=np.ldexp(v[some], exponent))
+        for some, exponent in ((slice(0, 150), -500), (slice(150, 300), 500))
+    ]
+    after = sf.compare(base[150:], x[150:], y[150:], sample_weight=v[150:]).as_dict()
+    for merged in (parts[0] + parts[1], _Comparer() + parts[1] + parts[0]):
+        found = merged.result().as_dict()
+        for name in ("kl", "js", "base_loss", "loss", "correlation", "dp_rms", "same_top"):
+            assert found[name] == pytest.approx(after[name], rel=1e-13), name
+
+
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_order_statistics_are_those_of_sorted_numbers(with_weights):
+    rng = generator(3)
+    wide = np.ldexp(rng.standard_normal(5000), rng.integers(-1074, 1000, 5000))
+    for values in (
+        rng.standard_normal(5000),
+        wide,
+        rng.integers(-3, 3, 5000) * 0.5,
+        1 + rng.integers(0, 4, 5000) * np.finfo(float).eps,
+        np.full(50, -0.0),
+        np.array([np.inf, -np.inf, 1.0, np.inf]),
+        np.array([2.0]),
+    ):
+        n = len(values)
+        order = np.argsort(values, kind="stable")
+        if not with_weights:
+            places = np.unique([0, n // 3, n // 2, n // 2 + 1, n - 1, n - 1])
+            places = places[places < n].astype(float)
+            found = _core.order_statistics(values, None, places)
+            assert found.tolist() == values[order][places.astype(int)].tolist()
+            continue
+        v = rng.integers(1, 9, n) / 8  # whose sums are exact
+        shares = np.array([0, 0.001, 0.25, 0.5, 0.75, 1])
+        up_to = np.cumsum(v[order])
+        at = np.searchsorted(up_to, shares * up_to[-1])
+        found = _core.order_statistics(values, v, shares)
+        assert found.tolist() == values[order][at].tolist()
 
 
 def test_nothing_left_a_single_row_and_a_single_class():
