@@ -25,7 +25,7 @@ static const SF_ALIGNED(32) int32_t first_lanes_mask[16] = {-1, -1, -1, -1, -1, 
 #define LANES 8
 #define COLUMNS 4
 #define POW2_BITS 3
-#define EXP_INTERLEAVE 1
+#define EXP_INTERLEAVE 2
 #define PRODUCT_CLASSES 6
 #define PRODUCT_DEPTH 384
 

@@ -10,8 +10,8 @@
  *                  POW2_BITS bits behind the point, these land in the mantissa, and a table turns them
  *                  into what belongs there: entry i is 2**(i/2**POW2_BITS), as bits, less 1.0 and less
  *                  those that i has left.
- * EXP_INTERLEAVE : how many vectors' exp are best computed side by side: the chain of operations for
- *                  double is longer than a processor looks ahead to find what it can do meanwhile.
+ * EXP_INTERLEAVE : how many vectors' exp are best computed side by side: the chain of operations is longer
+ *                  than a processor looks ahead to find what it can do meanwhile.
  * PRODUCT_CLASSES, PRODUCT_DEPTH : of a product of matrices, how many accumulators of two vectors fit into
  *                  registers, and how many terms are added before the next; none here, where BLAS is faster.
  */
