@@ -12,6 +12,10 @@ enum {
     ELEMENTS_PER_BLOCK = 16384,
     /* Sixteen rows fill a tile or a panel. */
     ROWS_PER_BLOCK = 16,
+    /* Blocks that a thread takes at a time: what is fetched ahead in one is that thread's next.  At least so
+     * many turns a thread even out what one is late. */
+    BLOCKS_AT_A_TIME = 16,
+    TURNS_PER_THREAD = 32,
     /* Short calls find their scratch and their blocks' results on the stack. */
     STACK_SCRATCH = 2048,
     STACK_RESULTS = 4,
@@ -133,7 +137,8 @@ typedef struct {
     int operation, reach;
     const sf_part *more;  /* what else is done with the same rows */
     int n_more, more_reach[SF_MOST_PARTS];
-    ptrdiff_t block_rows, first_block;
+    ptrdiff_t block_rows, first_block, end_block;
+    ptrdiff_t at_a_time;  /* blocks */
     int each_row;         /* has a result of its own, else each block */
     sf_result *results;   /* or NULL */
     char *scratch;
@@ -175,10 +180,8 @@ static void run_rows(const work *w, ptrdiff_t first, ptrdiff_t count, sf_sink si
                  loop, n_threads);
 }
 
-static void run_block(void *context, ptrdiff_t block, int worker)
+static void run_block(const work *w, ptrdiff_t block, int worker)
 {
-    const work *w = (const work *)context;
-    block += w->first_block;
     ptrdiff_t inner = w->call->inner, first = block * w->block_rows;
     ptrdiff_t end = SF_MIN(first + w->block_rows, w->call->n_rows), count;
     sf_row_sums sums = {{{0.0}, {0.0}}, {{0.0}, {0.0}}};
@@ -195,6 +198,23 @@ static void run_block(void *context, ptrdiff_t block, int worker)
     if (w->results && !w->each_row)
         sf_fold_row_sums(&w->results[block], &sums, SF_SUM_LANES);
     sf_leave(found);
+}
+
+static void run_some_blocks(void *context, ptrdiff_t piece, int worker)
+{
+    const work *w = (const work *)context;
+    const ptrdiff_t first = w->first_block + piece * w->at_a_time;
+    for (ptrdiff_t block = first; block < SF_MIN(first + w->at_a_time, w->end_block); block++)
+        run_block(w, block, worker);
+}
+
+/* The next count blocks. */
+static void share_blocks(work *w, ptrdiff_t count, int n)
+{
+    const ptrdiff_t turns = (ptrdiff_t)n * TURNS_PER_THREAD;
+    w->at_a_time = SF_MAX(1, SF_MIN(BLOCKS_AT_A_TIME, count / turns));
+    w->end_block = w->first_block + count;
+    sf_share_out(run_some_blocks, w, (count + w->at_a_time - 1) / w->at_a_time, n);
 }
 
 void sf_run_rows(const sf_call *call, int operation, int reach, ptrdiff_t first, ptrdiff_t count,
@@ -215,7 +235,7 @@ static void run_blocks(work *w, ptrdiff_t n_blocks, int n)
     const sf_call *call = w->call;
     sf_store_class *on_trial = call->stream ? sf_store_class_of(call, w->operation) : NULL;
     if (!on_trial) {
-        sf_share_out(run_block, w, n_blocks, n);
+        share_blocks(w, n_blocks, n);
         return;
     }
     const ptrdiff_t row_bytes = call->n_classes * call->kernels->item_size;
@@ -228,7 +248,7 @@ static void run_blocks(work *w, ptrdiff_t n_blocks, int n)
         ptrdiff_t rows = SF_MIN(count * w->block_rows, call->n_rows - w->first_block * w->block_rows);
         w->call = &either;
         sf_moment begun = trial >= 0 ? sf_now() : (sf_moment){0, 0};
-        sf_share_out(run_block, w, count, n);
+        share_blocks(w, count, n);
         if (trial >= 0)
             sf_note_trial(on_trial, trial, either.stream, rows * row_bytes, begun);
     }

@@ -22,6 +22,16 @@ SF_INLINE vrate vector_rate(const sf_temperature *t)
 /* What will be read and written next, or NULL. */
 typedef struct { const char *in; char *out; } next_lines;
 
+/* Lines of the entries [i, i + n). */
+SF_INLINE void fetch_next(next_lines next, ptrdiff_t i, const int n)
+{
+    for (int b = 0; next.in && b < n * (int)REAL_BYTES; b += 64) {
+        SF_PREFETCH(next.in + i * REAL_BYTES + b);
+        if (next.out)
+            SF_PREFETCH_WRITE(next.out + i * REAL_BYTES + b);
+    }
+}
+
 SF_INLINE real maximum_of(const real *x, ptrdiff_t n)
 {
     vec m0 = vset1((real)-INFINITY), m1 = m0, m2 = m0, m3 = m0;
@@ -70,11 +80,7 @@ SF_INLINE wide add_exponentials(wide w, const real *x, ptrdiff_t n, vec m, vrate
 {
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        for (int b = 0; next.in && b < 4 * LANES * (int)REAL_BYTES; b += 64) {
-            SF_PREFETCH(next.in + i * REAL_BYTES + b);
-            if (next.out)
-                SF_PREFETCH_WRITE(next.out + i * REAL_BYTES + b);
-        }
+        fetch_next(next, i, 4 * LANES);
         vec group[4];
         for (int first = 0; first < 4; first += EXP_INTERLEAVE) {
             for (int k = first; k < first + EXP_INTERLEAVE; k++)
@@ -91,6 +97,7 @@ SF_INLINE wide add_exponentials(wide w, const real *x, ptrdiff_t n, vec m, vrate
     vec rest = vset1(0);
     for (; i < n; i += LANES) {
         const int whole = i + LANES <= n;
+        fetch_next(next, i, LANES);
         vec x0 = whole ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY);
         vec e0 = vexp(vsub(x0, m), c);
         if (e && whole)
