@@ -14,9 +14,8 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from softmax_fast._kernels cimport SF_BF16, SF_F16, SF_F32, SF_F64
+from softmax_fast._kernels cimport SF_BF16, SF_F16, SF_F32, SF_F64, SF_I8, SF_I16, SF_I32, SF_I64
 from softmax_fast._layout cimport Source, source_of
 
 import math
@@ -34,13 +33,8 @@ NAN_POLICIES = ("propagate", "omit", "raise")
 STRATEGIES = ("uniform", "quantile")
 DEFAULT_IGNORE_INDEX = -100
 cdef dict _STORED = {SF_F16: np.float16, SF_F32: np.float32, SF_F64: np.float64}
+cdef dict _INTEGERS = {1: SF_I8, 2: SF_I16, 4: SF_I32, 8: SF_I64}
 _INT64 = np.iinfo(np.int64)
-
-ctypedef fused unsigned_integer:
-    uint8_t
-    uint16_t
-    uint32_t
-    uint64_t
 
 cdef enum:
     NO_FLOAT = -1  # the `Source.code` of other dtypes
@@ -641,10 +635,7 @@ def _target_error(value, at):
 
 
 cpdef Source binary_targets(value, tuple shape):
-    """Targets of the binary functions as a `Source`: floating, or 0 and 1 in their own dtype.
-
-    Floating targets outside [0, 1] are found by the kernel.
-    """
+    """Targets of the binary functions as a `Source`; those outside [0, 1] are found by the kernel."""
     array = as_array("targets", value)
     cdef int code = _float_code(array)
     if code == NO_FLOAT and not _is_integer_or_bool(array):
@@ -656,39 +647,9 @@ cpdef Source binary_targets(value, tuple shape):
         raise ValueError(
             f"targets have shape {shape_of(array)}, expected that of the input, {shape}"
         )
-    if code != NO_FLOAT:
-        return source_of(_as_stored(array, code), code)
-    if not _are_bits(array):
-        given = <object>array
-        at = np.unravel_index(int(np.argmax((given < 0) | (given > 1))), shape)
-        raise _target_error(given[at], at)
-    return source_of(array, NO_FLOAT)
-
-
-cdef bint _are_bits(cnp.ndarray array) except -1:
-    """Whether integers are 0 or 1."""
-    cdef Py_ssize_t size = cnp.PyArray_SIZE(array), item = cnp.PyArray_ITEMSIZE(array)
-    cdef const void *data = cnp.PyArray_DATA(array)
-    if size == 0 or cnp.PyTypeNum_ISBOOL(cnp.PyArray_TYPE(array)):
-        return True
-    if not cnp.PyArray_ISCARRAY_RO(array):
-        return (<object>array).min() >= 0 and (<object>array).max() <= 1
-    # Negative numbers are large without their sign.
-    if item == 1:
-        return _are_below_two(<const uint8_t *>data, size)
-    if item == 2:
-        return _are_below_two(<const uint16_t *>data, size)
-    if item == 4:
-        return _are_below_two(<const uint32_t *>data, size)
-    return _are_below_two(<const uint64_t *>data, size)
-
-
-cdef bint _are_below_two(const unsigned_integer *values, Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef bint result = True
-    for i in range(size):
-        result &= values[i] < 2
-    return result
+    if code == NO_FLOAT:
+        code = _INTEGERS[cnp.PyArray_ITEMSIZE(array)]
+    return source_of(_as_stored(array, code), code)
 
 
 # Arrays in blocks

@@ -12,7 +12,7 @@ cimport cython
 cimport numpy as cnp
 from libc.stdint cimport int32_t, int64_t
 
-from softmax_fast._kernels cimport SF_BF16, SF_F16, SF_F32, SF_F64, sf_input, sf_output
+from softmax_fast._kernels cimport SF_BF16, SF_F16, SF_F32, SF_F64, SF_I8, sf_input, sf_output
 
 import math
 
@@ -26,9 +26,6 @@ BLOCK_ELEMENTS = 1 << 17
 # Views of fewer entries are not worth a call each.
 _SLAB_ELEMENTS = 1 << 14
 
-cdef enum:
-    OTHER = -1  # integers and booleans that are still to be widened
-
 cdef dict _CODES = {"f32": SF_F32, "f64": SF_F64, "f16": SF_F16, "bf16": SF_BF16}
 cdef cnp.dtype _FLOAT32 = np.dtype(np.float32)
 cdef cnp.dtype _FLOAT64 = np.dtype(np.float64)
@@ -40,22 +37,22 @@ cdef cnp.dtype _FLOAT64 = np.dtype(np.float64)
 cdef class Source:
     """An input in the form the kernels read: native, aligned, half-width floats as their bits.
 
-    ``kind`` is "f16", "bf16", "f32" or "f64"; for what has yet to be widened, "other".
+    ``kind`` is "f16", "bf16", "f32" or "f64", and "integers" for targets of binary losses.
     """
 
     def __init__(self, cnp.ndarray array not None, str kind not None):
         self.array = array
-        self.code = OTHER if kind == "other" else _CODES[kind]
+        self.code = _CODES[kind]
 
     @property
     def kind(self):
         for kind, code in _CODES.items():
             if code == self.code:
                 return kind
-        return "other"
+        return "integers"
 
     cdef int result_type(self) noexcept:
-        return cnp.NPY_FLOAT64 if self.code in (SF_F64, OTHER) else cnp.NPY_FLOAT32
+        return cnp.NPY_FLOAT64 if self.code == SF_F64 else cnp.NPY_FLOAT32
 
     cdef cnp.dtype result(self):
         return _FLOAT64 if self.result_type() == cnp.NPY_FLOAT64 else _FLOAT32
@@ -76,13 +73,13 @@ cdef class Source:
         """The values as a contiguous array of ``dtype``; a copy unless they already are one."""
         if self.array.dtype == dtype:
             return np.ascontiguousarray(self.array)
-        if self.code == OTHER:
-            return self.array.astype(dtype, order="C")
         with np.errstate(all="ignore"):
             return np.ascontiguousarray(_values(self.array, self.code), dtype)
 
     def value(self, index):
-        """One entry, as a Python float."""
+        """One entry, as a Python number."""
+        if self.code >= SF_I8:
+            return self.array[index].item()
         return float(self._replace(array=np.asarray(self.array[index])).widened(self.result_dtype)[0])
 
 
@@ -343,16 +340,10 @@ cdef Block first_entries(Source x, Source targets, Py_ssize_t cut, temperature,
     ``targets`` and, where they are arrays, the others have its shape; temperature and pos_weight may
     be numbers.
     """
-    # Wider targets stay as they are: what is 1 - t in float64 need not be anything in float32.
-    cdef int code = SF_F64 if targets.code == SF_F64 or x.result_type() == cnp.NPY_FLOAT64 else SF_F32
-    if targets.code != code and cnp.PyArray_SIZE(x.array) <= BLOCK_ELEMENTS:
-        targets = source_of(targets.widened(_FLOAT64 if code == SF_F64 else _FLOAT32), code)
-    if targets.code == code and _is_flat(x.array) and _is_flat(targets.array) and (
-            _is_flat(temperature) and _is_flat(sample_weight) and _is_flat(pos_weight)
-            and _is_flat(losses)):
+    if _is_flat(x.array) and _is_flat(targets.array) and _is_flat(temperature) and (
+            _is_flat(sample_weight) and _is_flat(pos_weight) and _is_flat(losses)):
         return _entries(0, x, targets, temperature, sample_weight, pos_weight, losses)
-    return _next_of(
-        _entry_parts(x, targets, cut, temperature, sample_weight, pos_weight, losses, code))
+    return _next_of(_entry_parts(x, targets, cut, temperature, sample_weight, pos_weight, losses))
 
 
 cdef inline bint _is_flat(value) noexcept:
@@ -391,8 +382,7 @@ cdef Block _entries(Py_ssize_t first, Source x, Source targets, temperature,
 
 
 def _entry_parts(Source x, Source targets, Py_ssize_t cut, temperature, sample_weight, pos_weight,
-                 losses, int code):
-    dtype = _FLOAT64 if code == SF_F64 else _FLOAT32
+                 losses):
     numbers = (temperature, sample_weight, pos_weight)
     arrays = [x.array, targets.array, *(a for a in numbers if isinstance(a, np.ndarray))]
     for rows, views in cut_rows(
@@ -400,13 +390,10 @@ def _entry_parts(Source x, Source targets, Py_ssize_t cut, temperature, sample_w
         [] if losses is None else [losses.squeeze()[..., None]],
         cut,
         only_contiguous=True,
-        in_parts=targets.code != code,
     ):
         parts = iter(views)
         some = source_of(next(parts), x.code)
         some_targets = source_of(next(parts), targets.code)
-        if targets.code != code:
-            some_targets = source_of(some_targets.widened(dtype), code)
         t, v, q = (next(parts) if isinstance(a, np.ndarray) else a for a in numbers)
         yield _entries(rows.start, some, some_targets, t, v, q, next(parts, None))
 
@@ -463,18 +450,17 @@ def axis_last(array, axis):
     return array.transpose(*range(axis), *range(axis + 1, last + 1), axis)
 
 
-def cut_rows(reads, writes, cut, *, only_contiguous=False, in_parts=False):
+def cut_rows(reads, writes, cut, *, only_contiguous=False):
     """Yield (slice of row numbers, views (A, B, C) of ``reads`` and ``writes`` in their order).
 
     The arrays are not empty, their last dimension is that of the classes, and those that are read
-    are aligned. With ``only_contiguous`` all views are contiguous, and A = 1; with ``in_parts`` they
-    are no larger than a buffer would be.
+    are aligned. With ``only_contiguous`` all views are contiguous, and A = 1.
     """
     arrays = [*reads, *writes]
     outer, n_classes = arrays[0].shape[:-1], arrays[0].shape[-1]
     n_rows = math.prod(outer)
     flat = [_flat(a) for a in arrays]
-    if not in_parts and all(f is not None for f in flat):
+    if all(f is not None for f in flat):
         yield slice(0, n_rows), [f[None] for f in flat]
         return
     lead = None

@@ -237,16 +237,35 @@ def test_binary_probabilities_outside_the_unit_interval(bad, isa, dtype):
                 sf.binary_cross_entropy(p, np.zeros(n, dtype))
 
 
-@pytest.mark.parametrize("name", ["bool", "int64", "uint8"])
-def test_binary_targets_of_integers(name):
-    x = logits((40,), np.float64)
-    t = generator(32).integers(0, 2, 40)
-    for reduction in REDUCTIONS:
-        oracle.assert_same_bits(
-            sf.binary_cross_entropy_with_logits(x, t.astype(name), reduction=reduction),
-            sf.binary_cross_entropy_with_logits(x, t.astype(np.float64), reduction=reduction),
-        )
-    check_probs(np.full(40, 0.25), t.astype(name))
+BITS = ["bool", *(f"{sign}int{8 << k}" for sign in ("", "u") for k in range(4))]
+BINARY = [sf.binary_cross_entropy, sf.binary_cross_entropy_with_logits]
+
+
+@pytest.mark.parametrize("function", BINARY)
+def test_targets_of_any_dtype_give_the_bits_of_their_values(function, isa, dtype):
+    n = 1201
+    p = generator(n).random(n).astype(dtype)
+    t = generator(32).integers(0, 2, n)
+    expected = function(p, t.astype(dtype), reduction="none")
+    names = [*BITS, "float16", "float32"]
+    for given in (t.astype(name) for name in names):
+        for values in (given, np.repeat(given, 2)[::2], given.astype(given.dtype.newbyteorder())):
+            oracle.assert_same_bits(function(p, values, reduction="none"), expected, given.dtype)
+    halves = (t / 4 + 0.125).astype("float16")
+    oracle.assert_same_bits(function(p, halves), function(p, halves.astype(dtype)))
+    check_probs(p, t)
+
+
+@pytest.mark.parametrize("name", BITS[1:])
+def test_integers_that_are_no_targets_are_named(name, isa):
+    info = np.iinfo(name)
+    for bad in {2, info.min or 2, info.max, info.max // 2 + 1, 2 ** (info.bits // 2)}:
+        for function in BINARY:
+            for position in (0, 300, 599):
+                t = np.ones(600, name)
+                t[position] = bad
+                with pytest.raises(ValueError, match=rf"^targets\[{position}\] = {bad} is not in"):
+                    function(np.full(600, 0.5, np.float32), t)
 
 
 def test_binary_losses_of_no_elements():

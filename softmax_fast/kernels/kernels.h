@@ -35,8 +35,9 @@ enum {
     SF_N_OPERATIONS
 };
 
-/* How the entries of an input are stored.  Halves are widened to float as they are loaded. */
-enum { SF_F32 = 0, SF_F64 = 1, SF_F16 = 2, SF_BF16 = 3 };
+/* How the entries of an input are stored.  Halves are widened to float as they are loaded.  Integers,
+ * signed or not, are targets of binary losses: 0 and 1; what else there is is large without its sign. */
+enum { SF_F32 = 0, SF_F64 = 1, SF_F16 = 2, SF_BF16 = 3, SF_I8 = 4, SF_I16 = 5, SF_I32 = 6, SF_I64 = 7 };
 
 /* Rows of equal length.  Row r begins at (r / inner) * outer_stride + (r % inner) * row_stride, its
  * next entries follow class_stride apart; all strides count elements. */

@@ -9,8 +9,8 @@
 
 #if defined(MADV_FREE) && UINTPTR_MAX > 0xffffffffu
 
-/* A block begins at a multiple of a huge page, behind its capacity.  A slot holds its address and, in the
- * low bits, its capacity in grains: one word, so that to take it is one exchange. */
+/* A block begins at a multiple of a huge page, behind its capacity.  A slot holds its address and, in
+ * the low bits, its capacity in grains: one word, so that to take it is one exchange. */
 #define HUGE_PAGE ((size_t)2097152)
 #define GRAIN ((size_t)65536) /* a multiple of every size of a page */
 enum { SLOTS = 8 };
@@ -185,7 +185,12 @@ int sf_is_kept(double bytes) { return (void)bytes, 0; }
 
 void *sf_kept_malloc(void *unused, size_t bytes) { return (void)unused, malloc(bytes); }
 void *sf_kept_calloc(void *unused, size_t n, size_t bytes) { return (void)unused, calloc(n, bytes); }
-void *sf_kept_realloc(void *unused, void *block, size_t bytes) { return (void)unused, realloc(block, bytes); }
+
+void *sf_kept_realloc(void *unused, void *block, size_t bytes)
+{
+    return (void)unused, realloc(block, bytes);
+}
+
 void sf_kept_free(void *unused, void *block, size_t bytes) { (void)unused, (void)bytes, free(block); }
 
 #endif

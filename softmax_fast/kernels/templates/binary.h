@@ -123,23 +123,61 @@ static SF_NOINLINE ptrdiff_t first_that_matters(const real *p, ptrdiff_t n, cons
     return i;
 }
 
-/* n targets as doubles.  Beside float entries they may be doubles. */
+/* Doubles beside float entries, which stay so: what 1 - t is need not be anything in float. */
+SF_INLINE int are_wider(const sf_input *targets) { return !SF_DOUBLE && targets->kind == SF_F64; }
+
+#define SF_WIDEN_BITS(TYPE, SAME)                                      \
+    {                                                                  \
+        const TYPE *p = (const TYPE *)in->data + first;                \
+        TYPE all = 0;                                                  \
+        for (ptrdiff_t i = 0; i < n; i++)                              \
+            all |= p[i];                                               \
+        if (all < 2)                                                   \
+            for (ptrdiff_t i = 0; i < n; i++)                          \
+                buffer[i] = (real)(SAME)p[i];                          \
+        else                                                           \
+            for (ptrdiff_t i = 0; i < n; i++)                          \
+                buffer[i] = p[i] < 2 ? (real)(SAME)p[i] : (real)2;     \
+        return buffer;                                                 \
+    }
+
+/* n integers as 0, 1 and, for all others, 2. */
+static SF_NOINLINE const real *widen_bits(const sf_input *in, ptrdiff_t first, ptrdiff_t n, real *buffer)
+{
+    switch (in->kind) {
+    case SF_I8: SF_WIDEN_BITS(uint8_t, int32_t)
+    case SF_I16: SF_WIDEN_BITS(uint16_t, int32_t)
+    case SF_I32: SF_WIDEN_BITS(uint32_t, int32_t)
+    default: SF_WIDEN_BITS(uint64_t, int32_t)
+    }
+}
+
+#undef SF_WIDEN_BITS
+
+/* n targets that are not wider than the entries. */
+SF_INLINE const real *fetch_targets(const sf_input *in, ptrdiff_t first, ptrdiff_t n, real *buffer)
+{
+    return in->kind < SF_I8 ? fetch(in, first, n, buffer) : widen_bits(in, first, n, buffer);
+}
+
+/* n targets as doubles. */
 static SF_NOINLINE void load_targets(const sf_input *in, ptrdiff_t first, ptrdiff_t n, double *t)
 {
-    const real *own = (const real *)in->data + first;
-    if (!is_native(in))
+    real buffer[CHUNK];
+    const real *own = are_wider(in) ? NULL : fetch_targets(in, first, n, buffer);
+    if (!own)
         memcpy(t, (const double *)in->data + first, (size_t)n * sizeof *t);
-    for (ptrdiff_t i = 0; is_native(in) && i < n; i++)
+    for (ptrdiff_t i = 0; own && i < n; i++)
         t[i] = own[i];
 }
 
-/* The first of n targets outside [0, 1], or n. */
-static SF_NOINLINE ptrdiff_t first_bad_target(const sf_input *in, ptrdiff_t first, ptrdiff_t n)
+/* The first of n targets outside [0, 1], or n; of wider ones where own is NULL. */
+static SF_NOINLINE ptrdiff_t first_bad_target(const sf_input *in, const real *own, ptrdiff_t first,
+                                              ptrdiff_t n)
 {
-    const real *own = (const real *)in->data + first;
     const double *wider = (const double *)in->data + first;
     ptrdiff_t bad = 0;
-    if (is_native(in))
+    if (own)
         return interval_flags(own, n) & 1 ? first_outside(own, n) : n;
     while (bad < n && !(wider[bad] < 0 || wider[bad] > 1))
         bad++;
@@ -174,14 +212,15 @@ SF_INLINE void binary_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t co
     const sf_targets *targets = call->targets;
     const sf_input *target = &targets->probabilities;
     for (ptrdiff_t end = first + count; first < end; first += CHUNK) {
-        SF_ALIGNED(64) real x_buffer[CHUNK];
+        SF_ALIGNED(64) real x_buffer[CHUNK], t_buffer[CHUNK];
         SF_ALIGNED(64) double losses[CHUNK], t[CHUNK];
-        const int in_float = !SF_DOUBLE && of_logits && is_native(target);
+        const int in_float = !SF_DOUBLE && of_logits && !are_wider(target);
         const ptrdiff_t n = SF_MIN(CHUNK, end - first);
         SF_ASSUME(n > 0);
+        const real *own = are_wider(target) ? NULL : fetch_targets(target, first, n, t_buffer);
         const double *v = targets->sample_weight ? targets->sample_weight + first : NULL;
         const real *values = fetch(&call->x, first, n, x_buffer);
-        ptrdiff_t bad = first_bad_target(target, first, n);
+        ptrdiff_t bad = first_bad_target(target, own, first, n);
         if (bad < n && result->bad_label_row < 0)
             result->bad_label_row = first + bad;
         if (!of_logits && (interval_flags(values, n) & 1) && result->bad_value_row < 0) {
@@ -195,7 +234,7 @@ SF_INLINE void binary_entries(const sf_call *call, ptrdiff_t first, ptrdiff_t co
         }
 #if !SF_DOUBLE
         if (in_float)
-            binary_losses_of_logits(call, first, n, values, (const float *)target->data + first, losses);
+            binary_losses_of_logits(call, first, n, values, own, losses);
 #endif
         for (ptrdiff_t i = 0; v && i < n; i++)
             losses[i] = weighted(v[i], losses[i]);
