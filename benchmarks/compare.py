@@ -96,7 +96,7 @@ def plan(options: argparse.Namespace) -> list[Case]:
                     places = options.shapes
                 elif operation.startswith("binary"):
                     places = [(shape, -1) for shape in BINARY_SHAPES]
-                elif operation.startswith("linear"):
+                elif "linear" in operation:
                     places = [(shape, -1) for shape in LINEAR_SHAPES]
                 elif operation == "evaluate":
                     places = [(shape, -1) for shape in EVALUATED_SHAPES]

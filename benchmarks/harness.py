@@ -51,6 +51,12 @@ OPERATIONS = {
         "evaluation: loss, accuracy, top 5, calibration error", "evaluation", "read"
     ),
     "fit_temperature": Operation("the temperature that calibrates", "temperature", "read"),
+    "evaluate_linear": Operation(
+        "evaluation of a linear layer (N×D×C) from its features", "evaluation", "product"
+    ),
+    "fit_temperature_linear": Operation(
+        "the temperature that calibrates a linear layer (N×D×C)", "temperature", "product"
+    ),
     "kl_divergence": Operation(
         "KL divergence of two arrays of logits, mean", "divergence", "read_both"
     ),
@@ -84,6 +90,7 @@ FITTED_SHAPE = (50000, 1000)
 DRAWN_AT = 1.5
 N_BINS = 15
 EVALUATING = ("evaluate", "fit_temperature")
+LAYERS = ("linear", "layer")  # families of cases
 DIVERGING = ("kl_divergence", "kl_divergence_and_grad")
 DIVERGING_SHAPES = ((64, 1000), (65536, 10), (16384, 1000), (256, 128256))
 COMPARED_SHAPES = ((2_000_000, 10), (16384, 1000), (256, 128256))
@@ -111,7 +118,7 @@ class Case:
     @property
     def elements(self) -> int:
         """Number of logits."""
-        if self.inputs[0] == "linear":
+        if self.inputs[0] in LAYERS:
             return self.shape[0] * self.shape[2]
         return int(np.prod(self.shape))
 
@@ -120,6 +127,8 @@ class Case:
         """Cases with equal ``inputs`` work on the same arrays."""
         first = "kl" if self.operation == "compare" else self.operation.partition("_")[0]
         family = first if first in ("binary", "linear", "fit", "kl") else "logits"
+        if self.operation.endswith("_linear"):
+            family = "layer"
         return family, self.shape, self.axis, self.dtype
 
     def __str__(self) -> str:
@@ -161,11 +170,11 @@ def make_arrays(case: Case) -> SimpleNamespace:
         for the binary case float 0 or 1, for a divergence the base's logits; ``labels`` of a
         divergence and ``axis``. A linear case
         has ``features`` (N, D) and ``weights`` (C, D) in place of ``x``, and ``out`` (N, C); of
-        bfloat16 are the weights alone.
+        bfloat16 are the weights alone. A layer that is evaluated has its logits ``x`` beside them.
     """
     family = case.inputs[0]
     rng = np.random.default_rng(21)
-    if family == "linear":
+    if family in LAYERS:
         n, d, c = case.shape
         dtype = _computed_in(case)
         weights = normal_logits((c, d), dtype) / d**0.5
@@ -173,13 +182,18 @@ def make_arrays(case: Case) -> SimpleNamespace:
             import ml_dtypes
 
             weights = weights.astype(ml_dtypes.bfloat16)
-        return SimpleNamespace(
+        arrays = SimpleNamespace(
             features=normal_logits((n, d), dtype) / 3,
             weights=weights,
             targets=rng.integers(0, c, n),
             out=np.empty((n, c), dtype),
             axis=-1,
         )
+        if family == "layer":
+            arrays.features = rng.standard_normal((n, d), dtype)
+            arrays.x = arrays.features @ weights.T
+            arrays.targets = _drawn(arrays.x, rng)
+        return arrays
     x = normal_logits(case.shape, case.dtype)
     if family == "binary":
         targets = rng.integers(0, 2, x.shape).astype(case.dtype)
@@ -188,12 +202,7 @@ def make_arrays(case: Case) -> SimpleNamespace:
         targets *= x.dtype.type(0.25)
         targets += x
     elif family == "fit":
-        noise = rng.gumbel(size=1_000_003).astype(np.float32)
-        targets = np.empty(len(x), np.int64)
-        for i in range(0, len(x), 1000):
-            part = x[i : i + 1000] / np.float32(DRAWN_AT)
-            # Added to logits, Gumbel noise makes the maximum a draw from their softmax.
-            targets[i : i + 1000] = (part + np.resize(np.roll(noise, -i), part.shape)).argmax(1)
+        targets = _drawn(x, rng)
     else:
         rows = np.delete(case.shape, case.axis)
         targets = rng.integers(0, case.shape[case.axis], rows)
@@ -201,6 +210,17 @@ def make_arrays(case: Case) -> SimpleNamespace:
     if family == "kl":
         arrays.labels = rng.integers(0, case.shape[1], case.shape[0])
     return arrays
+
+
+def _drawn(x: np.ndarray, rng) -> np.ndarray:
+    """Labels drawn from the softmax of x at the temperature `DRAWN_AT`."""
+    noise = rng.gumbel(size=1_000_003).astype(np.float32)
+    targets = np.empty(len(x), np.int64)
+    for i in range(0, len(x), 1000):
+        part = x[i : i + 1000] / np.float32(DRAWN_AT)
+        # Added to logits, Gumbel noise makes the maximum a draw from their softmax.
+        targets[i : i + 1000] = (part + np.resize(np.roll(noise, -i), part.shape)).argmax(1)
+    return targets
 
 
 def reference(case: Case, arrays: SimpleNamespace) -> np.ndarray:
@@ -213,7 +233,7 @@ def reference(case: Case, arrays: SimpleNamespace) -> np.ndarray:
     if case.inputs[0] == "binary":
         x = arrays.x.astype(np.float64)
         return np.mean(np.maximum(x, 0) - x * arrays.targets + np.log1p(np.exp(-np.abs(x))))
-    if case.inputs[0] == "fit":
+    if OPERATIONS[case.operation].gives == "temperature":
         return np.float64(_fitted(arrays))
     if case.inputs[0] == "kl":
         return _diverged(arrays)

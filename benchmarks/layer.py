@@ -1,4 +1,5 @@
-"""Measure the fully connected layer's loss and gradients beside the bare product and PyTorch's ways.
+"""Measure the fully connected layer's loss and gradients beside the bare product and PyTorch's ways,
+and its evaluation and calibration beside those of its logits.
 
     python benchmarks/layer.py --json layer.json
     python benchmarks/layer.py --cases 5 6 --json layer.json
@@ -11,6 +12,7 @@ before they are timed. ``--json`` adds to what the file holds. See README.md in 
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import harness
 import numpy as np
@@ -31,6 +33,10 @@ CASES = (
     Case(LOSS, TRAINED),
     Case(GRADIENTS, TRAINED),
 )
+EVALUATION, FIT = "evaluate_linear", "fit_temperature_linear"
+EVALUATED = (TRAINED, (16384, 512, 1000))
+EVALUATED_CASES = tuple(Case(kind, shape) for shape in EVALUATED for kind in (EVALUATION, FIT))
+ALL_CASES = (*CASES, *EVALUATED_CASES)
 LOOP, LOOPS = Case(LOSS, FEW[0]), ("alone", "product300", "product2000")
 PRODUCT_BYTES = 16 << 20
 
@@ -113,8 +119,40 @@ class LinearCrossEntropy(PlainPyTorch):
         return self.functional.linear_cross_entropy(features, weights, targets)
 
 
+class StoredLogits(SoftmaxFast):
+    name, only = "logits that are there", (EVALUATION, FIT)
+
+    def evaluate_linear(self, a):
+        return self.evaluate(a)
+
+    def fit_temperature_linear(self, a):
+        return self.fit_temperature(a)
+
+
+class ProductFirst(StoredLogits):
+    """The logits of all rows by NumPy, into memory that is there."""
+
+    name = "NumPy's product, then the logits"
+
+    def _after_product(self, a, method):
+        then = method(SimpleNamespace(**vars(a) | {"x": a.out}))
+
+        def call():
+            np.matmul(a.features, a.weights.T, out=a.out)
+            return then()
+
+        return call
+
+    def evaluate_linear(self, a):
+        return self._after_product(a, self.evaluate)
+
+    def fit_temperature_linear(self, a):
+        return self._after_product(a, self.fit_temperature)
+
+
 ADAPTERS = (Layer, LayerByBLAS, Product, PlainPyTorch, LinearCrossEntropy)
-workers.ADAPTERS.update({adapter.__name__: adapter for adapter in ADAPTERS})
+EVALUATING = (SoftmaxFast, ProductFirst, StoredLogits)
+workers.ADAPTERS.update({adapter.__name__: adapter for adapter in (*ADAPTERS, *EVALUATING)})
 OURS, BLAS, BARE, TORCH = (adapter.name for adapter in ADAPTERS[:4])
 
 # How many times as fast as another this library is to be on a case.
@@ -128,6 +166,12 @@ AIMS = (
     (CASES[7], TORCH, 1.1),
 )
 BFLOAT16_AIM, LOOP_AIM = 1.5, 1.25
+KINDS = {
+    LOSS: "loss",
+    GRADIENTS: "loss and gradients",
+    EVALUATION: "evaluation",
+    FIT: "temperature",
+}
 
 
 def _key(entry: dict) -> tuple:
@@ -137,25 +181,35 @@ def _key(entry: dict) -> tuple:
 KEYS = ("operation", "shape", "dtype")
 
 
+def _entries(contest, cases, options):
+    """Best times of the cases."""
+    for case in cases:
+        logs = harness.reference(case, harness.make_arrays(case))
+        rounds = options.rounds or (2 if case.elements > 1 << 25 else 9)
+        row = contest.run(case, logs, rounds, 0.05)
+        times = {name: m.best for name, m in row.items() if m.status == "ok"}
+        say(f"{case}: " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in times.items()))
+        kind = {"operation": case.operation, "shape": case.shape, "dtype": case.dtype}
+        yield kind | {"rounds": rounds, "times": times}
+
+
 def measure(options) -> dict:
     """Best times of the cases; of `LOOP` the mean, alone and right after a product."""
     found = {"machine": harness.machine(), "threads": options.threads, "cases": [], "loops": {}}
-    contestants = [Contestant(adapter.__name__, options.threads) for adapter in ADAPTERS]
-    with workers.Contest(contestants, say) as contest:
-        found["versions"] = {k: v for part in contest.versions.values() for k, v in part.items()}
-        for case in (CASES[k] for k in options.cases):
-            logs = harness.reference(case, harness.make_arrays(case))
-            rounds = options.rounds or (2 if case.elements > 1 << 25 else 9)
-            row = contest.run(case, logs, rounds, 0.05)
-            times = {name: m.best for name, m in row.items() if m.status == "ok"}
-            found["cases"].append(
-                {"operation": case.operation, "shape": case.shape, "dtype": case.dtype}
-                | {"rounds": rounds, "times": times}
-            )
-            say(f"{case}: " + ", ".join(f"{k} {v * 1e3:.1f} ms" for k, v in times.items()))
+    found["versions"] = {}
+    for adapters, group in (ADAPTERS, CASES), (EVALUATING, EVALUATED_CASES):
+        cases = [case for case in group if ALL_CASES.index(case) in options.cases]
+        if not cases:
+            continue
+        contestants = [Contestant(adapter.__name__, options.threads) for adapter in adapters]
+        with workers.Contest(contestants, say) as contest:
+            for versions in contest.versions.values():
+                found["versions"] |= versions
+            found["cases"] += _entries(contest, cases, options)
     if options.loop:
+        contestants = [Contestant(adapter.__name__, options.threads) for adapter in ADAPTERS[:2]]
         logs = harness.reference(LOOP, harness.make_arrays(LOOP))
-        with Pipeline(contestants[:2], say) as pipeline:
+        with Pipeline(contestants, say) as pipeline:
             for name in LOOPS:
                 row = pipeline.run_loops(name, LOOP, logs, 5.0)
                 found["loops"][name] = {k: v["mean"] for k, v in row.items()}
@@ -164,27 +218,34 @@ def measure(options) -> dict:
 
 def merged(old: dict, new: dict) -> dict:
     cases = {_key(entry): entry for entry in (*old["cases"], *new["cases"])}
-    return {**new, "cases": list(cases.values()), "loops": old["loops"] | new["loops"]}
+    loops, versions = (old[name] | new[name] for name in ("loops", "versions"))
+    return {**new, "cases": list(cases.values()), "loops": loops, "versions": versions}
 
 
 def _times(found: dict) -> dict[Case, dict[str, float]]:
     times = {_key(entry): entry["times"] for entry in found["cases"]}
-    cases = {case: times.get((case.operation, case.shape, case.dtype)) for case in CASES}
+    cases = {case: times.get((case.operation, case.shape, case.dtype)) for case in ALL_CASES}
     return {case: row for case, row in cases.items() if row}
 
 
 def _what(case: Case) -> str:
-    kind = "loss and gradients" if case.operation == GRADIENTS else "loss"
-    return f"{kind}, {case.layout}" + (", bfloat16 weights" if case.dtype == "bfloat16" else "")
+    return f"{KINDS[case.operation]}, {case.layout}" + (
+        ", bfloat16 weights" if case.dtype == "bfloat16" else ""
+    )
 
 
 def tables(found: dict, render) -> list[str]:
     times, nan = _times(found), float("nan")
-    names = [adapter.name for adapter in ADAPTERS]
-    rows = [
-        [_what(case), *(f"{row[n] * 1e3:.1f}" if n in row else "–" for n in names)]
-        for case, row in times.items()
-    ]
+
+    def in_ms(adapters, cases):
+        names = [adapter.name for adapter in adapters]
+        rows = [
+            [_what(case), *(f"{row[n] * 1e3:.1f}" if n in row else "–" for n in names)]
+            for case, row in times.items()
+            if case in cases
+        ]
+        return render(["ms", *names], rows)
+
     aims = [
         (f"{_what(case)}: over {other}", times[case][other] / times[case][OURS], aim, False)
         for case, other, aim in AIMS
@@ -204,7 +265,8 @@ def tables(found: dict, render) -> list[str]:
         for hit in [ratio <= aim if at_most else ratio >= aim]
     ]
     return [
-        render(["ms", *names], rows),
+        in_ms(ADAPTERS, CASES),
+        in_ms(EVALUATING, EVALUATED_CASES),
         render(["how many times as fast", "aim", "measured", ""], verdicts),
     ]
 
@@ -221,8 +283,9 @@ def describe(found: dict) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     add = parser.add_argument
-    add("--cases", nargs="*", type=int, choices=range(len(CASES)), default=range(len(CASES)),
-        metavar="K", help="; ".join(f"{k}: {_what(case)}" for k, case in enumerate(CASES)))  # fmt: skip
+    numbers = range(len(ALL_CASES))
+    add("--cases", nargs="*", type=int, choices=numbers, default=numbers, metavar="K",
+        help="; ".join(f"{k}: {_what(case)}" for k, case in enumerate(ALL_CASES)))  # fmt: skip
     add("--no-loop", dest="loop", action="store_false", help="leave out the loops with products")
     add("--threads", type=int, default=harness.usable_cpus(), help="for each contestant")
     add("--rounds", type=int, help="turns each contestant has at a case")

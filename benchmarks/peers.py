@@ -117,17 +117,24 @@ class SoftmaxFast(Peer):
     def linear_softmax_loss(self, a):
         return lambda: self.sf.linear_softmax_loss(a.features, a.weights, a.targets)
 
-    def evaluate(self, a):
-        def call():
-            found = self.sf.evaluate(a.x, a.targets)
-            return {
-                "loss": found.loss,
-                "accuracy": found.accuracy,
-                "top5": found.top_k[5],
-                "ece": found.ece,
-            }
+    @staticmethod
+    def _numbers(found):
+        return {
+            "loss": found.loss,
+            "accuracy": found.accuracy,
+            "top5": found.top_k[5],
+            "ece": found.ece,
+        }
 
-        return call
+    def evaluate(self, a):
+        return lambda: self._numbers(self.sf.evaluate(a.x, a.targets))
+
+    def evaluate_linear(self, a):
+        return lambda: self._numbers(self.sf.evaluate_linear(a.features, a.weights, a.targets))
+
+    def fit_temperature_linear(self, a):
+        fit = self.sf.fit_temperature_linear
+        return lambda: fit(a.features, a.weights, a.targets).temperature
 
     def fit_temperature(self, a):
         return lambda: self.sf.fit_temperature(a.x, a.targets).temperature
