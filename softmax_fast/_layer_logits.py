@@ -4,7 +4,7 @@ import numpy as np
 
 from . import _arguments, _core, _layout, _threads
 from ._row_statistics import columns_of
-from ._temperature import LabelledRows, PassSums, sample_of
+from ._temperature import LabelledRows, PassSums, sample_of, starts_of
 from .linear import _product, _product_ready
 
 # The logits of some rows that are there at once, the copy of their features, and where NumPy's BLAS
@@ -18,6 +18,8 @@ _MOST_ROWS = 2048
 _MOST_COLUMNS = 16_384
 # Rows that the kernels multiply together, or a multiple.
 _PANEL = 32
+# With so many features or more a pass takes far longer to multiply than to look at the logits.
+_SHARED_FROM = 64
 
 
 class LayerLogits:
@@ -58,10 +60,10 @@ class LayerLogits:
     def slabs(self, within=slice(None)):
         """Yield (slice of rows, `_layout.Source` of their logits), each written over by the next."""
         first, end, _ = within.indices(self.n_rows)
-        buffer = np.empty((min(self.slab_rows, end - first), self.n_classes), self.layer.dtype)
+        slab = Slab(self, end - first)
         for start in range(first, end, self.slab_rows):
             rows = slice(start, min(start + self.slab_rows, end))
-            yield rows, self.of(rows, buffer[: rows.stop - rows.start])
+            yield rows, slab.filled(rows)
 
     def _features(self, rows):
         features = self.layer.features
@@ -109,6 +111,25 @@ class LayerLogits:
         return _layout.Source(out, self.kind)
 
 
+class Slab:
+    """Room for the logits of some rows, at most ``n_rows``, and which rows' are there."""
+
+    def __init__(self, logits, n_rows):
+        self.logits, self.rows = logits, None
+        self.n_products = 0
+        shape = min(logits.slab_rows, n_rows), logits.n_classes
+        self.buffer = np.empty(shape, logits.layer.dtype)
+
+    def filled(self, rows):
+        """The `_layout.Source` of their logits."""
+        out = self.buffer[: rows.stop - rows.start]
+        if rows == self.rows:
+            return _layout.Source(out, self.logits.kind)
+        self.rows = rows
+        self.n_products += 1
+        return self.logits.of(rows, out)
+
+
 class LabelledLayer:
     """`LayerLogits` with a label and perhaps a weight for each row, as `LabelledRows` of logits."""
 
@@ -116,6 +137,19 @@ class LabelledLayer:
         self.logits, self.exponent = logits, exponent
         self.labels, self.sample_weight = labels, sample_weight
         self.ignore_index = ignore_index
+        n, step = logits.n_rows, logits.slab_rows
+        self.parts = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+        # As many slabs as there is room for: all but the last stay.
+        fitting = SLAB_BYTES // (step * logits.n_classes * logits.layer.dtype.itemsize)
+        self.slabs = [Slab(logits, n) for _ in self.parts[: max(1, fitting)]]
+
+    @property
+    def n_passes(self):
+        """How often the layer was multiplied, rounded up: less often where slabs are still there."""
+        return -(-sum(slab.n_products for slab in self.slabs) // max(1, len(self.parts)))
+
+    def _slab(self, part):
+        return self.slabs[min(part, len(self.slabs) - 1)]
 
     def _rows(self, rows, x):
         v = None if self.sample_weight is None else self.sample_weight[rows]
@@ -125,16 +159,28 @@ class LabelledLayer:
     def _threads(self, size):
         return _threads.resolve(self.logits.n_threads, size)
 
-    def sample(self):
-        """`LabelledRows` of some of the rows, evenly spaced; None where they would be too few."""
+    def starts(self):
+        """`starts_of` some of the rows, evenly spaced, or where they would be too few of the first
+        slab; none where all logits stay.
+        """
+        if len(self.parts) == len(self.slabs):
+            return ()
         chosen = sample_of(self.logits.n_rows, self.logits.n_classes)
-        return None if chosen is None else self._rows(chosen, self.logits.of(chosen))
+        if chosen is None:
+            sample = self._rows(self.parts[0], self._slab(0).filled(self.parts[0]))
+        else:
+            sample = self._rows(chosen, self.logits.of(chosen))
+        n_threads = self._threads(sample.x.array.size)
+        starts = starts_of(lambda beta: sample.sums_at(beta, n_threads))
+        return starts if self.logits.n_features >= _SHARED_FROM else starts[1:2]
 
     def look(self, betas):
-        """One pass: the `PassSums` of the rows at each of ``betas``."""
-        totals = dict.fromkeys(betas, PassSums())
-        for rows, x in self.logits.slabs():
-            some = self._rows(rows, x)
-            for beta in betas:
-                totals[beta] += some.sums_at(beta, self._threads(x.array.size))
-        return totals
+        """One pass: the `PassSums` of the rows at each of ``betas``; slabs that are there first."""
+        found = {}
+        numbers = range(len(self.parts))
+        for part in sorted(numbers, key=lambda k: self._slab(k).rows != self.parts[k]):
+            rows = self.parts[part]
+            x = self._slab(part).filled(rows)
+            some, n_threads = self._rows(rows, x), self._threads(x.array.size)
+            found[part] = {beta: some.sums_at(beta, n_threads) for beta in betas}
+        return {beta: sum((found[k][beta] for k in numbers), PassSums()) for beta in betas}

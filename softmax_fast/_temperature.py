@@ -31,6 +31,8 @@ _LEAST_RATIO = 0.05
 # A warm start looks at one row in 16 or fewer, and copies them.
 _SAMPLE_SHARE = 16
 _FEWEST_SAMPLE_ROWS, _MOST_SAMPLE_ROWS, _MOST_SAMPLE_ELEMENTS = 64, 8192, 1 << 22
+# How many standard errors of a sample away others look, and the least and most as a share of its 1/T.
+_ROOM, _LEAST_ROOM, _MOST_ROOM = 2.5, 1e-3, 0.25
 
 _LOSS, _SLOPE, _CURVATURE, _SQUARES, _SIZE, _UNCERTAINTY, _WEIGHT = range(7)
 # To what power of the weights the sums are.
@@ -357,32 +359,57 @@ def _limit_of(x, rows, labels, ignore_index, beta):
         )
 
 
-def start_of(sums_at):
-    """1/T of a sample, to begin a `fit` with; None where the sample does not tell."""
+def _fit_of(sums_at):
+    """The fit of a sample; None where it does not tell."""
     try:
         found = fit(sums_at, nan_policy="omit", row_error=None)
     except ValueError:
         return None
-    return 1.0 / found.temperature if found.status == "converged" else None
+    return found if found.status == "converged" else None
+
+
+def start_of(sums_at):
+    """1/T of a sample, to begin a `fit` with; None where the sample does not tell."""
+    found = _fit_of(sums_at)
+    return found and 1.0 / found.temperature
+
+
+def starts_of(sums_at):
+    """1/T of a sample, and below and above where that of all rows hardly lies beyond: in order."""
+    found = _fit_of(sums_at)
+    if not found:
+        return ()
+    beta, share = 1.0 / found.temperature, _ROOM * found.stderr / found.temperature
+    if not _LEAST_ROOM <= share <= _MOST_ROOM:
+        share = _MOST_ROOM if share > _MOST_ROOM else _LEAST_ROOM
+    return beta * (1 - share), beta, beta * (1 + share)
 
 
 class SharedPasses:
-    """``sums_at`` of a `fit`, from passes that look at several 1/T: the first at the start too.
+    """``sums_at`` of a `fit`, from passes that look at several 1/T: the first at the starts too.
 
     ``look`` makes a pass at a set of 1/T, and returns the `PassSums` of each.
     """
 
-    def __init__(self, look, start):
-        self.look, self.start = look, start
+    def __init__(self, look, starts=()):
+        self.look, self.starts = look, starts
         self.n_passes = 0
         self.known = {}
 
     def __call__(self, beta):
         if beta not in self.known:
-            shared = {beta} if self.n_passes or self.start is None else {beta, self.start}
+            shared = {beta} if self.n_passes else {beta, *self.starts}
             self.known = self.look(shared)
             self.n_passes += 1
         return self.known[beta]
+
+    def start(self):
+        """Where to look after the first pass; None without starts."""
+        if not self.starts:
+            return None
+        points = [(beta, self.known[beta]) for beta in self.starts]
+        nearest = min(points, key=lambda point: abs(point[1].slope))[0]
+        return _root_among(points) or nearest
 
 
 def fit(sums_at, *, nan_policy, row_error, start=None):
@@ -397,8 +424,8 @@ def fit(sums_at, *, nan_policy, row_error, start=None):
         As of `fit_temperature`.
     row_error : callable
         ``row_error(row)`` is the error for the row of that number, if ``nan_policy`` is "raise".
-    start : float, optional
-        Where 1/T is looked for first, from `start_of`.
+    start : float or callable, optional
+        Where 1/T is looked for after the first pass, from `start_of`; or what tells it then.
     """
     passes = []
 
@@ -421,7 +448,7 @@ def fit(sums_at, *, nan_policy, row_error, start=None):
         return result(1.0, math.nan, first.mean_loss, "constant")
     if first.all_maximal:
         return result(0.0, math.nan, look(math.inf).mean_loss, "separable")
-    beta, at = _least(look, first, start)
+    beta, at = _least(look, first, start() if callable(start) else start)
     if not beta:
         return result(math.inf, math.nan, at.mean_loss, "uninformative")
     if math.isnan(at.slope):
@@ -518,6 +545,32 @@ def _interpolated(beta_0, at_0, beta_1, at_1, low, high):
     beta = u * u * (1 + 2 * t) * beta_0 + t * t * (1 + 2 * u) * beta_1
     beta += t * u * rise * (u / h_0 - t / h_1)
     return beta if low < beta < high else 0.0
+
+
+def _root_among(points):
+    """Where β(slope), through all points with its derivatives there, is at slope 0; None where these
+    do not bracket that.
+
+    ``points`` are pairs of 1/T, in order, and `PassSums`.
+    """
+    slopes = np.repeat([at.slope for _, at in points], 2)
+    betas = np.repeat([beta for beta, _ in points], 2)
+    rises = [at.curvature for _, at in points]
+    if not slopes[0] < 0 < slopes[-1] or not min(rises) > _LEAST_RATIO * max(rises):
+        return None
+    terms = (
+        betas.copy()
+    )  # divided differences, of which those of a point with itself are derivatives
+    with np.errstate(all="ignore"):
+        for order in range(1, len(terms)):
+            for k in range(len(terms) - 1, order - 1, -1):
+                gap = slopes[k] - slopes[k - order]
+                same = order == 1 and k % 2
+                terms[k] = 1 / rises[k // 2] if same else (terms[k] - terms[k - 1]) / gap
+        root = terms[-1]
+        for k in range(len(terms) - 2, -1, -1):
+            root = terms[k] - root * slopes[k]
+    return float(root) if betas[0] < root < betas[-1] else None
 
 
 def _between(low, high):

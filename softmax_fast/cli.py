@@ -493,7 +493,7 @@ def fitted(shards, ranges, arguments, progress):
 
     stored = chunks(all_at_once=False, as_stored=True)
     start = first_guess(shards, stored, n_rows)
-    sums_at = SharedPasses(look, start)
+    sums_at = SharedPasses(look, () if start is None else (start,))
     try:
         found = fit(sums_at, nan_policy="raise", row_error=row_error, start=start)
         return found._replace(n_passes=sums_at.n_passes)

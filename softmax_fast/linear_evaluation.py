@@ -1,8 +1,8 @@
 """Evaluation and calibration of a fully connected layer, from what goes into it."""
 
-from . import _arguments, _threads
+from . import _arguments
 from ._layer_logits import LabelledLayer, LayerLogits
-from ._temperature import SharedPasses, checked_labels, fit, start_of
+from ._temperature import SharedPasses, checked_labels, fit
 from .evaluation import Evaluator, _row_statistics_of
 
 
@@ -205,8 +205,10 @@ def fit_temperature_linear(
     Notes
     -----
     Each pass multiplies the layer again, and holds the logits of some rows at a time, at most 16 MiB
-    of them or one row. Of many rows a sample is fitted first, multiplied once; the first product of
-    all rows then serves both for T = 1 and for the T of the sample.
+    of them or one row; those of few rows stay, and are multiplied once. Of many rows a sample is
+    fitted first, multiplied once; the first product of all rows then serves both for T = 1 and for
+    the T of the sample and others around it, and in most cases the second ends at the root between
+    these.
 
     Examples
     --------
@@ -223,16 +225,11 @@ def fit_temperature_linear(
     nan_policy = _arguments.nan_policy(nan_policy)
     labels, v, exponent = checked_labels(targets, logits.shape, 1, sample_weight, ignored)
     rows = LabelledLayer(logits, labels, v, ignored, exponent)
-    start = None
-    sample = rows.sample()
-    if sample is not None:
-        most = _threads.resolve(logits.n_threads, sample.x.array.size)
-        start = start_of(lambda beta: sample.sums_at(beta, most))
-    sums_at = SharedPasses(rows.look, start)
+    sums_at = SharedPasses(rows.look, rows.starts())
     result = fit(
         sums_at,
         nan_policy=nan_policy,
         row_error=lambda row: _arguments.nonfinite_row_error((row,)),
-        start=start,
+        start=sums_at.start,
     )
-    return result._replace(n_passes=sums_at.n_passes)
+    return result._replace(n_passes=rows.n_passes)
