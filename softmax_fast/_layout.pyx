@@ -450,17 +450,18 @@ def axis_last(array, axis):
     return array.transpose(*range(axis), *range(axis + 1, last + 1), axis)
 
 
-def cut_rows(reads, writes, cut, *, only_contiguous=False):
+def cut_rows(reads, writes, cut, *, only_contiguous=False, in_parts=False):
     """Yield (slice of row numbers, views (A, B, C) of ``reads`` and ``writes`` in their order).
 
     The arrays are not empty, their last dimension is that of the classes, and those that are read
-    are aligned. With ``only_contiguous`` all views are contiguous, and A = 1.
+    are aligned. With ``only_contiguous`` all views are contiguous, and A = 1; with ``in_parts`` they
+    are no larger than a buffer would be.
     """
     arrays = [*reads, *writes]
     outer, n_classes = arrays[0].shape[:-1], arrays[0].shape[-1]
     n_rows = math.prod(outer)
     flat = [_flat(a) for a in arrays]
-    if all(f is not None for f in flat):
+    if not in_parts and all(f is not None for f in flat):
         yield slice(0, n_rows), [f[None] for f in flat]
         return
     lead = None
