@@ -1132,9 +1132,10 @@ def stores():
         return "streaming" if chosen == SF_STORES_STREAMING else "plain"
     measured = {}
     while sf_stores_measured(i, &found):
-        kind = ("in one block", "near", "long")[found.rows]
-        call = (f"{'softmax' if found.operation == SF_SOFTMAX else 'log_softmax'} "
-                f"float{8 * found.item_size}, rows {kind}, from {(SF_STREAM_BYTES << found.size) >> 20} MiB")
+        name = ("softmax" if found.operation == SF_SOFTMAX else
+                "log_softmax" if found.operation == SF_LOG_SOFTMAX else "softmax_loss_and_grad")
+        kind = ("in one block", "near", "long", "not contiguous")[found.rows]
+        call = (f"{name} float{8 * found.item_size}, rows {kind}, from {(SF_STREAM_BYTES << found.size) >> 20} MiB")
         measured[call] = "streaming" if found.stores else "plain"
         i += 1
     return measured or "not measured yet"

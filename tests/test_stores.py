@@ -24,9 +24,21 @@ def stores_chosen_again():
     _core.choose_stores("measured")
 
 
+def gradient(x, *, out=None, n_threads=1, **options):
+    labels = np.arange(len(x)) * 7919 % x.shape[1]
+    labels[1] = -100
+    return sf.softmax_loss_and_grad(
+        x, labels, grad_out=out, ignore_index=-100, reduction="sum", n_threads=n_threads, **options
+    )[1]
+
+
+def smoothed_gradient(x, *, out=None, n_threads=1):
+    return gradient(x, out=out, n_threads=n_threads, label_smoothing=0.1)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("n_classes", [257, 1000, 4001, 2**18])
-@pytest.mark.parametrize("function", [sf.softmax, sf.log_softmax])
+@pytest.mark.parametrize("function", [sf.softmax, sf.log_softmax, gradient, smoothed_gradient])
 def test_stores_change_no_bit(function, n_classes, n_threads, isa, dtype):
     n_rows = -(-SIZE // n_classes)
     x = generator(31, n_classes).standard_normal((n_rows, n_classes)).astype(dtype) * 3
@@ -55,6 +67,18 @@ def test_what_was_measured_is_shown():
             break
     assert list(measured) == ["softmax float32, rows in one block, from 4 MiB"]
     assert set(measured.values()) <= {"plain", "streaming"}
+
+
+def test_the_stores_of_transposed_results_are_shown():
+    _core.choose_stores("measured")
+    x = generator(33).standard_normal((1000, SIZE // 1000)).astype(np.float32)
+    out = np.ones_like(x)
+    for _ in range(60):
+        gradient(x.T, out=out.T)
+        measured = _core.stores()
+        if measured != "not measured yet":
+            break
+    assert list(measured) == ["softmax_loss_and_grad float32, rows not contiguous, from 4 MiB"]
 
 
 def test_small_results_are_not_measured():

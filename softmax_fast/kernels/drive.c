@@ -53,7 +53,7 @@ size_t sf_scratch_bytes(const sf_call *call, ptrdiff_t item_size)
     if (sf_is_scattered(call))
         bytes += SF_PANEL_SCRATCH(n, item_size);
     if (call->stream && n * item_size <= SF_STREAM_ROW_BYTES)
-        bytes += SF_ROUND_UP(n * item_size);
+        bytes += sf_rows_together(n, item_size) * SF_ROUND_UP(n * item_size);
     return (size_t)bytes;
 }
 

@@ -45,8 +45,14 @@ static inline ptrdiff_t sf_panel_rows(ptrdiff_t n, ptrdiff_t item)
     return line * SF_MAX(1, SF_MIN(SF_PANEL_LINES, small));
 }
 
+/* Rows of one block that share the L1 data cache, to be written together. */
+static inline ptrdiff_t sf_rows_together(ptrdiff_t n, ptrdiff_t item)
+{
+    return SF_MAX(1, SF_MIN(SF_BATCH, SF_BLOCK_BYTES / (n * item)));
+}
+
 /* Scratch holds, in this order: a panel when rows are not contiguous, the numbers of each block of a
- * row, and the exponentials of one row that will be streamed. */
+ * row, and the exponentials of rows that will be streamed together. */
 #define SF_ROUND_UP(bytes) (((bytes) + 63) / 64 * 64)
 #define SF_PANEL_SCRATCH(n, item) \
     SF_ROUND_UP((n) <= SF_PANEL_BYTES / (item) ? SF_MIN(sf_panel_rows(n, item) * (n) * (item), SF_PANEL_BYTES) : 0)

@@ -17,7 +17,9 @@
 
 /* Rows of one block, rows that stay well within a level-2 cache, longer ones, scattered ones; by powers of
  * two of the bytes written. */
-enum { ROW_CLASSES = 4, SIZES = 10, N_CLASSES = 2 * 2 * ROW_CLASSES * SIZES };
+enum { ROW_CLASSES = 4, SIZES = 10, N_CLASSES = 3 * 2 * ROW_CLASSES * SIZES };
+
+static const int operations[] = {SF_LOG_SOFTMAX, SF_SOFTMAX, SF_SOFTMAX_LOSS_GRAD};
 
 static sf_store_class classes[N_CLASSES];
 
@@ -52,7 +54,10 @@ sf_store_class *sf_store_class_of(const sf_call *call, int operation)
     while (size < SIZES - 1 && bytes / SF_STREAM_BYTES >> (size + 1))
         size++;
     const int rows = sf_is_scattered(call) ? 3 : row <= SF_BLOCK_BYTES ? 0 : row <= sf_cached(2) / 4 ? 1 : 2;
-    const int kind = (operation == SF_SOFTMAX) * 2 + (call->kernels->item_size == 8);
+    int kind = 0;
+    while (operations[kind] != operation)
+        kind++;
+    kind = kind * 2 + (call->kernels->item_size == 8);
     sf_store_class *own = &classes[(kind * ROW_CLASSES + rows) * SIZES + size];
     if (!SF_LOAD(own->trials)) /* until then, what cache sizes tell */
         SF_STORE(own->stores, bytes > sf_cached(3) / 2);
@@ -129,7 +134,7 @@ int sf_stores_measured(int i, sf_measured_stores *measured)
         sf_store_class *own = &classes[c];
         if (SF_LOAD(own->trials) < SF_TRIALS || i-- > 0)
             continue;
-        measured->operation = c / (2 * ROW_CLASSES * SIZES) ? SF_SOFTMAX : SF_LOG_SOFTMAX;
+        measured->operation = operations[c / (2 * ROW_CLASSES * SIZES)];
         measured->item_size = c / (ROW_CLASSES * SIZES) % 2 ? 8 : 4;
         measured->rows = c / SIZES % ROW_CLASSES;
         measured->size = c % SIZES;

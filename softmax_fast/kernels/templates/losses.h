@@ -142,8 +142,8 @@ static SF_NOINLINE void weigh_entries(const sf_call *call, ptrdiff_t row, ptrdif
     *product = sf_sum_value(products);
 }
 
-/* Statistics and weighted sums of blocks; the logits may be overwritten by the exponentials, which
- * wait in out with keep.  Of a hard label, its logit is the product. */
+/* Statistics and weighted sums of blocks.  With keep the exponentials go where they wait, which may be over
+ * the logits.  Of a hard label, its logit is the product. */
 SF_INLINE void loss_blocks_of(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count, const int keep)
 {
     SF_ALIGNED(64) real x_buffer[BLOCK], e_buffer[BLOCK];
@@ -152,14 +152,16 @@ SF_INLINE void loss_blocks_of(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
     const int hard = sf_is_hard_label(call->targets);
     const ptrdiff_t stride = call->out.class_stride;
     const ptrdiff_t y = hard ? (ptrdiff_t)sf_label(call->targets, r->row) : 0;
-    real *out = keep ? out_at(call, r->row) : NULL;
+    real *e_row = keep ? (real *)r->exponentials : NULL;
+    real *out = keep && !e_row ? out_at(call, r->row) : NULL;
     for (ptrdiff_t b = first; b < first + count; b++) {
         ptrdiff_t n = block_length(call, b), begin = b * BLOCK;
         const real *x = block_at(call, r->row, b, x_buffer);
-        real *home = keep && stride == 1 ? out + begin : NULL;
-        real *e = !keep ? NULL : hard && home ? home : e_buffer;
+        real *home = e_row ? e_row + begin : keep && stride == 1 ? out + begin : NULL;
+        real *e = !keep ? NULL : home && (hard || e_row) ? home : e_buffer;
         double *max = &r->blocks.max[b], *rest = &r->blocks.rest[b];
-        next_lines next = next_of(call, x, x == x_buffer ? 0 : BLOCK, e, e == e_buffer ? 0 : BLOCK);
+        next_lines next = next_of(call, x, x == x_buffer ? 0 : BLOCK, e,
+                                  e_row || e == e_buffer ? 0 : BLOCK);
         if (hard && b == y / BLOCK)
             r->blocks.product[b] = x[y - begin];
         if (keep)
@@ -607,7 +609,8 @@ static void merge_gradient(const sf_long_row *r)
     merge_loss(r);
     if (sf_is_hard_label(r->call->targets)) {
         ptrdiff_t y = (ptrdiff_t)sf_label(r->call->targets, r->row);
-        real e = out_at(r->call, r->row)[y * r->call->out.class_stride];
+        const real *e_row = (const real *)r->exponentials;
+        const real e = e_row ? e_row[y] : out_at(r->call, r->row)[y * r->call->out.class_stride];
         r->batch->at_label[r->at] = (double)e * r->blocks.rest[y / BLOCK];
     }
 }
@@ -647,21 +650,24 @@ static void gradient_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t coun
     }
 }
 
-/* e becomes -scale (a - e block_factor probability share), with -scale and -share given. */
-SF_INLINE void subtract_targets(real *e, const real *a, ptrdiff_t n, real block_factor, real probability,
-                                real minus_share, real minus_scale)
+/* out = -scale (a - e block_factor probability share), with -scale and -share given. */
+SF_INLINE void subtract_targets(const real *e, const real *a, real *out, ptrdiff_t n, real block_factor,
+                                real probability, real minus_share, real minus_scale, int stream)
 {
     const vec factor = vset1(block_factor), p = vset1(probability);
     const vec share = vset1(minus_share), scale = vset1(minus_scale);
-    for (ptrdiff_t i = 0; i < n; i += LANES) {
-        const ptrdiff_t some = SF_MIN(LANES, n - i);
+    const ptrdiff_t head = stream ? before_a_vector(out, n) : 0;
+    for (ptrdiff_t i = 0, some; i < n; i += some) {
+        some = i < head ? head : SF_MIN(LANES, n - i);
         vec v = some == LANES ? vload(e + i) : vload_first(e + i, some, 0);
         vec t = some == LANES ? vload(a + i) : vload_first(a + i, some, 0);
         v = vmul(vfma(vmul(vmul(v, factor), p), share, t), scale);
-        if (some == LANES)
-            vstore(e + i, v);
+        if (some < LANES)
+            vstore_first(out + i, v, some);
+        else if (stream)
+            vstream(out + i, v);
         else
-            vstore_first(e + i, v, some);
+            vstore(out + i, v);
     }
 }
 
@@ -677,19 +683,20 @@ static SF_NOINLINE void gradient_in_double(const sf_call *call, ptrdiff_t row, p
         to[c * step] = (real)(scale * ((double)e[c] * factor * share - a[c]));
 }
 
-/* Of a soft target, entries [begin, begin + n) of a long row: e become their gradients. */
-SF_INLINE void soft_gradient(const sf_call *call, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n, real *e,
-                             real block_factor, const sf_batch *batch, ptrdiff_t at)
+/* Of a soft target, entries [begin, begin + n) of a long row. */
+SF_INLINE void soft_gradient(const sf_call *call, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n, const real *e,
+                             real *out, real block_factor, const sf_batch *batch, ptrdiff_t at, int stream)
 {
     SF_ALIGNED(64) real buffer[BLOCK];
     const real probability = softmax_factor(batch->max[at], batch->rest[at]);
     const double scale = batch->scale[at], share = batch->share[at];
     if (!is_fit(share)) {
-        gradient_in_double(call, row, begin, n, e, (double)block_factor * probability, e, 1, batch, at);
+        gradient_in_double(call, row, begin, n, e, (double)block_factor * probability, out, 1, batch,
+                           at);
         return;
     }
-    subtract_targets(e, weighted_target_of(call, row, begin, n, buffer), n, block_factor, probability,
-                     (real)-share, (real)-scale);
+    subtract_targets(e, weighted_target_of(call, row, begin, n, buffer), out, n, block_factor, probability,
+                     (real)-share, (real)-scale, stream);
 }
 
 /* The gradient of a short row whose sum of targets is beyond this type, from its logits. */
@@ -789,8 +796,8 @@ static void gradient_row_out(sf_tile *room, const sf_call *call, ptrdiff_t row, 
         unfit_gradient(call, row, room->x, 1, batch, at);
     } else {
         softmax_factors(batch, at, 1, &probability);
-        subtract_targets(room->x, has_labels ? room->uniform : room->a, n, 1, probability,
-                         (real)-batch->share[at], (real)-batch->scale[at]);
+        subtract_targets(room->x, has_labels ? room->uniform : room->a, room->x, n, 1, probability,
+                         (real)-batch->share[at], (real)-batch->scale[at], 0);
         probability = 1;
     }
     store_row(room, call, row, probability, factor);
@@ -804,21 +811,20 @@ static void gradient_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t
     const sf_call *call = r->call;
     const sf_batch *batch = r->batch;
     ptrdiff_t at = r->at, stride = call->out.class_stride;
-    real *out = out_at(call, r->row);
+    real *out = out_at(call, r->row), *e_row = (real *)r->exponentials;
     if (sf_is_hard_label(call->targets)) {
-        ptrdiff_t y = batch->y[at], b = y / BLOCK;
         multiply_blocks(r, first, count, softmax_factor(batch->max[at], batch->rest[at]),
-                     (real)(batch->scale[at] * batch->share[at]));
-        if (first <= b && b < first + count)
-            out[y * stride] = (real)batch->at_label[at];
+                        (real)(batch->scale[at] * batch->share[at]), batch->y[at],
+                        (real)batch->at_label[at]);
         return;
     }
     for (ptrdiff_t b = first; b < first + count; b++) {
         const ptrdiff_t n = block_length(call, b);
-        real *home = out + b * BLOCK * stride, *e = stride == 1 ? home : buffer;
+        real *home = out + b * BLOCK * stride, *to = stride == 1 ? home : buffer;
         for (ptrdiff_t c = 0; stride != 1 && c < n; c++)
             buffer[c] = home[c * stride];
-        soft_gradient(call, r->row, b * BLOCK, n, e, (real)r->blocks.rest[b], batch, at);
+        soft_gradient(call, r->row, b * BLOCK, n, e_row ? e_row + b * BLOCK : to, to,
+                      (real)r->blocks.rest[b], batch, at, e_row != NULL);
         if (stride != 1)
             scatter(home, stride, buffer, n);
     }

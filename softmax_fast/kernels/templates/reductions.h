@@ -216,28 +216,70 @@ static SF_NOINLINE void summarize_block(const real *x, ptrdiff_t n, const sf_tem
     reduce_block(x, n, t, NULL, 1, next, max, rest);
 }
 
-/* out = e * first * second; the first factor may be left out when it is 1. */
-static SF_NOINLINE void multiply_contiguous(const real *e, real *out, ptrdiff_t n, real first,
-                                         real second, int stream)
+/* The entries of out, of n, before the first that a vector can be streamed to. */
+SF_INLINE ptrdiff_t before_a_vector(const real *out, ptrdiff_t n)
 {
-    vec f1 = vset1(first), f2 = vset1(second);
-    ptrdiff_t i = 0;
-    if (stream) {
-        ptrdiff_t past = (ptrdiff_t)((uintptr_t)out / sizeof(real) % LANES);
-        ptrdiff_t head = SF_MIN(past ? LANES - past : 0, n);
-        if (head)
-            vstore_first(out, vmul(vmul(vload_first(e, head, 0), f1), f2), head);
-        for (i = head; i + LANES <= n; i += LANES)
-            vstream(out + i, vmul(vmul(vload(e + i), f1), f2));
-    } else if (first == 1) {
-        for (; i + LANES <= n; i += LANES)
-            vstore(out + i, vmul(vload(e + i), f2));
-    } else {
-        for (; i + LANES <= n; i += LANES)
-            vstore(out + i, vmul(vmul(vload(e + i), f1), f2));
+    ptrdiff_t past = (ptrdiff_t)((uintptr_t)out / sizeof(real) % LANES);
+    return SF_MIN(past ? LANES - past : 0, n);
+}
+
+/* Biased exponentials become results by these, one after the other, each product rounded. */
+typedef struct { real first, second, third; } factors;
+
+SF_INLINE void multiply_by(const real *e, real *out, ptrdiff_t n, factors by, const int count, const int stream)
+{
+    const vec first = vset1(by.first), second = vset1(by.second), third = vset1(by.third);
+    const ptrdiff_t head = stream ? before_a_vector(out, n) : 0;
+    for (ptrdiff_t i = 0, some; i < n; i += some) {
+        some = i < head ? head : SF_MIN(LANES, n - i);
+        vec v = some == LANES ? vload(e + i) : vload_first(e + i, some, 0);
+        if (count == 3)
+            v = vmul(v, first);
+        if (count >= 2)
+            v = vmul(v, second);
+        v = vmul(v, third);
+        if (some < LANES)
+            vstore_first(out + i, v, some);
+        else if (stream)
+            vstream(out + i, v);
+        else
+            vstore(out + i, v);
     }
-    if (i < n)
-        vstore_first(out + i, vmul(vmul(vload_first(e + i, n - i, 0), f1), f2), n - i);
+}
+
+/* Factors of 1 cost nothing. */
+static SF_NOINLINE void multiply_contiguous(const real *e, real *out, ptrdiff_t n, factors by, int stream)
+{
+    if (by.third == 1)
+        by = (factors){1, by.first, by.second};
+    if (by.second == 1)
+        by = (factors){1, by.first, by.third};
+    if (by.first != 1)
+        stream ? multiply_by(e, out, n, by, 3, 1) : multiply_by(e, out, n, by, 3, 0);
+    else if (stream)
+        multiply_by(e, out, n, by, 2, 1);
+    else if (by.second != 1)
+        multiply_by(e, out, n, by, 2, 0);
+    else
+        multiply_by(e, out, n, by, 1, 0);
+}
+
+/* The same, streamed, but for entry y, which becomes value: not a line that is written twice. */
+static SF_NOINLINE void stream_around(const real *e, real *out, ptrdiff_t n, factors by, ptrdiff_t y,
+                                      real value)
+{
+    SF_ALIGNED(64) real entries[LANES];
+    const ptrdiff_t head = before_a_vector(out, n);
+    const ptrdiff_t begin = y < head ? 0 : y - (y - head) % LANES;
+    const ptrdiff_t end = y < head ? head : SF_MIN(n, begin + LANES);
+    multiply_contiguous(e, out, begin, by, 1);
+    multiply_contiguous(e + begin, entries, end - begin, by, 0);
+    entries[y - begin] = value;
+    if (end - begin == LANES)
+        vstream(out + begin, vload(entries));
+    else
+        memcpy(out + begin, entries, (size_t)((end - begin) * REAL_BYTES));
+    multiply_contiguous(e + end, out + end, n - end, by, 1);
 }
 
 /* Whether x - m might overflow where (x - m)/T does not. */
@@ -250,8 +292,7 @@ static SF_NOINLINE void log_softmax_contiguous(const real *x, real *out, ptrdiff
     vec vm = vset1(m), vi = vset1(inverse), vl = vset1(-log_sum);
     ptrdiff_t i = 0;
     if (stream) {
-        ptrdiff_t past = (ptrdiff_t)((uintptr_t)out / sizeof(real) % LANES);
-        ptrdiff_t head = SF_MIN(past ? LANES - past : 0, n);
+        const ptrdiff_t head = before_a_vector(out, n);
         if (head)
             vstore_first(out, vfma(vsub(vload_first(x, head, 0), vm), vi, vl), head);
         for (i = head; i + LANES <= n; i += LANES)
@@ -366,30 +407,28 @@ SF_INLINE real softmax_factor(double row_max, double row_rest)
     return isfinite(row_max) ? (real)(EXP_UNBIAS / (1.0 + row_rest)) : (real)NAN;
 }
 
-/* out = exponentials * block factor * factor * last, rounded after each; factors of 1 cost nothing. */
+/* out = exponentials * block factor * factor * last; entry y (-1: none) becomes value. */
 SF_INLINE void multiply_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count, real factor,
-                            real last)
+                               real last, ptrdiff_t y, real value)
 {
     SF_ALIGNED(64) real e_buffer[BLOCK];
     const sf_call *call = r->call;
     ptrdiff_t stride = call->out.class_stride;
     real *out = out_at(call, r->row), *e_row = (real *)r->exponentials;
     for (ptrdiff_t b = first; b < first + count; b++) {
-        ptrdiff_t n = block_length(call, b);
+        const ptrdiff_t n = block_length(call, b);
+        const int has_y = y >= 0 && y / BLOCK == b;
+        const factors by = {(real)r->blocks.rest[b], factor, last};
         real *o = out + b * BLOCK * stride, *target = stride == 1 ? o : e_buffer;
-        real *e = e_row ? e_row + b * BLOCK : o;
-        if (!e_row && stride != 1) {
-            for (ptrdiff_t i = 0; i < n; i++)
-                e_buffer[i] = o[i * stride];
-            e = e_buffer;
+        for (ptrdiff_t i = 0; stride != 1 && i < n; i++)
+            e_buffer[i] = o[i * stride];
+        if (e_row && has_y) {
+            stream_around(e_row + b * BLOCK, o, n, by, y % BLOCK, value);
+            continue;
         }
-        real own = (real)r->blocks.rest[b];
-        if (last != 1 && own != 1) {
-            multiply_contiguous(e, e, n, 1, own, 0);
-            own = 1;
-        }
-        multiply_contiguous(e, target, n, last != 1 ? factor : own, last != 1 ? last : factor,
-                         call->stream && e_row && stride == 1);
+        multiply_contiguous(e_row ? e_row + b * BLOCK : target, target, n, by, e_row != NULL);
+        if (has_y)
+            target[y % BLOCK] = value;
         if (target == e_buffer)
             scatter(o, stride, e_buffer, n);
     }

@@ -37,7 +37,7 @@ SF_INLINE void store_row(sf_tile *room, const sf_call *call, ptrdiff_t row, real
 {
     ptrdiff_t n = call->n_classes, stride = call->out.class_stride;
     real *out = out_at(call, row);
-    multiply_contiguous(room->x, stride == 1 ? out : room->x, n, first, second, 0);
+    multiply_contiguous(room->x, stride == 1 ? out : room->x, n, (factors){1, first, second}, 0);
     if (stride != 1)
         scatter(out, stride, room->x, n);
 }
@@ -56,7 +56,7 @@ static void softmax_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t coun
 static void softmax_blocks_out(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
 {
     const sf_batch *batch = r->batch;
-    multiply_blocks(r, first, count, softmax_factor(batch->max[r->at], batch->rest[r->at]), 1);
+    multiply_blocks(r, first, count, softmax_factor(batch->max[r->at], batch->rest[r->at]), 1, -1, 0);
 }
 
 /* ---- log-softmax ------------------------------------------------------------------------------------- */
@@ -252,8 +252,8 @@ SF_INLINE void exponentials_of(const real *x, const sf_call *call, ptrdiff_t row
     next_lines none = {NULL, NULL};
     add_exponentials(wide_zero(), x, n, vset1((real)call->row_max[row]), vector_rate(t), buffer, -1,
                      none);
-    multiply_contiguous(buffer, stride == 1 ? out : buffer, n, (real)EXP_UNBIAS, (real)call->row_rest[row],
-                     0);
+    const factors by = {1, (real)EXP_UNBIAS, (real)call->row_rest[row]};
+    multiply_contiguous(buffer, stride == 1 ? out : buffer, n, by, 0);
     if (stride != 1)
         scatter(out, stride, buffer, n);
 }

@@ -47,9 +47,8 @@ const sf_kernels SF_KERNELS = {
             .tile = gradient_tile, .tile_out = gradient_tile_out,
             .row = loss_row, .row_out = gradient_row_out,
             .block = gradient_blocks, .merge = merge_gradient, .block_out = gradient_blocks_out,
-            /* Not streamed: the gradient at the label comes last, into a line just written. */
             .finish = gradient_finish,
-            .flags = SF_TAKES_LOGS | SF_READS_TARGETS | SF_WAITS_IN_OUT,
+            .flags = SF_TAKES_LOGS | SF_READS_TARGETS | SF_STREAMS | SF_WAITS_IN_OUT,
         },
         [SF_CROSS_ENTROPY] = {
             .tile = cross_entropy_tile, .row = cross_entropy_row,

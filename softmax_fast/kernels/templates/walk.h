@@ -150,13 +150,13 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
                      {numbers, numbers + n_blocks, numbers + 2 * n_blocks, numbers + 3 * n_blocks,
                       numbers + 4 * n_blocks, numbers + 5 * n_blocks, numbers + 6 * n_blocks},
                      NULL, &batch, 0};
-    if (waits && !loop && call->stream && call->out.class_stride == 1
-        && n * REAL_BYTES <= SF_STREAM_ROW_BYTES)
-        r.exponentials = (char *)scratch + SF_BLOCK_SCRATCH(n, REAL_BYTES);
+    const int to_stream = waits && !loop && call->stream && call->out.class_stride == 1
+        && n * REAL_BYTES <= SF_STREAM_ROW_BYTES;
+    char *const exponentials = (char *)scratch + SF_BLOCK_SCRATCH(n, REAL_BYTES);
     /* Rows that are read again are still near.  The numbers of blocks are of one row, but that of the
      * only one is known. */
-    const ptrdiff_t together = !operation->block_out ? SF_BATCH : waits && (n_blocks > 1 || r.exponentials) ? 1
-        : SF_MAX(1, SF_MIN(SF_BATCH, SF_BLOCK_BYTES / (n * REAL_BYTES)));
+    const ptrdiff_t together = !operation->block_out ? SF_BATCH : waits && n_blocks > 1 ? 1
+        : sf_rows_together(n, REAL_BYTES);
     for (ptrdiff_t some; first < end; first += some) {
         some = SF_MIN(together, end - first);
         for (r.at = 0; operation->block && r.at < some; r.at++) {
@@ -169,6 +169,8 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
             }
             if (call->temperature_step)
                 t = row_temperature(call, r.row);
+            if (to_stream)
+                r.exponentials = exponentials + r.at * SF_ROUND_UP(n * REAL_BYTES);
             in_pieces(&r, operation->block, loop, n_threads);
             operation->merge(&r);
             if (operation->again) {
@@ -185,6 +187,8 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
             }
             if (call->temperature_step)
                 t = row_temperature(call, r.row);
+            if (to_stream)
+                r.exponentials = exponentials + r.at * SF_ROUND_UP(n * REAL_BYTES);
             in_pieces(&r, operation->block_out, loop, n_threads);
         }
     }
