@@ -17,9 +17,10 @@
  * the divergence there, none of them negative.  So blocks are read once.  The gradient, K (q - p) with
  * K as that of the losses, is p expm1(t) up to |t| = 1 and reads blocks again.
  *
- * Blocks of float do without exponentials of x where they can: D is the mean of x - a under p, and up to
- * |u| = 3 h is another polynomial times u u (relative error 5.5e-9).  Then the mass of q is that of p
- * times 1 + w, in units of exp((m + D)/T), m the base's maximum. */
+ * Blocks of float do without exponentials of x where they can: D is the mean of x - a under p, and from
+ * |u| = 1 up to 3 h is another polynomial times u u (relative error 5.5e-9); both are taken in (x - a) - D,
+ * with coefficients that hold 1/T.  Then the mass of q is that of p times 1 + w, in units of
+ * exp((m + D)/T), m the base's maximum. */
 
 #if SF_DOUBLE
 #define DIVERGENCE_FLOOR (-1074.0)
@@ -396,6 +397,7 @@ static SF_NOINLINE double divergence_of_entries(const real *a, const real *x, co
 
 #if !SF_DOUBLE
 #define NEAR_RATIO 3
+#define LEAST_INVERSE 0x1p-7
 static const float near_coefficient_h[] = { /* relative error 5.5e-9 */
     0x1.6f411ep-33f, 0x1.4a9092p-29f, 0x1.b0eedcp-26f, 0x1.248dc6p-22f, 0x1.7192e6p-19f,
     0x1.a054c6p-16f, 0x1.a01f64p-13f, 0x1.6c14fap-10f, 0x1.1110ecp-7f, 0x1.55556p-5f, 0x1.555556p-3f,
@@ -413,14 +415,14 @@ typedef struct {
     SF_ALIGNED(64) real e[BLOCK], d[BLOCK], a_tail[4 * LANES], x_tail[4 * LANES];
 } lone_block;
 
-/* The sums of e, e d and e d d, and the maximum of x. */
-static SF_NOINLINE void base_and_differences(lone_block *to, double sums[3])
+/* The sums of e and e d, and the maximum of x. */
+static SF_NOINLINE void base_and_differences(lone_block *to, double sums[2])
 {
     const vec m = vset1(to->base_max), from = vset1(to->from), lowest = vset1(-LARGEST);
     const vrate c = to->c;
     const ptrdiff_t n = to->n;
     const char *next = to->next.in;
-    wide sum = wide_zero(), first = sum, second = sum;
+    wide sum = wide_zero(), first = sum;
     vec x_max = lowest;
     for (ptrdiff_t i = 0; i < n; i += 4 * LANES) {
         const real *a = to->a + i, *x = to->x + i;
@@ -443,16 +445,13 @@ static SF_NOINLINE void base_and_differences(lone_block *to, double sums[3])
         for (int k = 0; k < 4; k += EXP_INTERLEAVE)
             exp_steps(e + k, EXP_INTERLEAVE, c);
         for (int k = 0; k < 4; k++) {
-            const vec product = vmul(e[k], d[k]);
             vstore(to->e + i + k * LANES, e[k]);
-            first.sum = vadd(first.sum, product);
-            second.sum = vfma(product, d[k], second.sum);
+            first.sum = vfma(e[k], d[k], first.sum);
         }
         sum = wide_add(sum, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
     }
     sums[0] = wide_total(sum);
     sums[1] = wide_total(first);
-    sums[2] = wide_total(second);
     to->max = vhmax(x_max);
 }
 
@@ -487,46 +486,71 @@ static SF_NOINLINE int add_far_terms(const lone_block *block, const short *group
     return !(vhmax(beyond) > (real)RATIO_MOST);
 }
 
-/* The sums of p h(u) and of p u.  Returns what add_far_terms does. */
-static SF_NOINLINE int terms_of_differences(const lone_block *block, double *h_sum, double *u_sum)
+/* Adds p d d c(d) and p d of four vectors, c a polynomial. */
+SF_INLINE void add_near_terms(const lone_block *block, ptrdiff_t i, const vec *d, const vec *squares,
+                              const real *coefficient, const int degree, wide *terms, wide *products)
 {
-    enum { degree = sizeof near_coefficient_h / sizeof *near_coefficient_h };
+    vec h[4], u[4];
+    for (int k = 0; k < 4; k++)
+        h[k] = vset1(coefficient[0]);
+    for (int j = 1; j < degree; j++)
+        for (int k = 0; k < 4; k++)
+            h[k] = vfma(h[k], d[k], vset1(coefficient[j]));
+    for (int k = 0; k < 4; k++) {
+        const vec p = vload(block->e + i + k * LANES);
+        h[k] = vmul(h[k], vmul(p, squares[k]));
+        u[k] = vmul(p, d[k]);
+    }
+    add_divergence(terms, products, h, u);
+}
+
+/* The coefficients, in d, of a polynomial in d times rate. */
+SF_INLINE void scale_coefficients(const float *coefficient, int n, double rate, real *out)
+{
+    double power = 1.0;
+    for (int i = n - 1; i >= 0; i--, power *= rate)
+        out[i] = (real)(coefficient[i] * power);
+}
+
+/* The sums of p h(u) and of p u.  Returns what add_far_terms does. */
+static SF_NOINLINE int terms_of_differences(const lone_block *block, double inverse, double *h_sum,
+                                            double *u_sum)
+{
+    enum { degree = sizeof near_coefficient_h / sizeof *near_coefficient_h,
+           least = sizeof h_coefficient / sizeof *h_coefficient };
     short far[BLOCK / (4 * LANES)];
+    real coefficients[degree], of_least[least];
     ptrdiff_t n_far = 0;
-    const vec limit = vset1((real)(NEAR_RATIO * NEAR_RATIO));
-    const vec inverse = block->inverse, mean = vset1(block->mean);
+    const real unit = (real)(1.0 / (inverse * inverse));
+    const vec limit = vset1(NEAR_RATIO * NEAR_RATIO * unit), one = vset1(unit), mean = vset1(block->mean);
     const ptrdiff_t n = block->n;
     const char *next = block->next.out;
-    wide terms = wide_zero(), products = terms;
+    wide terms = wide_zero(), products = terms, far_terms = terms, far_products = terms;
+    scale_coefficients(near_coefficient_h, degree, inverse, coefficients);
+    scale_coefficients(h_coefficient, least, -inverse, of_least);
     for (ptrdiff_t i = 0; i < n; i += 4 * LANES) {
-        vec u[4], square[4], h[4];
+        vec d[4], square[4];
         for (int k = 0; k < 4; k++) {
-            u[k] = vmul(vsub(vload(block->d + i + k * LANES), mean), inverse);
-            square[k] = vmul(u[k], u[k]);
+            d[k] = vsub(vload(block->d + i + k * LANES), mean);
+            square[k] = vmul(d[k], d[k]);
         }
-        const vec most = vmax(vmax(vmax(square[0], square[1]), vmax(square[2], square[3])), limit);
-        if (vequal_mask(most, limit) != (1u << LANES) - 1) {
+        const vec most = vmax(vmax(vmax(square[0], square[1]), vmax(square[2], square[3])), one);
+        const int is_least = vequal_mask(most, one) == (1u << LANES) - 1;
+        if (!is_least && vequal_mask(vmax(most, limit), limit) != (1u << LANES) - 1) {
             far[n_far++] = (short)(i / (4 * LANES));
             continue;
         }
         for (int b = 0; next && b < 4 * LANES * (int)REAL_BYTES; b += 64)
             SF_PREFETCH(next + i * REAL_BYTES + b);
-        for (int k = 0; k < 4; k++)
-            h[k] = vset1(near_coefficient_h[0]);
-        for (int j = 1; j < degree; j++)
-            for (int k = 0; k < 4; k++)
-                h[k] = vfma(h[k], u[k], vset1(near_coefficient_h[j]));
-        for (int k = 0; k < 4; k++) {
-            const vec p = vload(block->e + i + k * LANES);
-            h[k] = vmul(h[k], vmul(p, square[k]));
-            u[k] = vmul(p, u[k]);
-        }
-        add_divergence(&terms, &products, h, u);
+        if (is_least)
+            add_near_terms(block, i, d, square, of_least, least, &terms, &products);
+        else
+            add_near_terms(block, i, d, square, coefficients, degree, &terms, &products);
     }
-    if (n_far && !add_far_terms(block, far, n_far, &terms, &products))
+    if (n_far && !add_far_terms(block, far, n_far, &far_terms, &far_products))
         return 0;
-    *h_sum = wide_total(terms);
-    *u_sum = wide_total(products);
+    *h_sum = wide_total(terms) * inverse * inverse + wide_total(far_terms);
+    *u_sum = wide_total(products) * inverse + wide_total(far_products);
     return 1;
 }
 
@@ -545,30 +569,35 @@ static SF_NOINLINE int divergence_of_block(lone_block *block, const sf_temperatu
     }
     block->base_max = m;
     block->from = block->x[place] - m;
-    double sums[3], mean, variance;
+    const double inverse = t->inverse;
+    if (!(inverse >= LEAST_INVERSE && inverse <= 1.0 / LEAST_INVERSE))
+        return 0;
+    double sums[2], mean, unit, h, u;
+    sf_sum shift;
     for (int again = 0;; again = 1) { /* next to the mean where d has digits for it alone */
         base_and_differences(block, sums);
         mean = sums[1] / sums[0];
-        variance = sums[2] / sums[0] - mean * mean;
         if (!(fabs(mean) <= LOST_MOST) || !shift_is_exact(block->from, temperature))
             return 0;
-        if (again || !(mean * mean > 64 * variance))
+        block->mean = (real)mean;
+        shift.sum = (double)block->from;
+        shift.lost = 0.0;
+        sf_sum top = {(double)m, 0.0};
+        sf_sum_add(&shift, (double)block->mean);
+        sf_sum_add(&top, shift.sum);
+        sf_sum_add(&top, -(double)block->max);
+        const double above = sf_sum_value(top) + shift.lost;
+        if (!(fabs(above) <= EXP_BIAS / 2 * temperature))
+            return 0;
+        exp_doubles(&above, &unit, 1, t->rate);
+        block->ratio = (real)(1.0 / unit);
+        if (!terms_of_differences(block, inverse, &h, &u))
+            return 0;
+        mean *= inverse;
+        if (again || !(mean * mean * sums[0] > 128.0 * h))
             break;
-        block->from = (real)(block->from + mean);
+        block->from = (real)(block->from + block->mean);
     }
-    block->mean = (real)mean;
-    sf_sum shift = {(double)block->from, 0.0}, top = {(double)m, 0.0};
-    sf_sum_add(&shift, (double)block->mean);
-    sf_sum_add(&top, shift.sum);
-    sf_sum_add(&top, -(double)block->max);
-    const double above = sf_sum_value(top) + shift.lost;
-    if (!(fabs(above) <= EXP_BIAS / 2 * temperature))
-        return 0;
-    double unit, h, u;
-    exp_doubles(&above, &unit, 1, t->rate);
-    block->ratio = (real)(1.0 / unit);
-    if (!terms_of_differences(block, &h, &u))
-        return 0;
     const double sum = sums[0] * EXP_UNBIAS;
     h /= sums[0];
     u /= sums[0];
