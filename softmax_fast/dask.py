@@ -203,7 +203,8 @@ def compare(
     >>> round(compare(base_logits, logits).kl, 6)
     0.086643
     """
-    blocks = _Blocks(logits, targets, sample_weight, axis, [base_logits])
+    blocks = _Blocks(logits, targets, sample_weight, axis)
+    blocks.give_base(base_logits, logits)
     comparer = _Comparer(
         temperature=temperature,
         quantiles=quantiles,
@@ -214,12 +215,9 @@ def compare(
 
 
 class _Blocks:
-    """The blocks of logits, each with the labels and weights of its rows, in the rows' order.
+    """The blocks of logits, each with the labels and weights of its rows, in the rows' order."""
 
-    With ``bases``, at most one array, each has the block of that too.
-    """
-
-    def __init__(self, logits, targets, sample_weight, axis, bases=()):
+    def __init__(self, logits, targets, sample_weight, axis):
         _arguments.dask_logits(logits, da.Array)
         self.axis = _arguments.axis(axis, logits.ndim)
         _arguments.whole_rows(logits.shape, logits.chunks, self.axis)
@@ -238,20 +236,22 @@ class _Blocks:
             _arguments.known_chunks(name, values)
             _arguments.one_per_row(name, values.shape, self.rows)
             self.parts.append(values.rechunk(chunks).to_delayed().ravel())
-        for base_logits in bases:
-            if not isinstance(base_logits, da.Array):
-                array = _arguments.as_array("base_logits", base_logits)
-                _arguments.base_logits(array, logits.shape)
-                base_logits = da.from_array(array)
-            _arguments.known_chunks("base_logits", base_logits)
-            if base_logits.shape != logits.shape:
-                raise _arguments.base_shape_error(base_logits.shape, logits.shape)
-            self.parts.append(base_logits.rechunk(logits.chunks).to_delayed().ravel())
         starts = [np.cumsum([0, *sizes[:-1]]) for sizes in logits.chunks]
         self.places = [
             tuple(int(s[i]) for s, i in zip(starts, index, strict=True))
             for index in np.ndindex(*logits.numblocks)
         ]
+
+    def give_base(self, base_logits, logits):
+        """Give each block that of the base too."""
+        if not isinstance(base_logits, da.Array):
+            array = _arguments.as_array("base_logits", base_logits)
+            _arguments.base_logits(array, logits.shape)
+            base_logits = da.from_array(array)
+        _arguments.known_chunks("base_logits", base_logits)
+        if base_logits.shape != logits.shape:
+            raise _arguments.base_shape_error(base_logits.shape, logits.shape)
+        self.parts.append(base_logits.rechunk(logits.chunks).to_delayed().ravel())
 
     def added_up(self, function, *options):
         """The sum of what ``function`` makes of each block, in their order."""
