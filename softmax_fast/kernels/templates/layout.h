@@ -66,7 +66,7 @@ static SF_NOINLINE void scatter(real *out, ptrdiff_t stride, const real *values,
 }
 
 /* Rows longer than a panel may be go one by one: so does every row that needs no panel. */
-SF_INLINE ptrdiff_t rows_of_a_panel(const sf_call *call, int with_output)
+SF_INLINE ptrdiff_t rows_of_a_panel(const sf_call *call)
 {
     ptrdiff_t n = call->n_classes;
     if (!sf_is_scattered(call) || n <= SF_SHORT_ROW || n > SF_PANEL_BYTES / REAL_BYTES)

@@ -243,7 +243,7 @@ static void walk(const sf_call *call, const sf_operation *operation, ptrdiff_t f
     } else if (call->n_classes <= SF_SHORT_ROW) {
         walk_short_rows(call, operation, first, count, sink);
     } else {
-        ptrdiff_t panel_rows = loop ? 0 : rows_of_a_panel(call, operation->block_out != NULL);
+        ptrdiff_t panel_rows = loop ? 0 : rows_of_a_panel(call);
         if (panel_rows && (operation->block_out || (panel_rows > 1 && count > 1)))
             walk_panels(call, operation, panel_rows, first, count, sink, scratch);
         else
