@@ -591,6 +591,7 @@ cdef inline void begin_layer(sf_layer *layer, Block block, Source weights, cnp.n
     layer.margin = NULL
     layer.d_features.data = layer.d_weights.data = NULL
     layer.d_bias = NULL
+    layer.has_far_sums = NULL
 
 
 def layer_logits(Source features not None, Source weights not None, cnp.ndarray bias,
@@ -696,13 +697,16 @@ def add_vector_gradients(cnp.ndarray matrix not None, cnp.ndarray rows, own, oth
 
 def fused_linear_loss(Source features not None, Source weights not None, cnp.ndarray bias,
                       LossProblem problem not None, cnp.ndarray row_losses, grads, double scale,
-                      margin, int n_threads):
+                      margin, are_targets_fit, int n_threads):
     """Whether the kernels took the layer, whose labels have been checked.
 
     grads are zeroed arrays to add the gradients to, those of the bias in float64, or None, as each may
-    be. margin is a `_margins.Applied` or None.
+    be. margin is a `_margins.Applied` or None. are_targets_fit() is asked where class probabilities may
+    not be for these kernels.
     """
     cdef sf_layer layer
+    cdef sf_result result = problem.sums.result
+    cdef int has_far_sums = 0
     cdef sf_margin changed
     cdef sf_targets targets
     cdef Block block
@@ -716,6 +720,8 @@ def fused_linear_loss(Source features not None, Source weights not None, cnp.nda
     targets.gradient_scale = scale
     if codes is None:
         targets.probabilities = matrix_input(problem.targets)
+        if features.result_type() == cnp.NPY_FLOAT32:
+            layer.has_far_sums = &has_far_sums
     layer.call.targets = &targets
     if grads is not None:
         if grads.features is not None:
@@ -733,9 +739,15 @@ def fused_linear_loss(Source features not None, Source weights not None, cnp.nda
     if not sf_takes_layer(&layer):
         return False
     with nogil:
-        status = sf_run_layer(&layer, &problem.sums.result)
+        status = sf_run_layer(&layer, &result)
     if status == SF_NO_MEMORY:
         raise MemoryError("no room for the scratch of the kernels")
+    if has_far_sums and not are_targets_fit():
+        for grad in grads or ():
+            if grad is not None:
+                grad.fill(0)
+        return False
+    problem.sums.result = result
     return True
 
 

@@ -171,6 +171,7 @@ cdef extern from "linear.h" nogil:
         sf_output d_features
         sf_output d_weights
         double *d_bias
+        int *has_far_sums
 
     int sf_multiplies_layer(const sf_layer *layer) noexcept
     int sf_layer_logits(const sf_layer *layer, void *logits) noexcept

@@ -325,8 +325,6 @@ class _Evaluation:
 
     def _is_fused(self):
         """Work all out by the fused kernels, unless they leave such a layer to BLAS."""
-        if not self._are_targets_fit():
-            return False
         products = self.n_rows * self.n_classes * self.n_features
         return _core.fused_linear_loss(
             self.layer.features,
@@ -337,14 +335,13 @@ class _Evaluation:
             self.grads,
             self.scale,
             self.margin,
+            self._are_targets_fit,
             _threads.resolve(self.n_threads, products),
         )
 
     def _are_targets_fit(self):
-        """Whether sums of a row's class probabilities, weighted, keep their digits in the layer's dtype."""
+        """Whether sums of a row's class probabilities, weighted, keep their digits in float32."""
         targets, weight = self.problem.targets, self.problem.options.weight
-        if self.problem.has_labels or self.layer.dtype == np.float64:
-            return True
         weight = np.ones(self.n_classes) if weight is None else weight
         some = max(1, _TARGETS_AT_ONCE // self.n_classes)
         with np.errstate(all="ignore"):

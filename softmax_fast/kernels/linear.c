@@ -359,6 +359,10 @@ int sf_run_layer(const sf_layer *layer, sf_result *result)
             run_gradients(&s, &w, n_threads);
         for (ptrdiff_t i = 0; i < s.n_rows; i++)
             sf_sum_add(&result->loss, s.losses[i]);
+        if (layer->has_far_sums)
+            for (ptrdiff_t i = 0; i < s.n_rows; i++)
+                if (!(s.sums.share[i] >= 0x1p-64 && s.sums.share[i] <= 0x1p64))
+                    *layer->has_far_sums = 1;
     }
     free(allocated);
     return SF_OK;

@@ -27,6 +27,9 @@ typedef struct {
     sf_output d_features; /* rows that do not count are left alone */
     sf_output d_weights;  /* contiguous rows */
     double *d_bias;
+    /* Set where the weighted class probabilities of a row add up to what float may not hold with all
+     * its digits, or to 0, for which some may have been too small; or NULL. */
+    int *has_far_sums;
 } sf_layer;
 
 enum {
