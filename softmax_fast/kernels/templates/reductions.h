@@ -62,15 +62,20 @@ SF_INLINE next_lines next_of(const sf_call *call, const real *x, ptrdiff_t x_ste
     return next;
 }
 
-/* 0 in one lane; none where there is no such lane. */
-SF_INLINE vec without_lane(vec a, ptrdiff_t lane)
+/* A window on these is 1 in all lanes but one, or in all. */
+typedef struct { SF_ALIGNED(64) real window[2 * LANES]; } all_but_one;
+
+SF_INLINE void set_all_but_one(all_but_one *kept)
 {
-    SF_ALIGNED(64) real lanes[LANES];
-    if (lane < 0 || lane >= LANES)
-        return a;
-    vstore(lanes, a);
-    lanes[lane] = 0;
-    return vload(lanes);
+    vstore(kept->window, vset1(1));
+    vstore(kept->window + LANES, vset1(1));
+    kept->window[LANES - 1] = 0;
+}
+
+/* 0 in one lane; none where there is no such lane.  No branch foresees which. */
+SF_INLINE vec without_lane(vec a, ptrdiff_t lane, const all_but_one *kept)
+{
+    return vmul(a, vload(kept->window + (lane >= 0 && lane < LANES ? LANES - 1 - lane : LANES)));
 }
 
 /* Adds exp((x - m)/T) to w, groups of four vectors at a time, and leaves it in e unless that is NULL;
@@ -79,6 +84,9 @@ SF_INLINE wide add_exponentials(wide w, const real *x, ptrdiff_t n, vec m, vrate
                                 ptrdiff_t apart, next_lines next)
 {
     ptrdiff_t i = 0;
+    all_but_one kept;
+    if (apart >= 0)
+        set_all_but_one(&kept);
     for (; i + 4 * LANES <= n; i += 4 * LANES) {
         fetch_next(next, i, 4 * LANES);
         vec group[4];
@@ -91,7 +99,7 @@ SF_INLINE wide add_exponentials(wide w, const real *x, ptrdiff_t n, vec m, vrate
         }
         if (apart >= i && apart < i + 4 * LANES)
             for (int k = 0; k < 4; k++)
-                group[k] = without_lane(group[k], apart - i - k * LANES);
+                group[k] = without_lane(group[k], apart - i - k * LANES, &kept);
         w = wide_add(w, vadd(vadd(group[0], group[1]), vadd(group[2], group[3])));
     }
     vec rest = vset1(0);
@@ -104,7 +112,7 @@ SF_INLINE wide add_exponentials(wide w, const real *x, ptrdiff_t n, vec m, vrate
             vstore(e + i, e0);
         else if (e)
             vstore_first(e + i, e0, n - i);
-        rest = vadd(rest, without_lane(e0, apart - i));
+        rest = vadd(rest, apart < i ? e0 : without_lane(e0, apart - i, &kept));
     }
     return wide_add(w, rest);
 }
@@ -226,25 +234,30 @@ SF_INLINE ptrdiff_t before_a_vector(const real *out, ptrdiff_t n)
 /* Biased exponentials become results by these, one after the other, each product rounded. */
 typedef struct { real first, second, third; } factors;
 
+SF_INLINE vec multiply_vector(vec v, factors by, const int count)
+{
+    if (count == 3)
+        v = vmul(v, vset1(by.first));
+    if (count >= 2)
+        v = vmul(v, vset1(by.second));
+    return vmul(v, vset1(by.third));
+}
+
 SF_INLINE void multiply_by(const real *e, real *out, ptrdiff_t n, factors by, const int count, const int stream)
 {
-    const vec first = vset1(by.first), second = vset1(by.second), third = vset1(by.third);
     const ptrdiff_t head = stream ? before_a_vector(out, n) : 0;
-    for (ptrdiff_t i = 0, some; i < n; i += some) {
-        some = i < head ? head : SF_MIN(LANES, n - i);
-        vec v = some == LANES ? vload(e + i) : vload_first(e + i, some, 0);
-        if (count == 3)
-            v = vmul(v, first);
-        if (count >= 2)
-            v = vmul(v, second);
-        v = vmul(v, third);
-        if (some < LANES)
-            vstore_first(out + i, v, some);
-        else if (stream)
+    ptrdiff_t i = head;
+    if (head)
+        vstore_first(out, multiply_vector(vload_first(e, head, 0), by, count), head);
+    for (; i + LANES <= n; i += LANES) {
+        const vec v = multiply_vector(vload(e + i), by, count);
+        if (stream)
             vstream(out + i, v);
         else
             vstore(out + i, v);
     }
+    if (i < n)
+        vstore_first(out + i, multiply_vector(vload_first(e + i, n - i, 0), by, count), n - i);
 }
 
 /* Factors of 1 cost nothing. */

@@ -80,6 +80,8 @@ SF_INLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m, const 
     const vrate c = vector_rate(temperature);
     moments sums = *total;
     vec t[4], e[4], before = vset1(0);
+    all_but_one kept;
+    set_all_but_one(&kept);
     ptrdiff_t i = 0;
     for (; i + GROUP <= n; i += GROUP) {
         for (int b = 0; next.in && b < GROUP * (int)REAL_BYTES; b += 64)
@@ -91,7 +93,7 @@ SF_INLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m, const 
         }
         if (apart >= i && apart < i + 4 * LANES)
             for (int k = 0; k < 4; k++)
-                e[k] = without_lane(e[k], apart - i - k * LANES);
+                e[k] = without_lane(e[k], apart - i - k * LANES, &kept);
         w = wide_add(w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
         add_moments(&sums, t, e, 4, want.squares);
         const vec limit = limits[i + GROUP <= label->y];
@@ -106,7 +108,7 @@ SF_INLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m, const 
         before = vadd_one_where_ge(before, e[0], limits[whole && i + LANES <= label->y]);
         e[0] = vmax(c.floor, vsub(e[0], vm));
         exp_and_log2(e, t, 1, c);
-        e[0] = without_lane(e[0], apart - i);
+        e[0] = without_lane(e[0], apart - i, &kept);
         rest = vadd(rest, e[0]);
         add_moments(&sums, t, e, 1, want.squares);
     }

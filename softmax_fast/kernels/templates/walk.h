@@ -159,10 +159,10 @@ static SF_NOINLINE void walk_long_rows(const sf_call *call, const sf_operation *
         : sf_rows_together(n, REAL_BYTES);
     for (ptrdiff_t some; first < end; first += some) {
         some = SF_MIN(together, end - first);
+        if (reads_targets)
+            read_labels(call, first, some, &batch, 0);
         for (r.at = 0; operation->block && r.at < some; r.at++) {
             r.row = first + r.at;
-            if (reads_targets)
-                read_labels(call, r.row, 1, &batch, r.at);
             if (reads_targets && batch.y[r.at] < 0) {
                 batch.max[r.at] = batch.rest[r.at] = batch.quotient[r.at] = 0.0;
                 continue;
