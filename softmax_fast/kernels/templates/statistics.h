@@ -84,8 +84,7 @@ SF_INLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m, const 
     set_all_but_one(&kept);
     ptrdiff_t i = 0;
     for (; i + GROUP <= n; i += GROUP) {
-        for (int b = 0; next.in && b < GROUP * (int)REAL_BYTES; b += 64)
-            SF_PREFETCH(next.in + i * REAL_BYTES + b);
+        fetch_next(next, i, GROUP);
         for (int first = 0; first < 4; first += EXP_INTERLEAVE) {
             for (int k = first; k < first + EXP_INTERLEAVE; k++)
                 e[k] = vmax(c.floor, vsub(vload(x + i + k * LANES), vm));
@@ -104,6 +103,7 @@ SF_INLINE wide add_statistics(wide w, const real *x, ptrdiff_t n, real m, const 
     vec rest = vset1(0);
     for (; i < n; i += LANES) {
         const int whole = i + LANES <= n;
+        fetch_next(next, i, LANES);
         e[0] = whole ? vload(x + i) : vload_first(x + i, n - i, (real)-INFINITY);
         before = vadd_one_where_ge(before, e[0], limits[whole && i + LANES <= label->y]);
         e[0] = vmax(c.floor, vsub(e[0], vm));
