@@ -132,7 +132,7 @@ typedef struct {
     sf_row_sums *sums;                    /* of short rows; longer ones are added one by one */
     double first_moment[SF_BATCH], second_moment[SF_BATCH]; /* sums of e s and e s s, s = (x - m)/T */
     double squares[SF_BATCH];             /* sum of e e but for one maximum */
-    double top[SF_BATCH], label[SF_BATCH]; /* the first index of the maximum; the label, -1 for none */
+    double top[SF_BATCH];                 /* the first index of the maximum */
     double above[SF_BATCH];               /* entries above the label's, and equal ones before it */
     double base_max[SF_BATCH], base_rest[SF_BATCH]; /* of divergences: as max and rest, of the base; */
     double shift[SF_BATCH], shift_lost[SF_BATCH]; /* T times the log-sum less that of the base */

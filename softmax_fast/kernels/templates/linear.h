@@ -20,7 +20,7 @@ enum {
 
 /* Logits of a panel, and the temperatures of its rows. */
 typedef struct {
-    SF_ALIGNED(64) real x[CLASSES * PANEL]; /* [class][row] */
+    SF_ALIGNED(64) real x[(CLASSES + 3) / 4 * 4 * PANEL]; /* [class][row] */
     SF_ALIGNED(64) real hi[PANEL];
     SF_ALIGNED(64) real lo[PANEL];
     SF_ALIGNED(64) real floor[PANEL];
@@ -484,16 +484,14 @@ static SF_NOINLINE void reduce_statistics(const sf_slab *s, panel_tile *tile, pt
         above[i] = next_above(x_y[i]);
     }
     for (int k = 0; k < 2; k++) {
-        const real *home = tile->x + k * LANES;
+        real *home = tile->x + k * LANES;
         const vec zero = vset1(0);
         tile_rows r = {vload(m + k * LANES), vload(label + k * LANES),
                        vload(x_y + k * LANES), vload(above + k * LANES), lanes_rate(tile, k), zero, zero,
                        zero, wide_zero(), no_moments()};
-        ptrdiff_t c = 0;
-        for (; c + 4 <= n; c += 4)
-            add_tile_entries(&r, home + c * PANEL, PANEL, 1, c, 4, n, want);
-        if (c < n)
-            add_tile_entries(&r, home + c * PANEL, PANEL, 0, c, n - c, n, want);
+        fill_fours(home, PANEL, n);
+        for (ptrdiff_t c = 0; c < n; c += 4)
+            add_tile_entries(&r, home + c * PANEL, PANEL, n - c, want);
         flush_moments(&r.sums);
         vstore(ties + k * LANES, r.tied);
         vstore(top + k * LANES, r.top);
@@ -845,7 +843,7 @@ static SF_NOINLINE void finish_statistics(const sf_slab *s, ptrdiff_t first, ptr
         batch.squares[i] = sums.squares[i];
         batch.top[i] = sums.top[i];
         batch.above[i] = sums.above[i];
-        batch.label[i] = (double)y;
+        batch.y[i] = y;
         batch.quotient[i] = y < 0 ? 0.0
             : sf_quotient(sums.label_logit[i], sums.max[i], sf_temperature_of(call, row));
     }

@@ -8,7 +8,7 @@ typedef struct { int squares, ranks, top; } wanted;
 SF_INLINE wanted wanted_of(const sf_columns *columns)
 {
     const wanted all = {columns->brier != NULL, columns->rank && (columns->brier || columns->prediction),
-                        columns->prediction || columns->brier};
+                        columns->prediction != NULL};
     return all;
 }
 
@@ -180,43 +180,55 @@ SF_INLINE ptrdiff_t label_or_none(const sf_call *call, ptrdiff_t row)
 
 /* What the rows in the lanes of a vector have, and what their entries add up to. */
 typedef struct {
-    vec maximum, label, x_y, above;
+    vec maximum, label, x_y, above; /* the label counted from the entry that is next */
     vrate c;
     vec tied, top, before;
     wide w;
     moments sums;
 } tile_rows;
 
-/* Four entries from the one of number first on, or the count < 4 that remain. */
-SF_INLINE void add_tile_entries(tile_rows *r, const real *home, ptrdiff_t lanes, const int whole,
-                                ptrdiff_t first, ptrdiff_t count, ptrdiff_t n, wanted want)
+/* The sums of a vector of rows, in another unit. */
+SF_INLINE void store_times(double *p, wide w, double unit)
+{
+    real sum[LANES], lost[LANES];
+    vstore(sum, w.sum);
+    vstore(lost, w.lost);
+    for (int i = 0; i < LANES; i++)
+        p[i] = ((double)sum[i] - (double)lost[i]) * unit;
+}
+
+/* After the n entries come such that add nothing, to a multiple of four. */
+SF_INLINE void fill_fours(real *home, ptrdiff_t lanes, ptrdiff_t n)
+{
+    for (ptrdiff_t c = n; c % 4; c++)
+        vstore(home + c * lanes, vset1((real)-INFINITY));
+}
+
+/* Four entries, of those that remain. */
+SF_INLINE void add_tile_entries(tile_rows *r, const real *home, ptrdiff_t lanes, ptrdiff_t remaining,
+                                wanted want)
 {
     const vec zero = vset1(0);
     vec d[4], e[4], t[4];
     for (int j = 0; j < 4; j++) {
-        d[j] = e[j] = t[j] = zero;
-        if (!whole && j >= count)
-            continue;
         d[j] = vsub(vload(home + j * lanes), r->maximum);
         e[j] = vmax(r->c.floor, d[j]);
     }
-    for (int j = 0; j < 4; j += whole ? EXP_INTERLEAVE : 1)
-        if (whole || j < count)
-            exp_and_log2(e + j, t + j, whole ? EXP_INTERLEAVE : 1, r->c);
+    for (int j = 0; j < 4; j += EXP_INTERLEAVE)
+        exp_and_log2(e + j, t + j, EXP_INTERLEAVE, r->c);
     for (int j = 0; j < 4; j++) {
-        if (!whole && j >= count)
-            continue;
-        r->tied = vadd_one_where_ge(r->tied, d[j], zero);
+        r->tied = vadd_one_where_zero(r->tied, d[j]);
         e[j] = vzero_where_zero(d[j], e[j]);
     }
-    for (int j = 0; want.top && j < (whole ? 4 : count); j++)
-        r->top = vmax(r->top, vselect_ge(d[j], zero, vset1((real)(n - first - j)), zero));
-    for (int j = 0; want.ranks && j < (whole ? 4 : count); j++) {
-        vec limit = vselect_ge(vset1((real)(first + j)), r->label, r->above, r->x_y);
+    for (int j = 0; want.top && j < 4; j++)
+        r->top = vmax(r->top, vselect_ge(d[j], zero, vset1((real)(remaining - j)), zero));
+    for (int j = 0; want.ranks && j < 4; j++) {
+        vec limit = vselect_ge(vset1((real)j), r->label, r->above, r->x_y);
         r->before = vadd_one_where_ge(r->before, vload(home + j * lanes), limit);
     }
+    r->label = vsub(r->label, vset1(4));
     r->w = wide_add(r->w, vadd(vadd(e[0], e[1]), vadd(e[2], e[3])));
-    add_moments(&r->sums, t, e, whole ? 4 : 3, want.squares); /* what is not there is 0 */
+    add_moments(&r->sums, t, e, 4, want.squares);
 }
 
 SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t first, ptrdiff_t count,
@@ -226,28 +238,23 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
     const wanted want = wanted_of(call->columns);
     SF_ALIGNED(64) real m[2 * LANES], ties[2 * LANES], top[2 * LANES], before[2 * LANES];
     SF_ALIGNED(64) real label[2 * LANES], x_y[2 * LANES], above[2 * LANES];
-    SF_ALIGNED(64) double sum[2 * LANES], first_moment[2 * LANES];
-    SF_ALIGNED(64) double second_moment[2 * LANES], squares[2 * LANES];
-    SF_ALIGNED(64) double row_max[2 * LANES], row_rest[2 * LANES];
+    SF_ALIGNED(64) double sum[2 * LANES];
+    ptrdiff_t *y = batch->y + at;
     load_tile(tile, call, first, count, width, m);
     if (call->temperature_step)
         tile_temperatures(tile, call, first, count);
-    int32_t y[2 * LANES];
-    for (ptrdiff_t i = 0; i < lanes; i++)
-        y[i] = -1;
-    if (call->targets) {
+    if (call->targets)
         read_labels(call, first, count, batch, at);
-        for (ptrdiff_t i = 0; i < count; i++)
-            y[i] = (int32_t)batch->y[at + i];
-    }
+    for (ptrdiff_t i = call->targets ? count : 0; i < lanes; i++)
+        y[i] = -1;
     for (ptrdiff_t i = 0; i < lanes; i++) {
-        label[i] = (real)y[i];
+        label[i] = (real)(int32_t)y[i];
         x_y[i] = tile->x[(y[i] < 0 ? 0 : y[i]) * lanes + i];
     }
-    for (ptrdiff_t i = 0; i < lanes; i++)
-        x_y[i] = y[i] < 0 ? (real)INFINITY : x_y[i];
-    for (ptrdiff_t i = 0; i < lanes; i++)
+    for (ptrdiff_t i = 0; i < lanes; i++) {
+        x_y[i] = label[i] < 0 ? (real)INFINITY : x_y[i];
         above[i] = next_above(x_y[i]);
+    }
     next_lines next = tile_next(call, first, count, tile, 0);
     for (int k = 0; k < width; k++) {
         const real *home = tile->x + k * LANES;
@@ -257,53 +264,53 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
                        {vload(tile->hi + k * LANES), vload(tile->lo + k * LANES),
                         vload(tile->floor + k * LANES)},
                        zero, zero, zero, wide_zero(), no_moments()};
-        ptrdiff_t c = 0;
-        for (; c + 4 <= n; c += 4) {
+        fill_fours(tile->x + k * LANES, lanes, n);
+        for (ptrdiff_t c = 0; c < n; c += 4) {
             for (int j = 0; next.in && j < 4; j++)
                 SF_PREFETCH(next.in + ((c + j) * lanes + k * LANES) * REAL_BYTES);
-            add_tile_entries(&r, home + c * lanes, lanes, 1, c, 4, n, want);
+            add_tile_entries(&r, home + c * lanes, lanes, n - c, want);
         }
-        if (c < n)
-            add_tile_entries(&r, home + c * lanes, lanes, 0, c, n - c, n, want);
         flush_moments(&r.sums);
         vstore(ties + k * LANES, r.tied);
         vstore(top + k * LANES, r.top);
         vstore(before + k * LANES, r.before);
         wide_store(sum + k * LANES, r.w);
-        wide_store(first_moment + k * LANES, r.sums.firsts);
-        wide_store(second_moment + k * LANES, r.sums.seconds);
-        wide_store(squares + k * LANES, r.sums.squared);
+        store_times(batch->first_moment + at + k * LANES, r.sums.firsts, FIRST_UNIT);
+        store_times(batch->second_moment + at + k * LANES, r.sums.seconds, SECOND_UNIT);
+        wide_store(batch->squares + at + k * LANES, r.sums.squared);
     }
-    tile_stats(call, first, count, width, m, sum, ties, row_max, row_rest);
-    for (ptrdiff_t i = 0; i < count; i++) {
-        batch->max[at + i] = row_max[i];
-        batch->rest[at + i] = row_rest[i];
-        batch->first_moment[at + i] = first_moment[i] * FIRST_UNIT;
-        batch->second_moment[at + i] = second_moment[i] * SECOND_UNIT;
-        batch->squares[at + i] = squares[i] + ((double)ties[i] - 1.0);
-        batch->top[at + i] = (double)n - (double)top[i];
-        batch->label[at + i] = (double)label[i];
+    tile_stats(call, first, count, width, m, sum, ties, batch->max + at, batch->rest + at);
+    for (ptrdiff_t i = 0; i < lanes; i++) {
+        batch->squares[at + i] += (double)ties[i] - 1.0;
         batch->above[at + i] = (double)before[i];
     }
+    for (ptrdiff_t i = 0; want.top && i < lanes; i++)
+        batch->top[at + i] = (double)n - (double)top[i];
     if (!SF_DOUBLE && !call->temperature_step && call->temperature[0] == 1.0) {
-        double d[2 * LANES];
         for (ptrdiff_t i = 0; i < lanes; i++)
-            d[i] = (double)x_y[i] - (double)m[i];
-        for (ptrdiff_t i = 0; i < count; i++)
-            batch->quotient[at + i] = label[i] < 0 ? 0.0 : d[i];
+            batch->quotient[at + i] = (double)x_y[i] - (double)m[i];
         return;
     }
     for (ptrdiff_t i = 0; i < count; i++)
-        batch->quotient[at + i] = label[i] < 0 ? 0.0
-            : sf_quotient(x_y[i], m[i], sf_temperature_of(call, first + i));
+        batch->quotient[at + i] = sf_quotient(x_y[i], m[i], sf_temperature_of(call, first + i));
 }
 FOR_BOTH_WIDTHS(statistics_tile, statistics_tile_of)
 
 static void statistics_row(sf_tile *room, const sf_call *call, ptrdiff_t row, sf_batch *batch,
                            ptrdiff_t at)
 {
+    sf_batch own; /* a tile fills places for all its lanes */
     tile_temperatures(room, call, row, 1);
-    statistics_tile(room, call, row, 1, 1, batch, at);
+    statistics_tile(room, call, row, 1, 1, &own, 0);
+    batch->max[at] = own.max[0];
+    batch->rest[at] = own.rest[0];
+    batch->quotient[at] = own.quotient[0];
+    batch->y[at] = own.y[0];
+    batch->first_moment[at] = own.first_moment[0];
+    batch->second_moment[at] = own.second_moment[0];
+    batch->squares[at] = own.squares[0];
+    batch->top[at] = own.top[0];
+    batch->above[at] = own.above[0];
 }
 
 static void statistics_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t count)
@@ -332,8 +339,11 @@ static void statistics_blocks(const sf_long_row *r, ptrdiff_t first, ptrdiff_t c
             if (want.ranks && !(m < x_y))
                 label.before = count_before(x, begin, n, y, x_y);
         } else {
-            wide w = add_statistics(wide_zero(), x, n, m, r->temperature, k, next, want, &sums, &label);
+            const wanted here = {want.squares, want.ranks && m > x_y, want.top};
+            wide w = add_statistics(wide_zero(), x, n, m, r->temperature, k, next, here, &sums, &label);
             r->blocks.rest[b] = total(w);
+            if (want.ranks && m == x_y && begin + k < y) /* none is greater */
+                label.before = count_equal(x + k, SF_MIN(n, y - begin) - k, m);
         }
         r->blocks.share[b] = wide_total(sums.firsts) * FIRST_UNIT;
         r->blocks.product[b] = wide_total(sums.seconds) * SECOND_UNIT;
@@ -358,7 +368,7 @@ static void merge_moments(const sf_long_row *r)
             m = r->blocks.max[b];
             winner = b;
         }
-    batch->label[at] = (double)y;
+    batch->y[at] = y;
     batch->top[at] = r->blocks.top[winner];
     batch->quotient[at] = y < 0 ? 0.0 : sf_quotient(batch->quotient[at], m, temperature);
     if (r->n_blocks == 1) {
@@ -403,9 +413,10 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
     SF_ASSUME(count > 0);
     double sum[SF_BATCH], mean[SF_BATCH], inverse[SF_BATCH], t[SF_BATCH];
     const double *row_max = batch->max + at, *rest = batch->rest + at, *log_sum = batch->log_sum + at;
-    const double *top = batch->top + at, *label = batch->label + at, *squares = batch->squares + at;
+    const double *top = batch->top + at, *squares = batch->squares + at;
     const double *first_moment = batch->first_moment + at, *second_moment = batch->second_moment + at;
     const double *before = batch->above + at;
+    const ptrdiff_t *y = batch->y + at;
     const double *temperature = call->temperature + first * call->temperature_step;
     const ptrdiff_t step = call->temperature_step, put = call->first_row + first;
     for (ptrdiff_t i = 0; i < count; i++) { /* NaN where the row has no probabilities */
@@ -470,14 +481,14 @@ static void statistics_finish(const sf_call *call, ptrdiff_t first, ptrdiff_t co
         for (ptrdiff_t i = 0; i < count; i++)
             rank[i] = (int64_t)(sum[i] == sum[i] ? before[i] : (double)call->n_classes);
         for (ptrdiff_t i = 0; i < count; i++)
-            odd = label[i] < 0.0 || t[i] > (SF_DOUBLE ? 0x1p400 : 0x1p40) ? 1.0 : odd;
+            odd = y[i] < 0 || t[i] > (SF_DOUBLE ? 0x1p400 : 0x1p40) ? 1.0 : odd;
         special = odd > 0.0;
     }
     for (ptrdiff_t i = 0; special && i < count; i++) {
         if (temperature[i * step] > (SF_DOUBLE ? 0x1p400 : 0x1p40) && isfinite(row_max[i])
-            && rest[i] == rest[i] && label[i] >= 0.0)
+            && rest[i] == rest[i] && y[i] >= 0)
             sf_put_moments(call, first + i, row_max[i]);
-        if (label[i] < 0.0) {
+        if (y[i] < 0) {
             sf_row_counts(call->targets, first + i, call->n_classes, result); /* notes a bad one */
             to->loss[put + i] = to->slope[put + i] = to->curvature[put + i] = 0.0;
             if (to->brier)
