@@ -234,24 +234,35 @@ def _what(case: Case) -> str:
     )
 
 
-def tables(found: dict, render) -> list[str]:
-    times, nan = _times(found), float("nan")
+def _in_ms(found, adapters, cases, render) -> str:
+    names = [adapter.name for adapter in adapters]
+    rows = [
+        [_what(case), *(f"{row[n] * 1e3:.1f}" if n in row else "–" for n in names)]
+        for case, row in _times(found).items()
+        if case in cases
+    ]
+    return render(["ms", *names], rows)
 
-    def in_ms(adapters, cases):
-        names = [adapter.name for adapter in adapters]
-        rows = [
-            [_what(case), *(f"{row[n] * 1e3:.1f}" if n in row else "–" for n in names)]
-            for case, row in times.items()
-            if case in cases
-        ]
-        return render(["ms", *names], rows)
 
+def tables(found: dict, render) -> dict[str, str]:
+    """By the name of its place in RESULTS.md, what was measured for it."""
+    times = _times(found)
+    parts = {}
+    if found["loops"] or any(case in times for case in CASES):
+        ours = _in_ms(found, ADAPTERS, CASES, render)
+        parts["layer"] = f"{ours}\n\n{_verdicts(found, times, render)}"
+    if any(case in times for case in EVALUATED_CASES):
+        parts["evaluated layer"] = _in_ms(found, EVALUATING, EVALUATED_CASES, render)
+    return parts
+
+
+def _verdicts(found, times, render) -> str:
     aims = [
         (f"{_what(case)}: over {other}", times[case][other] / times[case][OURS], aim, False)
         for case, other, aim in AIMS
         if case in times
     ]
-    whole, half = (times.get(case, {}).get(OURS, nan) for case in CASES[4:6])
+    whole, half = (times.get(case, {}).get(OURS, float("nan")) for case in CASES[4:6])
     aims.append((f"{_what(CASES[5])}: over float32", whole / half, BFLOAT16_AIM, False))
     loops = found["loops"]
     for name in LOOPS[1:]:
@@ -264,11 +275,7 @@ def tables(found: dict, render) -> list[str]:
         for what, ratio, aim, at_most in aims
         for hit in [ratio <= aim if at_most else ratio >= aim]
     ]
-    return [
-        in_ms(ADAPTERS, CASES),
-        in_ms(EVALUATING, EVALUATED_CASES),
-        render(["how many times as fast", "aim", "measured", ""], verdicts),
-    ]
+    return render(["how many times as fast", "aim", "measured", ""], verdicts)
 
 
 def describe(found: dict) -> str:
@@ -303,9 +310,9 @@ def main(argv: list[str] | None = None) -> None:
                 found = merged(json.loads(options.json.read_text(encoding="utf-8")), found)
             options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if options.update_results:
-        text = "\n\n".join([describe(found), *tables(found, markdown_table)])
-        harness.replace_between(RESULTS, "layer", text)
-    print("\n\n".join([describe(found), *tables(found, text_table)]))
+        for place, text in tables(found, markdown_table).items():
+            harness.replace_between(RESULTS, place, f"{describe(found)}\n\n{text}")
+    print("\n\n".join([describe(found), *tables(found, text_table).values()]))
 
 
 if __name__ == "__main__":
