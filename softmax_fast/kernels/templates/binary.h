@@ -54,6 +54,69 @@ SF_INLINE int is_within_float(double temperature, double weight)
         && (weight == 0.0 || (weight >= 0x1p-64 && weight <= 0x1p64));
 }
 
+/* Of each entry; where they do not vary the first are those of all. */
+typedef struct { const float *hi, *lo, *floor, *inverse, *weight; } binary_options;
+
+enum { BINARY_INTERLEAVE = EXP_INTERLEAVE < 2 ? 1 : 2 };
+
+/* count vectors of logits, from the entry at on, become losses: s q + |z| r, s = w t + (1 - t), of which
+ * r is the term that goes with the sign of x.  Where a loss is not finite, neither is what comes. */
+SF_INLINE void binary_vectors(vec *x, const vec *target, const int count, const binary_options *o,
+                              const ptrdiff_t at, const int varied)
+{
+    const vec zero = vset1(0.0f), one = vset1(1.0f);
+    vec size[BINARY_INTERLEAVE], e[BINARY_INTERLEAVE];
+    for (int k = 0; k < count; k++) {
+        size[k] = vmax(x[k], vsub(zero, x[k]));
+        e[k] = vsub(zero, size[k]);
+    }
+    if (varied)
+        for (int k = 0; k < count; k++) {
+            const ptrdiff_t i = at + k * LANES;
+            e[k] = vexp(e[k], (vrate){vload(o->hi + i), vload(o->lo + i), vload(o->floor + i)});
+        }
+    else
+        exp_steps(e, count, (vrate){vset1(o->hi[0]), vset1(o->lo[0]), vset1(o->floor[0])});
+    for (int k = 0; k < count; k++) {
+        const ptrdiff_t i = at + k * LANES;
+        const vec factor = varied ? vload(o->inverse + i) : vset1(o->inverse[0]);
+        const vec w = varied ? vload(o->weight + i) : vset1(o->weight[0]);
+        const vec q = log1p_unit(vmul(e[k], vset1((float)EXP_UNBIAS)));
+        const vec share = vmul(target[k], w), rest = vsub(one, target[k]);
+        const vec sided = vwhere_less(x[k], zero, share, rest);
+        x[k] = vfma(vmul(size[k], factor), sided, vmul(vadd(share, rest), q));
+    }
+}
+
+/* Those of n entries, to l; whether all are finite. */
+SF_INLINE int binary_floats(const float *values, const float *t, ptrdiff_t n, const binary_options *o,
+                            float *l, const int varied)
+{
+    const vec zero = vset1(0.0f);
+    vec zeros = zero;
+    ptrdiff_t i = 0;
+    for (; i + BINARY_INTERLEAVE * LANES <= n; i += BINARY_INTERLEAVE * LANES) {
+        vec x[BINARY_INTERLEAVE], target[BINARY_INTERLEAVE];
+        for (int k = 0; k < BINARY_INTERLEAVE; k++) {
+            x[k] = vload(values + i + k * LANES);
+            target[k] = vload(t + i + k * LANES);
+        }
+        binary_vectors(x, target, BINARY_INTERLEAVE, o, i, varied);
+        for (int k = 0; k < BINARY_INTERLEAVE; k++) {
+            vstore(l + i + k * LANES, x[k]);
+            zeros = vadd(zeros, vsub(x[k], x[k]));
+        }
+    }
+    for (; i < n; i += LANES) {
+        vec x = i + LANES <= n ? vload(values + i) : vload_first(values + i, n - i, 0.0f);
+        vec target = i + LANES <= n ? vload(t + i) : vload_first(t + i, n - i, 0.0f);
+        binary_vectors(&x, &target, 1, o, i, varied);
+        vstore(l + i, x);
+        zeros = vadd(zeros, vsub(x, x));
+    }
+    return vequal_mask(zeros, zero) == (1u << LANES) - 1;
+}
+
 /* The same of logits, in float: a loss is a sum of terms >= 0, so that nothing cancels.  Entries with
  * other temperatures or weights than the above, and what is not finite, are worked out in double. */
 static SF_NOINLINE void binary_losses_of_logits(const sf_call *call, ptrdiff_t first, ptrdiff_t n,
@@ -76,33 +139,9 @@ static SF_NOINLINE void binary_losses_of_logits(const sf_call *call, ptrdiff_t f
         hi[i] = lo[i] = floor[i] = inverse[i] = 0.0f;
         weight[i] = 1.0f;
     }
-    const vec zero = vset1(0.0f), one = vset1(1.0f), unbias = vset1((float)EXP_UNBIAS);
-    vrate rate = {vset1(hi[0]), vset1(lo[0]), vset1(floor[0])};
-    vec factor = vset1(inverse[0]), w = vset1(weight[0]), zeros = zero;
-    for (ptrdiff_t i = 0; i < n; i += LANES) {
-        int whole = i + LANES <= n;
-        if (varied) {
-            rate.hi = vload(hi + i);
-            rate.lo = vload(lo + i);
-            rate.floor = vload(floor + i);
-            factor = vload(inverse + i);
-            w = vload(weight + i);
-        }
-        vec x = whole ? vload(values + i) : vload_first(values + i, n - i, 0.0f);
-        vec target = whole ? vload(t + i) : vload_first(t + i, n - i, 0.0f);
-        vec minus = vsub(zero, x), rest = vsub(one, target);
-        vec e = vmul(vexp(vsub(zero, vmax(x, minus)), rate), unbias);
-        vec q = log1p_unit(e);
-        vec positive = vfma(vmax(minus, zero), factor, q);
-        vec negative = vfma(vmax(x, zero), factor, q);
-        vec share = vmul(target, w);
-        positive = vzero_where_zero(share, vmul(share, positive));
-        negative = vzero_where_zero(rest, vmul(rest, negative));
-        vec loss = vadd(vadd(positive, negative), vsub(x, x)); /* NaN whatever the weights */
-        vstore(l + i, loss);
-        zeros = vadd(zeros, vsub(loss, loss));
-    }
-    const int finite = vequal_mask(zeros, zero) == (1u << LANES) - 1;
+    const binary_options o = {hi, lo, floor, inverse, weight};
+    const int finite = varied ? binary_floats(values, t, n, &o, l, 1)
+                              : binary_floats(values, t, n, &o, l, 0);
     for (ptrdiff_t i = 0; i < n; i++)
         losses[i] = l[i];
     for (ptrdiff_t i = 0; (varied || !within[0] || !finite) && i < n; i++)
