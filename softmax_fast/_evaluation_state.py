@@ -50,6 +50,9 @@ OF_BINS = ("v", "vv", "v confidence", "v hit", "vv confidence (1 - confidence)")
 # Weights of which the greatest is within 2^-64 and 2^64 are taken as they are.
 _NEAR_1 = 64
 
+# The weight of a bin that would vanish beside others stays at 2^-1000.
+_LEAST_OF_A_BIN = -1000
+
 # To what power of the weights the sums are.
 _POWERS, _POWERS_OF_BINS = (
     np.array([2 if name.startswith("vv") else 1 for name in names]) for names in (SUMS, OF_BINS)
@@ -68,11 +71,13 @@ class State:
     of ``top_k`` after them. Rows without weights are in ``slots``, those with weights in ``bins`` of
     equal width and the ``cells`` of `_core.cells_of`, both (sums, counts); None before any.
     ``classes`` are None or the Σ v (y - p) of each class and bin. The weights of all sums but the
-    slots' are those of the rows times 2^-``exponent``.
+    slots' are those of the rows times 2^-``exponent``. With ``omits_bad`` rows without probabilities
+    are only counted.
     """
 
-    def __init__(self, top_k, n_bins):
+    def __init__(self, top_k, n_bins, omits_bad=False):
         self.top_k = top_k
+        self.omits_bad = omits_bad
         self.edges = edges_of(n_bins)
         self.n_classes = None
         self.n_rows = self.exponent = 0
@@ -152,7 +157,7 @@ class State:
             cells[0][:, :, cell[first]] = _sums_of_slots(whole, cell[first])
             if self.exponent:
                 for sums, _ in (bins, cells):
-                    sums[...] = of_weights_times(sums, -self.exponent, _POWERS_OF_BINS[:, None])
+                    sums[...] = _bins_of_weights_times(sums, -self.exponent)
         if self.bins is not None:
             for own, others in ((bins, self.bins), (cells, self.cells)):
                 _accumulate(own[0], *others[0])
@@ -220,7 +225,8 @@ class State:
 
     @property
     def _weigh_anything(self):
-        return self.counts[COUNTS.index("good")] + self.counts[COUNTS.index("bad")] > 0
+        bad = 0 if self.omits_bad else self.counts[COUNTS.index("bad")]
+        return self.counts[COUNTS.index("good")] + bad > 0
 
     def _change_exponent(self, exponent):
         change = self.exponent - exponent
@@ -231,7 +237,7 @@ class State:
         self.sums = of_weights_times(self.sums, change, powers)
         for own in (self.bins, self.cells):
             if own is not None:
-                own[0][...] = of_weights_times(own[0], change, _POWERS_OF_BINS[:, None])
+                own[0][...] = _bins_of_weights_times(own[0], change)
         if self.classes is not None:
             self.classes = np.ldexp(self.classes, change)
 
@@ -344,6 +350,14 @@ def of_weights_times(sums, exponent, powers):
     """The sums of weights times 2^exponent."""
     with np.errstate(under="ignore"):
         return np.ldexp(sums, exponent * powers)
+
+
+def _bins_of_weights_times(sums, exponent):
+    """`of_weights_times` of bins, of which none with a weight comes to have none: it stays tiny."""
+    weight = sums[0, 0]
+    least = np.where(weight > 0, _LEAST_OF_A_BIN - np.frexp(weight)[1], exponent)
+    exponent = np.minimum(0, np.maximum(exponent, least)) if exponent < 0 else exponent
+    return of_weights_times(sums, exponent, _POWERS_OF_BINS[:, None])
 
 
 # Sums

@@ -19,6 +19,9 @@ _Z = 1.959963984540054
 # Sums of squares that are less than 2^-960 a row have lost digits to those below 2^-1074.
 _LEAST_SQUARE = 960
 
+# A bin whose squared weights are less than this beside those of others has lost their digits.
+_LEAST_SQUARED_WEIGHT = 2.0**-960
+
 # About so many probabilities at a time are there for the classwise error.
 _PROBABILITIES = 1 << 18
 
@@ -337,7 +340,8 @@ class Evaluation:
         .. math:: \frac{q + z^2 / 2m \pm z \sqrt{q (1 - q) / m + z^2 / 4m^2}}{1 + z^2 / m},
                   \quad z = 1.96, \quad m = (\sum v)^2 / \sum v^2
 
-        with m the number of rows where all have the same weight.
+        with m the number of rows where all have the same weight, and 1 where the weights of a bin are
+        so small beside those of others (1e-145) that their squares are lost.
 
         Bins of equal weight are put together from cells of confidence, 32 to the octave of c below
         1/2 and of 1 - c above, each going to the bin in which the middle of its weight falls. So
@@ -527,7 +531,8 @@ class Evaluator:
         self._state = self._no_rows()
 
     def _no_rows(self):
-        return State(self._options.top_k, self._options.n_bins)
+        options = self._options
+        return State(options.top_k, options.n_bins, options.nan_policy == "omit")
 
     @property
     def n_classes(self):
@@ -564,10 +569,31 @@ class Evaluator:
         rows = _arguments.rows_shape(shape, axis)
         options = self._options
         codes = _labels(targets, rows, options.ignore_index, n_classes)
-        weights = _arguments.sample_weight(sample_weight, rows)
+        given = _arguments.sample_weight(sample_weight, rows)
+        weights, exponent = near_1(given, codes, options.ignore_index)
+        added = self._sums_of(pieces, shape, axis, codes, weights, exponent)
+        if weights is not None and added.omits_bad and added.first_bad is not None:
+            # Rows that are left out say nothing about the size of the others' weights.
+            is_bad = self._bad_rows(pieces, shape, axis)
+            weights, of_good = near_1(np.where(is_bad, 0.0, given), codes, options.ignore_index)
+            if of_good != exponent:
+                weights[is_bad & (given > 0)] = 1.0
+                added = self._sums_of(pieces, shape, axis, codes, weights, of_good)
+        self._state.merge(added)
+        return self
+
+    def _bad_rows(self, pieces, shape, axis):
+        """Which rows have no probabilities."""
+        found = _row_statistics_of(pieces, shape, axis, np.float64, None, 1.0, None, self.n_threads)
+        return np.reshape(found.prediction, -1) < 0
+
+    def _sums_of(self, pieces, shape, axis, codes, weights, exponent):
+        """What the rows add up to, of weights times 2^-exponent."""
+        options = self._options
+        n_classes = shape[axis]
         added = self._no_rows()
         added.n_classes = n_classes
-        weights, added.exponent = near_1(weights, codes, options.ignore_index)
+        added.exponent = exponent
         for some, x in pieces(codes, options.temperature, options.ignore_index):
             y, v = codes[some], _layout.of_rows(weights, some)
             n_threads = _threads.resolve(self.n_threads, len(y) * n_classes)
@@ -589,8 +615,9 @@ class Evaluator:
                     raise _arguments.no_probabilities_error(shape, axis, added.first_bad)
                 if options.classwise:
                     self._add_classes(added, x, axis, y, v, part, counted)
-        self._state.merge(added)
-        return self
+        if added.omits_bad:
+            added.sums[:, [SUMS.index("v bad"), SUMS.index("vv bad")]] = 0.0
+        return added
 
     def _add_classes(self, state, x, axis, codes, weights, rows, counted):
         step = max(1, _PROBABILITIES // state.n_classes)
@@ -958,7 +985,8 @@ def _equal_mass(cells, n):
 def _reliability(edges, sums, counts):
     weight, squares, confidence, hits, _ = sums.sum(axis=0)
     q = hits / weight
-    m = weight * weight / squares
+    # Where the squares of weights vanish beside those of other bins, as for one row alone
+    m = np.where(squares < _LEAST_SQUARED_WEIGHT, 1.0, weight * weight / squares)
     z = _Z * _Z / m
     middle = (q + z / 2) / (1 + z)
     half = _Z * np.sqrt(q * (1 - q) / m + z / (4 * m)) / (1 + z)

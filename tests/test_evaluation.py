@@ -546,6 +546,49 @@ def test_weights_of_ignored_rows_say_nothing(factor):
     same(one, other, rel=1e-12)
 
 
+# Were NaN: standard errors and intervals where a row that is omitted had a weight of 1e200.
+def test_weights_of_omitted_rows_say_nothing():
+    x, y, w = logits((60, 8), np.float64), labels(60, 8), positive(60)
+    expected = evaluate(x[:50], y[:50], sample_weight=w[:50], classwise=True)
+    x[50:, 3] = NAN
+    options = {"nan_policy": "omit", "classwise": True}
+    w = np.where(np.arange(60) < 50, 1e-200 * w, 1e200)
+    parts = [
+        Evaluator(**options).update(x[i:j], y[i:j], sample_weight=w[i:j])
+        for i, j in ((0, 50), (50, 60))
+    ]
+    for found in (
+        evaluate(x, y, sample_weight=w, **options),
+        (parts[0] + parts[1]).result(),
+        (parts[1] + parts[0]).result(),
+    ):
+        for a, b in zip(found.reliability(), expected.reliability(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+        one, other = found.as_dict(), expected.as_dict()
+        assert one.pop("n_nonfinite") == 10 and other.pop("n_nonfinite") == 0
+        assert one.pop("weight_sum") == pytest.approx(1e-200 * other.pop("weight_sum"))
+        del one["first_nonfinite"], other["first_nonfinite"]
+        same(one, other, rel=1e-12)
+
+
+# Were NaN: of such a bin confidence, accuracy and interval.
+def test_a_bin_whose_weight_vanishes_beside_others_shows_its_rows():
+    x, y, w = np.log([[0.99, 0.01], [0.6, 0.4]]), [0, 1], [1e-300, 1e100]
+    parts = [
+        Evaluator().update(x[i : i + 1], y[i : i + 1], sample_weight=w[i : i + 1]) for i in (0, 1)
+    ]
+    alone = parts[0].result().reliability()
+    for found in (
+        evaluate(x, y, sample_weight=w),
+        (parts[0] + parts[1]).result(),
+        (parts[1] + parts[0]).result(),
+    ):
+        bins = found.reliability()
+        assert bins.count[-1] == 1
+        for a, b in zip(bins, alone, strict=True):
+            assert a[-1] == pytest.approx(b[-1], rel=1e-12)
+
+
 @pytest.mark.parametrize("weight", [1e308, 5e-324])
 def test_weights_at_the_ends_of_their_range_do_no_harm(weight):
     x, y = logits((50, 4), np.float64), labels(50, 4)
