@@ -162,7 +162,9 @@ cdef cnp.ndarray _as_stored(cnp.ndarray array, int code):
     if not cnp.PyArray_ISBEHAVED_RO(array) or (
             code == SF_F64 and cnp.PyArray_TYPE(array) != cnp.NPY_FLOAT64):
         stored = stored.astype(_STORED.get(code) or stored.dtype.newbyteorder("="))
-    return stored.view(np.uint16) if code in (SF_F16, SF_BF16) else stored
+    if code in (SF_F16, SF_BF16):
+        stored = stored.view(np.uint16)
+    return stored
 
 
 cpdef Source logits(str name, value):

@@ -458,7 +458,9 @@ def add_to_pass(Block block not None, Options options not None, const double[::1
     cdef int i, j, status
     give_options(&targets, options)
     begin_statistics(&call, block, &targets, &columns, places, n_threads)
-    to.weights = NULL if weights is None else &weights[0]
+    to.weights = NULL
+    if weights is not None:
+        to.weights = &weights[0]
     to.n = 0
     to.first = -1
     for j in range(2):
@@ -540,7 +542,9 @@ def order_statistics(const double[::1] values, const double[::1] weights, double
     memset(hi, 0, sizeof(hi))
     memset(lo, 0, sizeof(lo))
     sample.values, sample.n = &values[0], values.shape[0]
-    sample.weights = NULL if weights is None else &weights[0]
+    sample.weights = NULL
+    if weights is not None:
+        sample.weights = &weights[0]
     with nogil:
         if weights is not None:
             sf_add_moments(&weights[0], NULL, sample.n, hi, lo)

@@ -262,6 +262,7 @@ static SF_NOINLINE void merge_rows(const sf_slab *s, const sf_chunk_sums *sums, 
     const sf_call *call = &s->layer->call;
     const sf_rate one = {1.4426950408889634, 2.0355273740931033e-17, 1.0};
     double fade[MOST_MERGED];
+    SF_ASSUME(count > 0);
     for (ptrdiff_t i = 0; i < count; i++) {
         const double a = SF_MIN(sums->max[i], m[i]), b = SF_MAX(sums->max[i], m[i]);
         fade[i] = a == b ? 0.0 : sf_quotient(a, b, sf_temperature_of(call, s->rows[first + i]));
@@ -291,6 +292,7 @@ static SF_NOINLINE void merge_statistics_of_rows(const sf_slab *s, const sf_chun
 {
     const sf_call *call = &s->layer->call;
     double d[MOST_MERGED], fade[MOST_MERGED];
+    SF_ASSUME(count > 0);
     for (ptrdiff_t i = 0; i < count; i++) {
         const double a = SF_MIN(sums->max[i], other->max[i]), b = SF_MAX(sums->max[i], other->max[i]);
         d[i] = a == b ? 0.0 : sf_quotient(a, b, sf_temperature_of(call, s->rows[first + i]));

@@ -235,6 +235,7 @@ SF_INLINE void statistics_tile_of(sf_tile *tile, const sf_call *call, ptrdiff_t 
                                   const int width, sf_batch *batch, ptrdiff_t at)
 {
     const ptrdiff_t n = call->n_classes, lanes = width * LANES;
+    SF_ASSUME(count > 0 && count <= lanes);
     const wanted want = wanted_of(call->columns);
     SF_ALIGNED(64) real m[2 * LANES], ties[2 * LANES], top[2 * LANES], before[2 * LANES];
     SF_ALIGNED(64) real label[2 * LANES], x_y[2 * LANES], above[2 * LANES];
