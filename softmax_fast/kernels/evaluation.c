@@ -362,7 +362,7 @@ static void sum_range(void *context, ptrdiff_t range, int worker)
     char *scratch = w->scratch + (size_t)worker * w->scratch_bytes;
     sf_call own = *w->call;
     sf_result unused = sf_no_result();
-    sf_column_sums columns = {{{0.0}, {0.0}}};
+    sf_column_sums columns = {0};
     sf_environment found = sf_enter();
     for (ptrdiff_t first = begin; first < end; first += CHUNK_ROWS) {
         const ptrdiff_t count = SF_MIN(CHUNK_ROWS, end - first);
@@ -416,7 +416,7 @@ static int sum_ranges(work *w)
     sf_environment found = sf_enter();
     for (ptrdiff_t range = 0; range < w->n_ranges; range++) {
         const ptrdiff_t first = range * w->range_rows;
-        sf_column_sums sums = {{{0.0}, {0.0}}};
+        sf_column_sums sums = {0};
         of = columns_from(w, first, w->scratch + first * (ptrdiff_t)sizeof(double), columns);
         sum_columns(w, &of, range, first, SF_MIN(w->range_rows, call->n_rows - first), 0, &sums);
         if (w->evaluation)
