@@ -15,7 +15,9 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY
 
-from softmax_fast._kernels cimport SF_BF16, SF_F16, SF_F32, SF_F64, SF_I8, SF_I16, SF_I32, SF_I64
+from softmax_fast._kernels cimport (
+    SF_BF16, SF_BOOL, SF_F16, SF_F32, SF_F64, SF_I8, SF_I16, SF_I32, SF_I64,
+)
 from softmax_fast._layout cimport Source, source_of
 
 import math
@@ -650,7 +652,9 @@ cpdef Source binary_targets(value, tuple shape):
             f"targets have shape {shape_of(array)}, expected that of the input, {shape}"
         )
     if code == NO_FLOAT:
-        code = _INTEGERS[cnp.PyArray_ITEMSIZE(array)]
+        code = SF_BOOL
+        if not cnp.PyTypeNum_ISBOOL(cnp.PyArray_TYPE(array)):
+            code = _INTEGERS[cnp.PyArray_ITEMSIZE(array)]
     return source_of(_as_stored(array, code), code)
 
 

@@ -21,7 +21,7 @@ cdef extern from "drive.h" nogil:
         SF_KL_DIVERGENCE
         SF_KL_DIVERGENCE_GRAD
 
-    enum: SF_F32, SF_F64, SF_F16, SF_BF16, SF_I8, SF_I16, SF_I32, SF_I64
+    enum: SF_F32, SF_F64, SF_F16, SF_BF16, SF_I8, SF_I16, SF_I32, SF_I64, SF_BOOL
 
     ctypedef struct sf_input:
         const void *data

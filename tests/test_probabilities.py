@@ -268,6 +268,16 @@ def test_integers_that_are_no_targets_are_named(name, isa):
                     function(np.full(600, 0.5, np.float32), t)
 
 
+@pytest.mark.parametrize("function", BINARY)
+def test_any_byte_of_a_bool_target_but_0_is_true(function, isa, dtype):
+    t = np.array([0, 5, 1, 255] * 75, np.uint8)
+    p = np.linspace(0.1, 0.9, 300).astype(dtype)
+    for values in (t.view(bool), np.repeat(t, 2).view(bool)[::2]):
+        oracle.assert_same_bits(
+            function(p, values, reduction="none"), function(p, t > 0, reduction="none")
+        )
+
+
 def test_binary_losses_of_no_elements():
     for function in (sf.binary_cross_entropy, sf.binary_cross_entropy_with_logits):
         empty = np.empty((0, 3))

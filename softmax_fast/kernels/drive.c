@@ -65,7 +65,7 @@ size_t sf_walk_bytes(const sf_call *call, int reach)
 
 sf_call sf_rows_from(const sf_call *call, ptrdiff_t first, sf_targets *targets)
 {
-    static const int item_size[] = {4, 8, 2, 2, 1, 2, 4, 8};
+    static const int item_size[] = {4, 8, 2, 2, 1, 2, 4, 8, 1};
     const ptrdiff_t out_item = call->kernels->item_size;
     sf_call own = *call;
     own.inner = PTRDIFF_MAX;

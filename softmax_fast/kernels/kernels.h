@@ -36,8 +36,9 @@ enum {
 };
 
 /* How the entries of an input are stored.  Halves are widened to float as they are loaded.  Integers,
- * signed or not, are targets of binary losses: 0 and 1; what else there is is large without its sign. */
-enum { SF_F32 = 0, SF_F64 = 1, SF_F16 = 2, SF_BF16 = 3, SF_I8 = 4, SF_I16 = 5, SF_I32 = 6, SF_I64 = 7 };
+ * signed or not, are targets of binary losses: 0 and 1; what else there is is large without its sign.
+ * So are bools, of which any byte but 0 is true. */
+enum { SF_F32, SF_F64, SF_F16, SF_BF16, SF_I8, SF_I16, SF_I32, SF_I64, SF_BOOL };
 
 /* Rows of equal length.  Row r begins at (r / inner) * outer_stride + (r % inner) * row_stride, its
  * next entries follow class_stride apart; all strides count elements. */

@@ -180,10 +180,15 @@ SF_INLINE int are_wider(const sf_input *targets) { return !SF_DOUBLE && targets-
         return buffer;                                                 \
     }
 
-/* n integers as 0, 1 and, for all others, 2. */
+/* n integers as 0, 1 and, for all others, 2; n bools as 0 and 1. */
 static SF_NOINLINE const real *widen_bits(const sf_input *in, ptrdiff_t first, ptrdiff_t n, real *buffer)
 {
+    const uint8_t *bools = (const uint8_t *)in->data + first;
     switch (in->kind) {
+    case SF_BOOL:
+        for (ptrdiff_t i = 0; i < n; i++)
+            buffer[i] = bools[i] ? (real)1 : (real)0;
+        return buffer;
     case SF_I8: SF_WIDEN_BITS(uint8_t, int32_t)
     case SF_I16: SF_WIDEN_BITS(uint16_t, int32_t)
     case SF_I32: SF_WIDEN_BITS(uint32_t, int32_t)
