@@ -549,7 +549,10 @@ def order_statistics(const double[::1] values, const double[::1] weights, double
         if weights is not None:
             sf_add_moments(&weights[0], NULL, sample.n, hi, lo)
         for i in range(places.shape[0]):
-            masses[i] = places[i] + 1.0 if weights is None else places[i] * (hi[0] + lo[0])
+            if weights is None:
+                masses[i] = places[i] + 1.0
+            else:  # all of it is where even the weights end that vanish beside the rest
+                masses[i] = places[i] * (hi[0] + lo[0]) if places[i] < 1.0 else INFINITY
         status = sf_at_masses(&sample, &masses[0], masses.shape[0], &result[0])
     if status == SF_NO_MEMORY:
         raise MemoryError("no room for the quantiles")

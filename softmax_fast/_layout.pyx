@@ -156,6 +156,7 @@ cdef inline strided _strided(cnp.ndarray array, int lacks) noexcept:
     result.strides = cnp.PyArray_STRIDES(array)
     result.lacks = lacks
     result.item = 3 if item == 8 else 2 if item == 4 else 1
+    result.step[0] = result.step[1] = 0
     return result
 
 

@@ -373,6 +373,16 @@ def test_nothing_but_the_ratios_of_weights_tells():
             assert found[name] == pytest.approx(after[name], rel=1e-13), name
 
 
+def test_the_last_quantile_is_the_maximum_though_its_weight_vanishes_beside_the_others():
+    base, x = two_models((300, 11), np.float64, 0.5)
+    kl = sf.compare(base, x, rows=True).rows.kl
+    for of_largest in (1e-100, 1e-30, 1.0, 1e30):
+        v = np.where(kl == kl.max(), of_largest, positive(300))
+        assert sf.compare(base, x, sample_weight=v).kl_quantiles[1] == kl.max()
+        v[kl == kl.max()] = 0
+        assert sf.compare(base, x, sample_weight=v).kl_quantiles[1] == kl[v > 0].max()
+
+
 @pytest.mark.parametrize("with_weights", [False, True])
 def test_order_statistics_are_those_of_sorted_numbers(with_weights):
     rng = generator(3)
