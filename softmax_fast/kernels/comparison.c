@@ -39,19 +39,11 @@ typedef struct {
     size_t walk_bytes, scratch_bytes;
 } work;
 
-static void put_sum(double *hi, double *lo, sf_sum part)
-{
-    sf_sum sum = {*hi, *lo};
-    sf_sum_merge(&sum, part);
-    *hi = sum.sum;
-    *lo = sum.lost;
-}
-
 static void put_sums(double *hi, double *lo, const double *more, const double *lost, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n; i++) {
         const sf_sum part = {more[i], lost[i]};
-        put_sum(hi + i, lo + i, part);
+        sf_put_sum(hi + i, lo + i, part);
     }
 }
 
@@ -305,10 +297,8 @@ static void sum_losses(void *context, ptrdiff_t range, int worker)
             if (j < 2)
                 put_sums(hi + 2 + j, lo + 2 + j, own[0] + 3, own[1] + 3, 1);
         }
-        for (ptrdiff_t i = 0; weights && i < n; i++) {
-            const sf_sum one = {v[i], 0.0};
-            put_sum(hi + 5, lo + 5, one);
-        }
+        for (ptrdiff_t i = 0; weights && i < n; i++)
+            sf_put(hi + 5, lo + 5, v[i]);
         if (!weights)
             hi[5] += (double)n;
     }

@@ -46,25 +46,11 @@ struct work {
 
 /* ---- one column -------------------------------------------------------------------------------------- */
 
-static void put(double *hi, double *lo, double x)
-{
-    sf_sum sum = {*hi, *lo};
-    sf_sum_add(&sum, x);
-    *hi = sum.sum;
-    *lo = sum.lost;
-}
-
-static void put_sum(double *hi, double *lo, sf_sum part)
-{
-    put(hi, lo, part.sum);
-    *lo += part.lost;
-}
-
 static void put_column(const work *w, const double *x, ptrdiff_t n, double *hi, double *lo)
 {
     sf_sum total;
     w->call->doubles->sums_of_array(x, n, &total, NULL);
-    put_sum(hi, lo, total);
+    sf_put_sum(hi, lo, total);
 }
 
 /* What p = a b has lost; 0 beyond the range. */
@@ -81,14 +67,14 @@ static double rounding(double a, double b)
 static void put_moments(double *hi, double *lo, double x, double v)
 {
     const double vv = v * v, once = vv * x, lost = rounding(vv, x);
-    put(hi, lo, v * x);
-    put(hi + 1, lo + 1, once);
+    sf_put(hi, lo, v * x);
+    sf_put(hi + 1, lo + 1, once);
     lo[1] += lost;
     if (v < 0x1p-400) {
-        put(hi + 2, lo + 2, (v * x) * (v * x));
+        sf_put(hi + 2, lo + 2, (v * x) * (v * x));
         return;
     }
-    put(hi + 2, lo + 2, once * x);
+    sf_put(hi + 2, lo + 2, once * x);
     lo[2] += rounding(once, x) + lost * x;
 }
 
@@ -98,14 +84,14 @@ void sf_add_moments(const double *x, const double *weights, ptrdiff_t n, double 
     if (!weights) {
         sf_tables_in_use()->f64->sums_of_array(x, n, sums, sums + 1);
         for (int j = 0; j < 4; j++)
-            put_sum(hi + j, lo + j, sums[j > 1]);
+            sf_put_sum(hi + j, lo + j, sums[j > 1]);
         return;
     }
     for (ptrdiff_t i = 0; i < n; i++) {
         const double v = weights[i], once = v * x[i], lost = rounding(v, x[i]);
         put_moments(hi, lo, x[i], v);
         lo[0] += lost;
-        put(hi + 3, lo + 3, once * x[i]);
+        sf_put(hi + 3, lo + 3, once * x[i]);
         lo[3] += rounding(once, x[i]) + lost * x[i];
     }
 }
@@ -137,8 +123,8 @@ static void add_each_row(const work *w, const some_rows *rows, double *hi, doubl
         }
         if (rank >= w->call->n_classes) {
             counts[BAD]++;
-            put(hi + V_BAD, lo + V_BAD, v);
-            put(hi + VV_BAD, lo + VV_BAD, v * v);
+            sf_put(hi + V_BAD, lo + V_BAD, v);
+            sf_put(hi + VV_BAD, lo + VV_BAD, v * v);
             if (faults[0] < 0)
                 faults[0] = first + i;
             continue;
@@ -149,30 +135,30 @@ static void add_each_row(const work *w, const some_rows *rows, double *hi, doubl
                 put_moments(hi + LOSS, lo + LOSS, loss, v);
             else
                 put_moments(hi + FAR_LOSS, lo + FAR_LOSS, ldexp(loss, -SF_FAR_EXPONENT), v);
-            put(hi + SLOPE, lo + SLOPE, v * rows->of.slope[i]);
-            put(hi + CURVATURE, lo + CURVATURE, v * rows->of.curvature[i]);
+            sf_put(hi + SLOPE, lo + SLOPE, v * rows->of.slope[i]);
+            sf_put(hi + CURVATURE, lo + CURVATURE, v * rows->of.curvature[i]);
         } else {
             counts[INFINITE]++;
             if (faults[1] < 0)
                 faults[1] = first + i;
         }
         put_moments(hi + BRIER, lo + BRIER, rows->of.brier[i], v);
-        put(hi + RECIPROCAL_RANK, lo + RECIPROCAL_RANK, v / ((double)rank + 1.0));
-        put(hi + ENTROPY, lo + ENTROPY, v * rows->of.entropy[i]);
+        sf_put(hi + RECIPROCAL_RANK, lo + RECIPROCAL_RANK, v / ((double)rank + 1.0));
+        sf_put(hi + ENTROPY, lo + ENTROPY, v * rows->of.entropy[i]);
         counts[HITS] += rank == 0;
         for (ptrdiff_t j = 0; j < e->n_top; j++)
             counts[N_COUNTS + j] += rank < e->top_k[j];
         if (!rows->weights) /* their sums are counts */
             continue;
-        put(hi + V, lo + V, v);
-        put(hi + VV, lo + VV, v * v);
+        sf_put(hi + V, lo + V, v);
+        sf_put(hi + VV, lo + VV, v * v);
         if (rank == 0) {
-            put(hi + V_HIT, lo + V_HIT, v);
-            put(hi + VV_HIT, lo + VV_HIT, v * v);
+            sf_put(hi + V_HIT, lo + V_HIT, v);
+            sf_put(hi + VV_HIT, lo + VV_HIT, v * v);
         }
         for (ptrdiff_t j = 0; j < e->n_top; j++)
             if (rank < e->top_k[j])
-                put(hi + N_SUMS + j, lo + N_SUMS + j, v);
+                sf_put(hi + N_SUMS + j, lo + N_SUMS + j, v);
     }
 }
 
@@ -217,7 +203,7 @@ static void end_evaluation(const work *w, ptrdiff_t range, const sf_column_sums 
     if (w->weights)
         return;
     for (int i = 0; i < SF_SUM_LANES; i++) {
-#define FOLD(name, at) put_sum(hi + (at), lo + (at), (sf_sum){columns->name.sum[i], columns->name.lost[i]})
+#define FOLD(name, at) sf_put_sum(hi + (at), lo + (at), (sf_sum){columns->name.sum[i], columns->name.lost[i]})
         FOLD(loss, LOSS);
         FOLD(loss_squares, LOSS + 2);
         FOLD(brier, BRIER);
@@ -246,7 +232,7 @@ static void put_in_bin(const some_rows *rows, ptrdiff_t i, ptrdiff_t at, ptrdiff
     const double values[] = {v, vv, v * c, rows->of.rank[i] == 0 ? v : 0.0, vv * (c * (1.0 - c))};
     counts[at]++;
     for (int j = 0; j < 5; j++)
-        put(sums[0] + j * n + at, sums[1] + j * n + at, values[j]);
+        sf_put(sums[0] + j * n + at, sums[1] + j * n + at, values[j]);
 }
 
 static void put_in_bins(void *context, ptrdiff_t piece, int worker)
@@ -309,16 +295,16 @@ static void sum_pass(const work *w, const some_rows *rows, ptrdiff_t range, ptrd
         sizes[i % 4] += fabs(columns[OWN_SLOPE][i]);
     sf_sum sums[2];
     w->call->doubles->sums_of_array(columns[OWN_SLOPE], n, sums, sums + 1);
-    put_sum(hi + PASS_SLOPE, lo + PASS_SLOPE, sums[0]);
-    put_sum(hi + PASS_SQUARES, lo + PASS_SQUARES, sums[1]);
-    put(hi + PASS_SIZE, lo + PASS_SIZE, (sizes[0] + sizes[1]) + (sizes[2] + sizes[3]));
+    sf_put_sum(hi + PASS_SLOPE, lo + PASS_SLOPE, sums[0]);
+    sf_put_sum(hi + PASS_SQUARES, lo + PASS_SQUARES, sums[1]);
+    sf_put(hi + PASS_SIZE, lo + PASS_SIZE, (sizes[0] + sizes[1]) + (sizes[2] + sizes[3]));
     put_column(w, columns[OWN_LOSS], n, hi + PASS_LOSS, lo + PASS_LOSS);
     put_column(w, columns[OWN_CURVATURE], n, hi + PASS_CURVATURE, lo + PASS_CURVATURE);
     put_column(w, columns[OWN_UNCERTAINTY], n, hi + PASS_UNCERTAINTY, lo + PASS_UNCERTAINTY);
     if (rows->weights)
         put_column(w, columns[OWN_WEIGHT], n, hi + PASS_WEIGHT, lo + PASS_WEIGHT);
     else
-        put(hi + PASS_WEIGHT, lo + PASS_WEIGHT, (double)n);
+        sf_put(hi + PASS_WEIGHT, lo + PASS_WEIGHT, (double)n);
 }
 
 /* ---- ranges ------------------------------------------------------------------------------------------- */
@@ -435,7 +421,7 @@ static void merge_ranges(const work *w, double *hi, double *lo, int64_t *counts,
         const int64_t *own = w->counts + range * (n_counts + 2);
         for (ptrdiff_t i = 0; i < n_sums; i++) {
             sf_sum part = {w->sums[range * n_sums + i], w->lost[range * n_sums + i]};
-            put_sum(hi + i, lo + i, part);
+            sf_put_sum(hi + i, lo + i, part);
         }
         for (ptrdiff_t i = 0; i < n_counts; i++)
             counts[i] += own[i];

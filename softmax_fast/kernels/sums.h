@@ -22,6 +22,21 @@ static inline void sf_sum_merge(sf_sum *total, sf_sum part)
     total->lost += part.lost;
 }
 
+/* The same of sums in arrays, whose two words lie apart. */
+static inline void sf_put(double *sum, double *lost, double value)
+{
+    sf_sum total = {*sum, *lost};
+    sf_sum_add(&total, value);
+    *sum = total.sum;
+    *lost = total.lost;
+}
+
+static inline void sf_put_sum(double *sum, double *lost, sf_sum part)
+{
+    sf_put(sum, lost, part.sum);
+    *lost += part.lost;
+}
+
 /* Infinite and NaN sums have lost nothing that means anything. */
 static inline double sf_sum_value(sf_sum total)
 {
